@@ -1,0 +1,56 @@
+# Three words: a static library, a plug-in that the registry finds, a test.
+
+# baton_static(NAME SOURCES... LIBS...)
+function(baton_static name)
+  cmake_parse_arguments(A "" "" "SOURCES;LIBS" ${ARGN})
+  add_library(${name} STATIC ${A_SOURCES})
+  target_link_libraries(${name} PUBLIC baton_flags ${A_LIBS})
+endfunction()
+
+# baton_driver_module(SCHEME SOURCES... LIBS...) -> lib/baton/libbaton-driver-SCHEME.so, exporting baton_driver_v1 alone
+function(baton_driver_module scheme)
+  cmake_parse_arguments(A "" "" "SOURCES;LIBS" ${ARGN})
+  add_library(baton-driver-${scheme} MODULE ${A_SOURCES})
+  target_link_libraries(baton-driver-${scheme} PRIVATE baton_flags ${A_LIBS})
+  set_target_properties(baton-driver-${scheme} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${BATON_PLUGIN_DIR})
+endfunction()
+
+# baton_test(NAME SOURCES... LIBS... [LABELS...] [TIMEOUT s] [DEPENDS targets...])
+# A GoogleTest program registered as one ctest test; labels: the folder (unit, pair, fault, ...) and the sanitizer, if any.
+# Tests find the build tree by BATON_BUILD_DIR and the source tree by BATON_SOURCE_DIR (compile definitions).
+function(baton_test name)
+  cmake_parse_arguments(A "" "TIMEOUT" "SOURCES;LIBS;LABELS;DEPENDS" ${ARGN})
+  if(NOT A_TIMEOUT)
+    set(A_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${A_SOURCES})
+  target_link_libraries(${name} PRIVATE baton_flags ${A_LIBS} GTest::gtest GTest::gmock GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE BATON_BUILD_DIR="${CMAKE_BINARY_DIR}" BATON_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  if(A_DEPENDS)
+    add_dependencies(${name} ${A_DEPENDS})
+  endif()
+  baton_add_ctest(${name} COMMAND ${name} LABELS ${A_LABELS} TIMEOUT ${A_TIMEOUT})
+endfunction()
+
+# baton_add_ctest(NAME COMMAND... LABELS... TIMEOUT s): names carry the sanitizer so that several trees run under one ctest.
+function(baton_add_ctest name)
+  cmake_parse_arguments(A "" "TIMEOUT" "COMMAND;LABELS" ${ARGN})
+  set(prefix "")
+  set(scale 1)
+  if(BATON_SANITIZE STREQUAL "address")
+    set(prefix "asan.")
+    list(APPEND A_LABELS asan)
+    set(scale 4)
+  elseif(BATON_SANITIZE STREQUAL "thread")
+    set(prefix "tsan.")
+    list(APPEND A_LABELS tsan)
+    set(scale 8)
+  endif()
+  math(EXPR timeout "${A_TIMEOUT} * ${scale}")
+  add_test(NAME ${prefix}${name} COMMAND ${A_COMMAND})
+  set_tests_properties(${prefix}${name} PROPERTIES LABELS "${A_LABELS}" TIMEOUT ${timeout})
+  set(environment "TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=${CMAKE_SOURCE_DIR}/cmake/tsan.supp"
+                  "LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/cmake/lsan.supp" "UBSAN_OPTIONS=print_stacktrace=1")
+  set_tests_properties(${prefix}${name} PROPERTIES ENVIRONMENT "${environment}")
+endfunction()

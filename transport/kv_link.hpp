@@ -1,0 +1,124 @@
+// kv_link.hpp: KV-cache from a prefill side to a decode side, layer by layer, over a fabric.
+//
+// The decode side owns a KvSink: a landing buffer with a layout. For each request it expects so many tokens in these blocks and hands out a
+// ticket. Whoever prefills opens a KvTransfer over its session with that ticket: the two sides agree on layouts, plan hash and fabric,
+// and only then the sink's memory is disclosed. Each (source, layer) is one COPY op on the transfer's queue. The sink's
+// `landed` timeline rises to l+1 once layers 0..l are complete and visible from ALL sources (ranks).
+//
+// Fabrics: "mapped" (same host: the sender maps the sink's memory; one copy, no syscall on the path), "shm" and "tcp" (libfabric: providers
+// shm, tcp;ofi_rxm; one-sided writes, then a notification), "auto" (mapped on one host, else tcp).
+//
+// Owner    The caller owns sink, incoming and transfer; destroy transfer and incoming before their session / sink. Registered memory is
+//          released with the sink / the source; a region is registered once, not once a request.
+// Threads  As the Instance.
+// Errors   MISMATCH (layout or model, first difference named), PEER_LOST with the hop, PERMISSION (unknown or used ticket),
+//          UNSUPPORTED (fabric, with the reason). A transfer that fails poisons `landed` on the other side too. Blocks carry the
+//          ticket's generation: a late write notification for an ended request is dropped, never counted.
+//
+//     decode side                                               prefill side
+//     BATON_ASSIGN(auto in, sink.expect(blocks, tokens));       BATON_ASSIGN(auto t, KvTransfer::open(s, ticket, sources, opts, deadline));
+//     ... in.ticket() ->                                        t.queue().submit(t.copy(rank, l).wait(made[rank], l + 1).signal(sent[rank], l + 1));
+//     link.submit(copy(...).wait(in.landed(), l + 1));          t.seal({"first", {{"token", 42}}});
+#pragma once
+
+#include "transport/kv_layout.hpp"
+#include "transport/session.hpp"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace baton::transport {
+
+// Modelled cost of a link, as data (transport/links.json): each constant has its source there.
+struct LinkModel {
+  std::string name;         // "efa-trn2"
+  double base_ns = 0;       // one layer's push: post to visible
+  double bytes_per_ns = 0;  // sustained by one prefill device
+  double ops_per_ns = 0;    // posted writes (segments)
+  double cost_ns(uint64_t bytes, uint64_t segments) const;
+};
+Result<LinkModel> link_model(const std::string& name); // "efa-trn2" is the default
+
+class Incoming {
+ public:
+  ~Incoming();
+  Incoming(Incoming&&) noexcept;
+  const std::string& ticket() const;   // 32 hex digits, single use
+  const Timeline& landed() const;      // 0 .. layers; poisoned by failure, cancel, lease
+  std::optional<Message> sealed();     // what the prefill side passed to seal(), once; only after every layer has landed
+  void cancel(const Error& cause);     // both sides are poisoned; later writes are fenced (see docs in kv_link.cc)
+  struct Stats {
+    uint64_t bytes = 0, segments = 0;
+    std::string fabric;
+    std::vector<uint64_t> landed_wall_ns;     // by layer, CLOCK_MONOTONIC of this host
+    std::vector<uint64_t> landed_modelled_ns; // by layer
+  };
+  const Stats& stats() const;
+  struct Impl;
+
+ private:
+  friend class KvSink;
+  explicit Incoming(std::unique_ptr<Impl>);
+  std::unique_ptr<Impl> impl_;
+};
+
+class KvSink {
+ public:
+  // `memory` must be mappable and, for "mapped", exportable. Handles tickets on every session of `endpoint`.
+  // `model` identifies the model (hash of config and weights): a transfer for another is refused.
+  static Result<KvSink> create(const Instance&, Endpoint&, const Buffer& memory, const KvLayout&, std::string model);
+  KvSink(KvSink&&) noexcept;
+  ~KvSink();
+  Result<Incoming> expect(std::vector<int32_t> blocks, uint64_t tokens);
+  struct Impl;
+
+ private:
+  explicit KvSink(std::unique_ptr<Impl>);
+  std::unique_ptr<Impl> impl_;
+};
+
+struct KvSource { // one rank
+  const Buffer* memory;
+  KvLayout layout;
+  std::vector<int32_t> blocks; // of this request
+};
+
+struct TransferOptions {
+  std::string fabric = "auto";
+  std::string model;               // as the sink's
+  std::string link_model = "efa-trn2";
+};
+
+class KvTransfer {
+ public:
+  // Polls the instance until the sink has accepted. Ranks that hold the same head: the lowest sends it; a source that sends nothing still
+  // has its ops (they complete at once).
+  static Result<KvTransfer> open(const Instance&, Session&, const std::string& ticket, std::vector<KvSource> sources, uint64_t tokens,
+                                 const TransferOptions&, uint64_t deadline_ns);
+  KvTransfer(KvTransfer&&) noexcept;
+  ~KvTransfer();                   // not sealed: the sink's side is poisoned with CANCELLED
+  const Queue& queue() const;
+  Op copy(uint32_t source, uint32_t layer) const;
+  // After the last layer has been sent (waits for it by polling): delivers `message` to the sink's side.
+  Status seal(const Message& message, uint64_t deadline_ns);
+  struct Stats {
+    uint64_t bytes = 0, segments = 0;
+    std::string fabric;
+    struct Span {
+      uint64_t begin_ns, end_ns; // wall, of one (source, layer), from posting to visible at the sink
+    };
+    std::vector<Span> spans;
+  };
+  const Stats& stats() const;
+  struct Impl;
+
+ private:
+  explicit KvTransfer(std::unique_ptr<Impl>);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Registered regions that sources reuse across requests are cached by the endpoint; drop them before freeing the buffer.
+void forget_memory(Endpoint&, const Buffer&);
+
+}  // namespace baton::transport
