@@ -76,6 +76,7 @@ class Endpoint {
   // The next authenticated incoming session, if any. Failed handshakes are dropped and counted.
   std::unique_ptr<Session> accept();
   uint64_t rejected() const;
+  std::optional<Error> last_rejection() const; // why the latest of them was dropped
   struct Impl;
   Impl& impl() const { return *impl_; }
 

@@ -83,6 +83,7 @@ class Executable {
   Impl& impl() const { return *impl_; }
 
  private:
+  friend class Loader;
   explicit Executable(std::unique_ptr<Impl>);
   std::unique_ptr<Impl> impl_;
 };
@@ -120,9 +121,9 @@ class Run {
   const Error& error() const;
   uint64_t modelled_ns() const; // since the start of the launch
   uint32_t steps_done() const;  // loop iterations completed
+  struct Impl;
 
  private:
-  struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 

@@ -1,0 +1,207 @@
+// wire.h: what crosses the wafer link: handshake, submission (128 bytes), completion (64 bytes). PROTOCOL.md is the one-page text.
+//
+// Owner    plain data, little-endian, no pointers.   Threads  any.   Cost  check() is a few compares.
+// Errors   check() says in one line what is wrong with an entry; neither side uses an entry that it has not checked, and each
+//          checks a private copy, so that a peer that writes into the shared memory meanwhile changes nothing.
+//
+//     Submission s{};
+//     s.op = uint16_t(Op::memcpy_h2d), s.mem = id, s.address = address, s.bytes = s.total = n;
+//     if (const char* wrong = check(s)) return refuse(wrong);
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace baton::cs3 {
+
+// A minor version adds ops and capability bits; a major version changes layouts. Majors must be equal.
+inline constexpr uint16_t kVersionMajor = 1, kVersionMinor = 0;
+inline constexpr char kMagic[8] = {'B', 'A', 'T', 'O', 'N', 'W', 'L', 0};
+
+inline constexpr uint32_t kSqEntries = 512;       // submission ring; a client has at most this many commands in flight
+inline constexpr uint32_t kCqEntries = 1024;      // completion ring
+inline constexpr uint32_t kTextBytes = 512;       // error text beside each completion: "what\nnext"
+inline constexpr uint32_t kMaxPayload = 1u << 20; // of one entry in the arena or inline
+inline constexpr uint32_t kSmallSlots = 64, kSmallBytes = 16u << 10; // the client's way to cut up the arena
+inline constexpr uint32_t kLargeSlots = 16;                         // of kMaxPayload
+inline constexpr uint64_t kArenaBytes = uint64_t(kSmallSlots) * kSmallBytes + uint64_t(kLargeSlots) * kMaxPayload;
+inline constexpr uint32_t kMaxRegions = 16;   // host memory objects that one session has registered at a time
+inline constexpr uint32_t kMaxBindings = 128; // of one launch
+inline constexpr uint32_t kMaxArgs = 64;
+
+// What a side can do beyond the base protocol.
+enum Capability : uint64_t {
+  kCapShm = 1,        // carrier (a)
+  kCapRegions = 2,    // host memory by descriptor
+  kCapProgress = 4,   // launches report marks
+  kCapRectangles = 8, // memcpy over a rectangle of PEs (x, y, w, h, elements per PE); without it, w = h = 0 and `address` is linear
+};
+
+// ---- handshake -------------------------------------------------------------------------------------------------------
+
+enum class CarrierKind : uint8_t { any = 0, tcp = 1, shm = 2 };
+
+// 128 bytes, from the client, first on every connection.
+struct Hello {
+  char magic[8];
+  uint16_t major, minor;
+  uint32_t hello_bytes;  // sizeof, so that a later version may grow
+  uint64_t capabilities;
+  uint8_t boot_id[16];   // of the client's host; zero: unknown
+  uint8_t carrier;       // CarrierKind that this connection will carry
+  uint8_t zero0[3];
+  uint32_t pid;
+  char program[64];      // of the client, for messages
+  uint8_t zero[16];
+};
+static_assert(sizeof(Hello) == 128);
+
+// 512 bytes, from the daemon. Fields up to `text` never move. On the unix socket it comes with three descriptors: the
+// segment, the submission bell (to the daemon), the completion bell (to the client).
+struct Welcome {
+  char magic[8];
+  uint16_t major, minor;
+  int32_t code;           // baton_code; not 0: refused, and the connection is closed
+  char text[256];         // why: "what\nnext"
+  uint64_t capabilities;
+  uint8_t boot_id[16];
+  uint64_t instance;      // random, one for each start of the daemon
+  uint64_t epoch;         // of the wafer
+  uint32_t pid;
+  uint8_t same_host;      // boot ids are equal: try carrier (a) at `unix_name`
+  uint8_t emulated;
+  uint8_t zero0[2];
+  char unix_name[100];    // abstract, without the leading NUL
+  uint32_t segment_bytes; // unix socket only
+  uint8_t zero[88];
+};
+static_assert(sizeof(Welcome) == 512);
+static_assert(offsetof(Welcome, text) == 16 && offsetof(Welcome, capabilities) == 272);
+
+// ---- commands --------------------------------------------------------------------------------------------------------
+
+// Control ops are served at once, between two steps of whatever runs; stream ops form one ordered command stream per session.
+enum class Op : uint16_t {
+  // control
+  info = 1,       // -> InfoReply
+  telemetry,      // -> TelemetryReply
+  get_id,         // payload: symbol name -> handle = id
+  run,            // opens the command stream
+  stop,           // closes it; what is queued is cancelled
+  reset,          // epoch + 1: every session's memory, programs and commands are gone
+  alloc,          // bytes -> handle, address
+  free,           // mem
+  region_add,     // region: the descriptor with this number was passed on the unix socket before this entry
+  region_drop,    // region
+  load_begin,     // bytes of the program, arg0 = constants -> handle = program (not launchable yet)
+  load_program,   // program, address = offset, payload: bytes of the serialized program
+  load_constant,  // program, bytes, payload: name
+  load_chunk,     // program, address = offset in the constant, payload
+  load_finish,    // program -> launchable
+  unload,         // program, finished or not
+  cancel,         // arg0 = id of a stream command
+  // stream
+  nop = 32,
+  memcpy_h2d,     // mem, address, bytes <- payload or region
+  memcpy_d2h,     // mem, address, bytes -> payload or region
+  copy,           // mem, address, bytes <- src_mem, src_address
+  fill,           // mem, address, bytes; arg0 = pattern, arg1 = pattern bytes (1, 2, 4)
+  launch,         // program, payload: LaunchHead, LaunchBinding[], int64 args
+};
+inline bool is_stream(Op op) { return uint16_t(op) >= uint16_t(Op::nop); }
+const char* op_name(uint16_t op);
+
+enum class Where : uint8_t { none = 0, arena = 1 /* inline behind the entry on TCP */, region = 2 };
+enum class Order : uint8_t { row_major = 0, column_major = 1 };
+
+enum SubmissionFlags : uint16_t {
+  kWantProgress = 1, // launch
+  kMore = 2,         // memcpy: a chunk of a longer one; cost is counted with the last, for `total` bytes
+};
+
+struct Submission {
+  uint64_t id;             // the client's, not 0, unique among what is in flight; the task of SdkRuntime
+  uint16_t op;
+  uint16_t flags;
+  uint32_t tag;            // the caller's, for messages
+  uint32_t mem;            // handle of alloc
+  uint32_t program;        // handle of load_begin
+  uint64_t address;        // in the linear space "sram", as given by alloc (plus an offset)
+  uint64_t bytes;
+  uint64_t total;          // memcpy: of the whole copy
+  uint8_t where;
+  uint8_t element_bits;    // memcpy: 16 or 32; 0 counts as 32
+  uint8_t order;
+  uint8_t channels;        // memcpy: 0: as the daemon likes
+  uint32_t region;
+  uint64_t payload_offset; // in the arena or region
+  uint32_t payload_bytes;  // in the arena or inline; d2h and control replies: room for the answer
+  uint16_t symbol;         // memcpy: get_id; "sram" is the linear space
+  uint16_t zero0;
+  uint16_t x, y, w, h;     // memcpy with kCapRectangles
+  uint32_t elements_per_pe;
+  uint32_t src_mem;
+  uint64_t src_address;
+  uint64_t arg0, arg1;
+  uint64_t zero[2];
+};
+static_assert(sizeof(Submission) == 128);
+
+enum class Kind : uint8_t {
+  done = 1,     // the command ended: code, value, cost_ns
+  progress = 2, // mark `value` of a launch was reached, cost_ns after its start
+  lost = 3,     // id 0: the wafer was reset by somebody else; `epoch` is the new one
+};
+
+struct Completion {
+  uint64_t id;
+  uint8_t kind;
+  uint8_t zero0;
+  uint16_t text_bytes;    // of error text: in the slot's text on shm, inline on TCP
+  int32_t code;           // baton_code
+  uint64_t value;         // progress: k, from 1
+  uint64_t cost_ns;       // modelled
+  uint64_t wall_ns;       // time the daemon spent on the command
+  uint32_t payload_bytes; // of the answer: at the submission's payload_offset on shm, inline on TCP
+  uint32_t handle;
+  uint64_t address;
+  uint64_t epoch;
+};
+static_assert(sizeof(Completion) == 64);
+
+// Structure alone (known op, sizes, enums, reserved bytes zero); what handles mean is for the daemon's session. NULL: fine.
+const char* check(const Submission&);
+const char* check(const Completion&);
+const char* check(const Hello&);   // magic and size; the version is compared by the caller, which names both
+const char* check(const Welcome&);
+
+// ---- payloads --------------------------------------------------------------------------------------------------------
+
+struct LaunchHead {
+  uint16_t bindings, args;
+  uint32_t zero;
+};
+struct LaunchBinding {
+  char name[64]; // NUL-terminated
+  uint32_t mem;
+  uint32_t zero;
+  uint64_t address, bytes;
+};
+static_assert(sizeof(LaunchHead) == 8 && sizeof(LaunchBinding) == 88);
+static_assert(sizeof(LaunchHead) + kMaxBindings * sizeof(LaunchBinding) + kMaxArgs * 8 <= kSmallBytes);
+
+struct InfoReply {
+  uint32_t bytes; // sizeof
+  uint32_t emulated, lanes, progress, modelled, programs;
+  uint64_t epoch, sram_bytes, sram_used;
+  uint16_t fabric_w, fabric_h; // PEs that programs may use; 0: not modelled
+  uint32_t sessions;
+  char model[64], firmware[96], timing[96];
+};
+struct TelemetryReply {
+  uint32_t bytes; // sizeof
+  uint32_t zero;
+  uint64_t ops_done, ops_failed, launches, bytes_in, bytes_out, busy_ns, modelled_ns;
+};
+
+}  // namespace baton::cs3

@@ -1,0 +1,54 @@
+// options.hpp: everything the neuron driver can be told: the URI, and the two documented variables that say which cores are ours.
+//
+//   neuron://CHIP?libnrt=PATH&env.NAME=VALUE
+//     libnrt     the runtime library; default: libnrt.so.1 on the loader path, then /opt/aws/neuron/lib
+//     env.NAME   exported to the runtime before nrt_init (env.NEURON_RT_LOG_LEVEL=INFO): the runtime's settings are environment
+//                variables, and this is the one place where they can be set for a device. Restored when the last device closes.
+//
+// Owner    plain values.   Threads  parse and visible_cores are called under the core's lock.
+// Errors   INVALID_ARGUMENT with the known options listed.
+#pragma once
+
+#include "hal/baton.hpp"
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace baton::neuron {
+
+struct Options {
+  uint32_t chip = 0;
+  std::string libnrt;                      // empty: search
+  std::map<std::string, std::string> env;  // exported before nrt_init
+};
+Result<Options> parse_uri(std::string_view uri);
+
+// "3-5,6" -> {3,4,5,6}: logical core ids as NEURON_RT_VISIBLE_CORES lists them.
+Result<std::vector<uint32_t>> parse_cores(std::string_view list);
+
+// Absolute logical core ids by process-relative index, for `count` visible cores: from NEURON_RT_VISIBLE_CORES where set, else 0..count-1.
+// (With NEURON_RT_NUM_CORES alone the runtime picks cores and does not say which; the first ones are assumed.)
+Result<std::vector<uint32_t>> visible_cores(uint32_t count);
+
+// Sets variables for the runtime; undo() (or destruction) puts the previous values back.
+class Environment {
+ public:
+  Environment() = default;
+  ~Environment() { undo(); }
+  Environment(const Environment&) = delete;
+  Environment& operator=(const Environment&) = delete;
+  void apply(const std::map<std::string, std::string>& variables);
+  void undo();
+
+ private:
+  struct Saved {
+    std::string name, value;
+    bool was_set;
+  };
+  std::vector<Saved> saved_;
+};
+
+}  // namespace baton::neuron

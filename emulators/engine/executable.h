@@ -1,0 +1,74 @@
+// executable.h: what a loaded program is made of. Internal to the engine (executable.cc makes it, bind.cc, run.cc and ops.cc use it).
+//
+// Owner    Executable owns an Impl.   Threads  one run at a time: the launch state below is shared by a program's runs.
+// Cost     constants are packed once, as they arrive.   Errors  as engine.hpp.
+#pragma once
+
+#include "emulators/engine/engine.hpp"
+#include "emulators/engine/kernels.hpp"
+#include "emulators/engine/memory.h"
+#include "emulators/engine/scratch.h"
+
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace baton::engine {
+
+// A constant as the ops that use it need it. One that both embeds and multiplies (tied) is kept once, packed.
+struct Weight {
+  bool as_matrix = false; // matmul weight
+  bool as_rows = false;   // embedding table
+  bool as_vector = false; // norm weight, bias, inv_freq
+  uint32_t segments = 1;
+  bool loaded = false;
+  PackedMatrix packed;        // as_matrix
+  Region packed_memory;
+  Region rows;                // as_rows and not as_matrix: dense, in the declared dtype
+  Region vector;              // as_vector: f32
+};
+
+// cos and sin of rope for the rows of one launch (one iteration in a loop); shared by all ops with this inv_freq and scale.
+struct RopeTable {
+  uint32_t inv_freq = 0; // value
+  float scale = 1;
+  uint32_t half = 0;     // head_dim / 2
+  Region cos, sin;       // f32 [max_tokens, half]
+};
+
+// A block table, copied and checked before a launch runs: what the kernels follow cannot change under them.
+struct BlockTable {
+  uint32_t value = 0;
+  uint32_t block_tokens = 0;
+  std::vector<int32_t> entries; // room for max_context
+};
+
+struct Executable::Impl {
+  program::Program program;
+  Options options;
+  const KernelTable* kernels = nullptr;
+  std::unique_ptr<Pool> pool;
+  std::vector<Weight> weights;                            // by value
+  std::unordered_map<std::string_view, uint32_t> by_name; // values; keys point into program
+  ScratchPlan plan;
+  Region arena;
+  std::vector<RopeTable> ropes;
+  std::vector<uint32_t> rope_of;  // by op: index into ropes
+  std::vector<BlockTable> tables;
+  std::vector<uint32_t> table_of; // by op: index into tables (kv_store, attention)
+  uint32_t max_vocabulary = 0;    // of the sample ops
+  std::vector<float> probabilities; // sampling: [max_vocabulary]
+  std::vector<uint32_t> order;
+  bool collective = false; // has an all_reduce
+
+  // The current launch.
+  std::vector<uint8_t*> base;   // by value: where it lies; nullptr: not bound
+  std::vector<uint64_t> bound;  // by value: bytes bound
+  std::vector<uint8_t> live;    // by op: 0 if nothing that is bound depends on it
+  std::vector<uint8_t> wanted;  // by value, while `live` is found
+};
+
+// Row `row` of a matrix in its packed form, widened to f32.
+void gather_packed_row(const PackedMatrix& m, uint32_t row, const KernelTable& k, float* out);
+
+}  // namespace baton::engine

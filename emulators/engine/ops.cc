@@ -1,0 +1,251 @@
+// One op on host memory: finds the operands' addresses, calls a kernel, and says what was done (OpWork) to the timing model.
+#include "emulators/engine/run.h"
+#include "emulators/engine/sampling.h"
+#include "hal/program/kv_view.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace baton::engine {
+namespace {
+
+using program::Act;
+using program::dtype_bytes;
+using program::kSteps;
+using program::kTokens;
+using program::Op;
+using program::OpCode;
+using program::Storage;
+using program::Value;
+
+// The operands of the current op.
+class Frame {
+ public:
+  explicit Frame(Run::Impl& r) : r_(r), x_(r.x), op_(r.x.program.ops[r.op]) {}
+  const Op& op() const { return op_; }
+  const Value& value(uint32_t v) const { return x_.program.values[v]; }
+  uint32_t rows(uint32_t v) const {
+    const int64_t d = value(v).shape[0];
+    return d == kTokens ? r_.tokens : d == kSteps ? 1 : uint32_t(d);
+  }
+  uint64_t width(uint32_t v) const { return uint64_t(value(v).shape[1]); }
+  uint64_t count(uint32_t v) const { return rows(v) * width(v); }
+  float* f32(uint32_t v) const {
+    auto* p = reinterpret_cast<float*>(x_.base[v]);
+    // Only a bound output has a row for each step; its stand-in in the arena has one.
+    return value(v).shape[0] == kSteps && x_.bound[v] ? p + r_.iteration * width(v) : p;
+  }
+  const float* in(size_t i) const { return f32(op_.in[i]); }
+  float* out() const { return f32(op_.out[0]); }
+  int32_t* i32(uint32_t v) const { return reinterpret_cast<int32_t*>(x_.base[v]); }
+  const Weight& weight(size_t i) const { return x_.weights[op_.in[i]]; }
+  const float* vector(size_t i) const { return reinterpret_cast<const float*>(weight(i).vector.data()); }
+  const BlockTable& table() const { return x_.tables[x_.table_of[r_.op]]; }
+
+ private:
+  Run::Impl& r_;
+  Executable::Impl& x_;
+  const Op& op_;
+};
+
+uint64_t weight_bytes(const Value& v, uint64_t elements) { return elements * dtype_bytes(v.dtype); }
+
+Status embed(Run::Impl& r, const Frame& f, OpWork& w) {
+  const Op& op = f.op();
+  const Value& table = f.value(op.in[1]);
+  const Weight& kept = f.weight(1);
+  const uint64_t hidden = uint64_t(table.shape[1]);
+  const int32_t* ids = f.i32(op.in[0]) + (r.x.program.loop ? r.iteration : 0);
+  for (uint32_t row = 0; row < f.rows(op.out[0]); ++row) {
+    const int32_t id = ids[row];
+    if (id < 0 || id >= table.shape[0])
+      return Error(BATON_INVALID_ARGUMENT,
+                   fmt::format("{}: '{}' holds token {} at position {}, the vocabulary has {}", r.x.program.name, f.value(op.in[0]).name, id,
+                               r.now() + row, table.shape[0]),
+                   "do not write the token buffer while the launch runs");
+    float* to = f.out() + row * hidden;
+    if (kept.as_matrix)
+      gather_packed_row(kept.packed, uint32_t(id), *r.x.kernels, to);
+    else
+      r.x.kernels->widen(kept.rows.data() + uint64_t(id) * hidden * dtype_bytes(table.dtype), hidden, table.dtype, to);
+  }
+  w.weight_bytes = weight_bytes(table, f.count(op.out[0]));
+  return {};
+}
+
+void rms_norm(Run::Impl& r, const Frame& f, OpWork& w) {
+  const Op& op = f.op();
+  const uint32_t d = uint32_t(f.value(op.in[1]).shape[0]);
+  r.x.kernels->rms_norm(*r.x.pool, f.in(0), f.count(op.in[0]) / d, d, f.vector(1), op.eps, f.out());
+  w.weight_bytes = weight_bytes(f.value(op.in[1]), d);
+}
+
+void matmul(Run::Impl& r, const Frame& f, OpWork& w) {
+  const Op& op = f.op();
+  const PackedMatrix& m = f.weight(1).packed;
+  const float* bias = op.in.size() == 3 ? f.vector(2) : nullptr;
+  r.x.kernels->matmul(*r.x.pool, f.in(0), m.k, f.rows(op.in[0]), m, bias, op.act, f.out(), m.n);
+  w.n = m.n;
+  w.k = m.k;
+  w.macs = uint64_t(w.tokens) * m.n * m.k;
+  w.weight_bytes = weight_bytes(f.value(op.in[1]), uint64_t(m.n) * m.k) + (bias ? weight_bytes(f.value(op.in[2]), m.n) : 0);
+  w.bf16 = op.act == Act::bf16 && m.dtype == program::DType::bf16;
+}
+
+void rope(Run::Impl& r, const Frame& f) {
+  const RopeTable& t = r.x.ropes[r.x.rope_of[r.op]];
+  r.x.kernels->rope(*r.x.pool, f.in(0), reinterpret_cast<const float*>(t.cos.data()), reinterpret_cast<const float*>(t.sin.data()),
+                    f.rows(f.op().in[0]), f.op().heads, f.op().head_dim, f.out());
+}
+
+void kv_store(Run::Impl& r, const Frame& f, OpWork& w) {
+  const Op& op = f.op();
+  const program::DType dtype = f.value(op.out[0]).dtype;
+  const uint32_t size = dtype_bytes(dtype);
+  const BlockTable& t = f.table();
+  uint8_t* cache = r.x.base[op.out[0]];
+  // Heads that lie one after another are rounded in one go.
+  const bool dense = op.view.head_stride == op.head_dim || op.kv_heads == 1;
+  const uint32_t runs = dense ? 1 : op.kv_heads;
+  const uint64_t run = uint64_t(op.head_dim) * (dense ? op.kv_heads : 1);
+  for (uint32_t row = 0; row < w.tokens; ++row) {
+    const uint32_t at = r.now() + row;
+    const uint64_t block = uint64_t(t.entries[at / t.block_tokens]);
+    for (int v = 0; v < 2; ++v)
+      for (uint32_t h = 0; h < runs; ++h) {
+        const uint64_t element = kv_element(op.view, op.layer, v, block, at % t.block_tokens, h);
+        r.x.kernels->round_to(f.in(v) + row * f.width(op.in[v]) + h * run, run, dtype, cache + element * size);
+      }
+  }
+  w.kv_bytes = uint64_t(w.tokens) * op.kv_heads * op.head_dim * 2 * size;
+}
+
+void attention(Run::Impl& r, const Frame& f, OpWork& w) {
+  const Op& op = f.op();
+  const Value& cache = f.value(op.in[1]);
+  AttentionArgs a{};
+  a.q = f.in(0);
+  a.out = f.out();
+  a.rows = w.tokens;
+  a.heads = op.heads;
+  a.kv_heads = op.kv_heads;
+  a.head_dim = op.head_dim;
+  a.window = op.window;
+  a.position = r.now();
+  a.scale = op.scale;
+  a.act = op.act;
+  a.kv_dtype = cache.dtype;
+  a.cache = r.x.base[op.in[1]];
+  a.view = op.view;
+  a.layer = op.layer;
+  a.block_table = f.table().entries.data();
+  r.x.kernels->attention(*r.x.pool, a);
+  uint64_t keys = 0; // seen, summed over rows
+  auto seen = [&](uint32_t row) { return std::min<uint64_t>(a.position + row + 1, op.window ? op.window : UINT32_MAX); };
+  for (uint32_t row = 0; row < w.tokens; ++row) keys += seen(row);
+  w.context = uint32_t(seen(w.tokens - 1));
+  w.macs = 2 * keys * op.heads * op.head_dim; // q.k and p.v
+  // Each key and value that any row sees is read once.
+  const uint64_t touched = std::min<uint64_t>(a.position + w.tokens, op.window ? uint64_t(op.window) + w.tokens - 1 : UINT32_MAX);
+  w.kv_bytes = touched * op.kv_heads * op.head_dim * 2 * dtype_bytes(cache.dtype);
+  w.bf16 = op.act == Act::bf16 && cache.dtype == program::DType::bf16;
+}
+
+Status all_reduce(Run::Impl& r, const Frame& f) {
+  const uint64_t n = f.count(f.op().in[0]);
+  std::memcpy(f.out(), f.in(0), n * sizeof(float));
+  return r.hooks.collective->all_reduce(r.hooks.rank, f.out(), n);
+}
+
+void take_last(const Frame& f) {
+  const uint64_t width = f.width(f.op().in[0]);
+  std::memcpy(f.out(), f.in(0) + (f.rows(f.op().in[0]) - 1) * width, width * sizeof(float));
+}
+
+void sample(Run::Impl& r, const Frame& f) {
+  const Op& op = f.op();
+  const bool loop = r.x.program.loop;
+  Draw d{.temperature = r.temperature, .top_p = r.top_p, .seed = r.seed};
+  d.position = uint64_t(r.now()) + (loop ? 1 : r.tokens); // the token drawn follows the last row
+  const int32_t token = int32_t(draw(*r.x.kernels, f.in(0), uint32_t(f.width(op.in[0])), d, r.x.probabilities.data(), r.x.order.data()));
+  int32_t* to = f.i32(op.out[0]);
+  if (!loop) {
+    to[0] = token;
+    return;
+  }
+  to[r.iteration + 1] = token;
+  if (r.stop && std::find(op.stops.begin(), op.stops.end(), token) != op.stops.end()) {
+    r.stopped = true;
+    std::fill(to + r.iteration + 2, to + r.steps + 1, -1);
+  }
+}
+
+Status mark(Run::Impl& r) {
+  const uint64_t k = ++r.marks;
+  if (!r.hooks.on_mark || r.hooks.on_mark(k, uint64_t(std::llround(r.modelled)))) return {};
+  return Error(BATON_CANCELLED, fmt::format("{}: cancelled at mark {}", r.x.program.name, k), "");
+}
+
+// What every op moves: f32 activations in and out.
+OpWork describe(const Frame& f) {
+  OpWork w{};
+  const Op& op = f.op();
+  w.code = op.code;
+  w.layer = op.layer;
+  for (const auto* list : {&op.in, &op.out})
+    for (uint32_t v : *list)
+      if (f.value(v).dtype == program::DType::f32 && f.value(v).storage != Storage::constant && f.value(v).storage != Storage::cache)
+        w.act_bytes += f.count(v) * sizeof(float);
+  if (!op.in.empty()) w.tokens = op.code == OpCode::embed ? f.rows(op.out[0]) : f.rows(op.in[0]);
+  if (op.code != OpCode::embed && !op.in.empty()) w.n = f.width(op.in[0]);
+  return w;
+}
+
+Status compute(Run::Impl& r, const Frame& f, OpWork& w) {
+  FlushDenormals flush;
+  const Op& op = f.op();
+  switch (op.code) {
+    case OpCode::embed: return embed(r, f, w);
+    case OpCode::rms_norm: rms_norm(r, f, w); break;
+    case OpCode::matmul: matmul(r, f, w); break;
+    case OpCode::rope: rope(r, f); break;
+    case OpCode::kv_store: kv_store(r, f, w); break;
+    case OpCode::attention: attention(r, f, w); break;
+    case OpCode::silu_mul: r.x.kernels->silu_mul(*r.x.pool, f.in(0), f.in(1), f.count(op.in[0]), f.out()); break;
+    case OpCode::add: r.x.kernels->add(*r.x.pool, f.in(0), f.in(1), f.count(op.in[0]), f.out()); break;
+    case OpCode::all_reduce: return all_reduce(r, f);
+    case OpCode::take_last: take_last(f); break;
+    case OpCode::sample: sample(r, f); break;
+    case OpCode::mark: break;
+  }
+  return {};
+}
+
+}  // namespace
+
+void fill_ropes(Run::Impl& r) {
+  for (RopeTable& t : r.x.ropes) {
+    const auto* inv_freq = reinterpret_cast<const float*>(r.x.weights[t.inv_freq].vector.data());
+    auto* cos = reinterpret_cast<float*>(t.cos.data());
+    auto* sin = reinterpret_cast<float*>(t.sin.data());
+    for (uint32_t row = 0; row < r.tokens; ++row)
+      for (uint32_t i = 0; i < t.half; ++i) {
+        const double angle = double(r.now() + row) * double(inv_freq[i]);
+        cos[uint64_t(row) * t.half + i] = float(std::cos(angle) * double(t.scale));
+        sin[uint64_t(row) * t.half + i] = float(std::sin(angle) * double(t.scale));
+      }
+  }
+}
+
+Status execute(Run::Impl& r) {
+  Frame f(r);
+  if (f.op().code == OpCode::mark) return mark(r);
+  OpWork w = describe(f);
+  BATON_TRY(compute(r, f, w));
+  if (r.x.options.cost) r.modelled += r.x.options.cost->op_ns(w);
+  return {};
+}
+
+}  // namespace baton::engine

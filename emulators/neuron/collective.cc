@@ -1,0 +1,137 @@
+#include "emulators/neuron/collective.hpp"
+
+#include "emulators/engine/kernels.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+namespace baton::neuron_emu {
+namespace {
+
+// How often a waiting rank looks whether it was asked to stop; a cancel is felt within this time.
+constexpr auto kStopCheck = std::chrono::milliseconds(1);
+
+}  // namespace
+
+Group::Group(uint32_t ranks, std::string signature) : signature_(std::move(signature)), seats_(ranks) {}
+
+bool Group::sit(uint32_t rank) {
+  std::lock_guard lock(mutex_);
+  if (seats_[rank].taken) return false;
+  seats_[rank].taken = true;
+  return true;
+}
+
+void Group::leave(uint32_t rank) {
+  std::lock_guard lock(mutex_);
+  seats_[rank].taken = false;
+}
+
+void Group::begin(uint32_t rank, uint64_t fingerprint, std::function<Status()> stop) {
+  std::lock_guard lock(mutex_);
+  Seat& s = seats_[rank];
+  s.executing = true;
+  s.aborted.clear();
+  s.fingerprint = fingerprint;
+  s.stop = std::move(stop);
+}
+
+void Group::end(uint32_t rank, bool failed) {
+  std::lock_guard lock(mutex_);
+  Seat& me = seats_[rank];
+  me.executing = false;
+  me.stop = nullptr;
+  if (me.arrived) {
+    me.arrived = false;
+    --arrived_;
+  }
+  if (!failed) return;
+  for (Seat& s : seats_)
+    if (s.executing && s.aborted.empty()) s.aborted = "rank " + std::to_string(rank) + " of " + std::to_string(ranks()) + " failed or was cancelled";
+  changed_.notify_all();
+}
+
+Status Group::all_reduce(uint32_t rank, float* x, uint64_t count) {
+  std::unique_lock lock(mutex_);
+  Seat& me = seats_[rank];
+  if (!me.aborted.empty()) return Error(BATON_FAILED, "all_reduce: " + me.aborted);
+  me.x = x;
+  me.count = count;
+  me.arrived = true;
+  uint64_t round = round_;
+  if (++arrived_ == ranks()) {
+    if (!agree()) {
+      for (Seat& s : seats_) s.aborted = "the ranks run different launches (arguments, token ids or sizes differ)";
+      changed_.notify_all();
+      return Error(BATON_FAILED, "all_reduce: " + me.aborted);
+    }
+    reduce();
+    for (Seat& s : seats_) s.arrived = false;
+    arrived_ = 0;
+    ++round_;
+    changed_.notify_all();
+  }
+  while (round_ == round) {
+    if (!me.aborted.empty()) return Error(BATON_FAILED, "all_reduce: " + me.aborted);
+    if (Status stop = me.stop ? me.stop() : Status(); !stop.ok()) return stop;
+    changed_.wait_for(lock, kStopCheck);
+  }
+  lock.unlock();
+  // The sum stays until every rank has arrived again, so after every rank has copied it.
+  std::memcpy(x, sum_.data(), count * sizeof(float));
+  return {};
+}
+
+bool Group::agree() {
+  return std::all_of(seats_.begin(), seats_.end(), [&](const Seat& s) {
+    return s.fingerprint == seats_[0].fingerprint && s.count == seats_[0].count && s.aborted.empty();
+  });
+}
+
+void Group::reduce() {
+  engine::FlushDenormals flush;
+  constexpr uint64_t kRun = 1024;
+  uint64_t count = seats_[0].count;
+  if (sum_.size() < count) sum_.resize(count);
+  std::vector<float> level(ranks() * kRun);
+  for (uint64_t at = 0; at < count; at += kRun) {
+    uint64_t n = std::min(kRun, count - at);
+    for (uint32_t r = 0; r < ranks(); ++r) std::memcpy(&level[r * kRun], seats_[r].x + at, n * sizeof(float));
+    for (uint32_t left = ranks(); left > 1; left /= 2)
+      for (uint32_t r = 0; r < left / 2; ++r)
+        for (uint64_t i = 0; i < n; ++i) level[r * kRun + i] = level[2 * r * kRun + i] + level[(2 * r + 1) * kRun + i];
+    std::memcpy(&sum_[at], level.data(), n * sizeof(float));
+  }
+}
+
+std::shared_ptr<Group> Groups::join(uint32_t rank, uint32_t ranks, const std::string& signature) {
+  std::lock_guard lock(mutex_);
+  std::erase_if(groups_, [](const auto& g) { return g.expired(); });
+  for (const auto& weak : groups_)
+    if (auto g = weak.lock(); g && g->ranks() == ranks && g->signature() == signature && g->sit(rank)) return g;
+  auto g = std::make_shared<Group>(ranks, signature);
+  g->sit(rank);
+  groups_.push_back(g);
+  return g;
+}
+
+bool HostRounds::all_gather(uint32_t rank, uint32_t ranks, uint32_t bytes, const void* in, void* out, uint64_t timeout_s) {
+  std::unique_lock lock(mutex_);
+  if (!arrived_) gathering_.assign(uint64_t(ranks) * bytes, 0);
+  if (bytes) std::memcpy(gathering_.data() + uint64_t(rank) * bytes, in, bytes);
+  uint64_t round = round_;
+  if (++arrived_ == ranks) {
+    done_.swap(gathering_);
+    arrived_ = 0;
+    ++round_;
+    changed_.notify_all();
+  } else if (!changed_.wait_for(lock, std::chrono::seconds(timeout_s), [&] { return round_ != round; })) {
+    --arrived_;
+    return false;
+  }
+  if (bytes) std::memcpy(out, done_.data(), uint64_t(ranks) * bytes);
+  return true;
+}
+
+}  // namespace baton::neuron_emu

@@ -1,0 +1,85 @@
+// collective.hpp: the ranks of one tensor-parallel program, joined at each all_reduce.
+//
+// The models that nrt_load_collectives made with equal rank count, program name and reductions form a group, each with its own
+// rank. The sum is a balanced binary tree in rank order ((x0+x1)+(x2+x3)), so it has the bits of one unsharded reduction by segments.
+// Ranks that disagree on what they run (arguments, token ids) fail together instead of mixing two requests; a rank that
+// fails or is cancelled ends the others that are executing.
+//
+// Owner    models share their group; the Machine's list finds it by weak reference.
+// Threads  one executing thread for each rank; all_reduce blocks until every rank has called.
+// Errors   CANCELLED (this rank was asked to stop), FAILED (another rank left, ranks disagree), DEADLINE.
+//
+//     group->begin(rank, fingerprint, stop);
+//     ... group->all_reduce(rank, x, n) from the engine ...
+//     group->end(rank, failed);
+#pragma once
+
+#include "emulators/engine/engine.hpp"
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace baton::neuron_emu {
+
+class Group final : public engine::Collective {
+ public:
+  Group(uint32_t ranks, std::string signature);
+
+  uint32_t ranks() const { return uint32_t(seats_.size()); }
+  const std::string& signature() const { return signature_; }
+  bool sit(uint32_t rank);  // false: taken
+  void leave(uint32_t rank);
+
+  // `stop` is asked while waiting, at least every millisecond: ok to go on, or why not.
+  void begin(uint32_t rank, uint64_t fingerprint, std::function<Status()> stop);
+  Status all_reduce(uint32_t rank, float* x, uint64_t count) override;
+  void end(uint32_t rank, bool failed);
+
+ private:
+  struct Seat {
+    bool taken = false, executing = false, arrived = false;
+    std::string aborted;  // why another rank ended this execution, "" if none did
+    uint64_t fingerprint = 0, count = 0;
+    float* x = nullptr;
+    std::function<Status()> stop;
+  };
+  bool agree();
+  void reduce();
+  std::string signature_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<Seat> seats_;
+  std::vector<float> sum_;
+  uint32_t arrived_ = 0;
+  uint64_t round_ = 0;
+};
+
+// Finds or makes the group in which `rank` of `ranks` of this program has its seat.
+class Groups {
+ public:
+  std::shared_ptr<Group> join(uint32_t rank, uint32_t ranks, const std::string& signature);
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::weak_ptr<Group>> groups_;
+};
+
+// Host collectives among threads of this process (nrt_barrier, nrt_all_gather): each call is one round of `ranks`.
+class HostRounds {
+ public:
+  // Copies `bytes` from each rank's `in` to all ranks' `out`, in rank order. False on timeout.
+  bool all_gather(uint32_t rank, uint32_t ranks, uint32_t bytes, const void* in, void* out, uint64_t timeout_s);
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<uint8_t> gathering_, done_;
+  uint32_t arrived_ = 0;
+  uint64_t round_ = 0;
+};
+
+}  // namespace baton::neuron_emu

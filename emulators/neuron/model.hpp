@@ -1,0 +1,61 @@
+// model.hpp: a loaded NEFF: the engine's executable on one core, and its execution over two tensor sets.
+//
+// Owner    the Machine's model handles. The packed weights are charged against the core's HBM stack until the model goes.
+// Threads  execute blocks and holds its core; models on other cores run at once.
+// Cost     load packs every weight once; execute is the program's time.
+// Errors   by status: BAD_INPUT (tensors missing, too small, in another core's memory; arguments), RESOURCE (HBM full), INVALID
+//          (malformed), UNSUPPORTED_NEFF_VERSION, COMPLETED_WITH_ERR (asked to stop), HW_ERR_COLLECTIVES (a rank failed), TIMEOUT.
+#pragma once
+
+#include "emulators/neuron/machine.hpp"
+#include "emulators/neuron/neff_reader.hpp"
+
+#include <memory>
+#include <span>
+#include <string>
+
+namespace baton::neuron_emu {
+
+// Charges HBM while alive.
+class HbmCharge {
+ public:
+  HbmCharge() = default;
+  HbmCharge(const HbmCharge&) = delete;
+  ~HbmCharge() {
+    if (hbm_) hbm_->unreserve(bytes_);
+  }
+  bool take(std::shared_ptr<Hbm> hbm, uint64_t bytes);  // once; false: it does not fit
+  bool resize(uint64_t bytes);
+
+ private:
+  std::shared_ptr<Hbm> hbm_;
+  uint64_t bytes_ = 0;
+};
+
+struct LoadRequest {
+  std::span<const uint8_t> neff;
+  Core* core = nullptr;
+  uint32_t rank = 0, ranks = 1;
+};
+// Status and handle; the failure's text is recorded (process.hpp).
+int32_t load_model(Machine&, const LoadRequest&, std::shared_ptr<nrt::Model>& out);
+int32_t execute_model(Machine&, nrt::Model&, TensorSet& in, TensorSet& out);
+// The model's tensors as nrt_get_model_tensor_info lists them. One allocation; nrt_free_model_tensor_info frees it.
+int32_t describe_model(nrt::Model&, nrt::TensorInfoArray** out);
+
+}  // namespace baton::neuron_emu
+
+namespace baton::nrt {
+
+struct Model {
+  explicit Model(engine::Executable e) : executable(std::move(e)) {}
+  ~Model();
+  std::string name;
+  neuron_emu::Core* core = nullptr;
+  engine::Executable executable;
+  neuron_emu::HbmCharge charge;
+  uint32_t rank = 0;
+  std::shared_ptr<neuron_emu::Group> group;  // null: one rank
+};
+
+}  // namespace baton::nrt

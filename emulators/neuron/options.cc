@@ -1,0 +1,101 @@
+#include "emulators/neuron/options.hpp"
+
+#include <charconv>
+#include <cstdlib>
+
+namespace baton::neuron_emu {
+namespace {
+
+Result<uint64_t> number(std::string_view name, std::string_view text, uint64_t least, uint64_t most) {
+  uint64_t n = 0;
+  auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), n);
+  if (ec != std::errc() || end != text.data() + text.size() || n < least || n > most)
+    return Error(BATON_INVALID_ARGUMENT, std::string(name) + "=" + std::string(text) + " is not a number from " + std::to_string(least) + " to " +
+                                             std::to_string(most), "correct the option");
+  return n;
+}
+
+std::string_view variable(const char* name) {
+  const char* v = std::getenv(name);
+  return v ? v : "";
+}
+
+std::vector<std::string> split(std::string_view list) {
+  std::vector<std::string> items;
+  while (!list.empty()) {
+    std::string_view item = list.substr(0, list.find(','));
+    items.emplace_back(item);
+    list.remove_prefix(std::min(list.size(), item.size() + 1));
+  }
+  return items;
+}
+
+Result<std::vector<uint32_t>> core_list(std::string_view list, uint32_t total) {
+  constexpr char kName[] = "NEURON_RT_VISIBLE_CORES";
+  std::vector<uint32_t> cores;
+  for (const std::string& item : split(list)) {
+    std::string_view range = item;
+    std::string_view first = range.substr(0, range.find('-'));
+    std::string_view last = first.size() == range.size() ? first : range.substr(first.size() + 1);
+    BATON_ASSIGN(uint64_t from, number(kName, first, cores.empty() ? 0 : cores.back() + 1, total - 1));
+    BATON_ASSIGN(uint64_t to, number(kName, last, from, total - 1));
+    for (uint64_t c = from; c <= to; ++c) cores.push_back(uint32_t(c));
+  }
+  return cores;
+}
+
+Status read_cores(Options& o) {
+  std::string_view visible = variable("NEURON_RT_VISIBLE_CORES"), count = variable("NEURON_RT_NUM_CORES");
+  uint32_t n = o.total_logical();
+  if (!visible.empty()) {
+    BATON_ASSIGN(o.cores, core_list(visible, n));
+    return {};
+  }
+  if (!count.empty()) {
+    BATON_ASSIGN(uint64_t asked, number("NEURON_RT_NUM_CORES", count, 0, n));
+    if (asked) n = uint32_t(asked);
+  }
+  for (uint32_t c = 0; c < n; ++c) o.cores.push_back(c);
+  return {};
+}
+
+}  // namespace
+
+Result<Options> read_options() {
+  Options o;
+  auto take = [](const char* name, uint64_t least, uint64_t most, auto& field) -> Status {
+    std::string_view text = variable(name);
+    if (text.empty()) return {};
+    BATON_ASSIGN(uint64_t n, number(name, text, least, most));
+    field = static_cast<std::remove_reference_t<decltype(field)>>(n);
+    return {};
+  };
+  BATON_TRY(take("BATON_EMU_NEURON_CHIPS", 1, kMaxChips, o.chips));
+  BATON_TRY(take("BATON_EMU_NEURON_THREADS", 1, kMaxThreads, o.threads));
+  BATON_TRY(take("NEURON_LOGICAL_NC_CONFIG", 1, 2, o.lnc));
+  BATON_TRY(take("NEURON_RT_EXEC_TIMEOUT", 1, 1'000'000, o.exec_timeout_s));
+  std::string_view isa = variable("BATON_EMU_NEURON_ISA");
+  BATON_ASSIGN(o.isa, engine::parse_isa(isa.empty() ? "auto" : isa));
+  if (std::string_view timing = variable("BATON_EMU_NEURON_TIMING"); !timing.empty()) {
+    BATON_TRY(check_option("timing", timing));
+    o.timing = timing;
+  }
+  o.efa = split(variable("BATON_EMU_NEURON_EFA"));
+  o.machine = variable("BATON_EMU_NEURON_MACHINE");
+  o.log = !variable("NEURON_RT_LOG_LEVEL").empty();
+  BATON_TRY(read_cores(o));
+  return o;
+}
+
+Status check_option(std::string_view name, std::string_view value) {
+  auto as_status = [](const auto& r) { return r.ok() ? Status() : Status(r.error()); };
+  if (name == "chips") return as_status(number(name, value, 1, kMaxChips));
+  if (name == "threads") return as_status(number(name, value, 1, kMaxThreads));
+  if (name == "lnc") return as_status(number(name, value, 1, 2));
+  if (name == "isa") return as_status(engine::parse_isa(value));
+  if (name == "timing" && value != "trn2" && value != "none" && value.find('/') == std::string_view::npos)
+    return Error(BATON_INVALID_ARGUMENT, "timing=" + std::string(value) + " is neither trn2, none, nor the path of a model file", "correct the option");
+  return {};
+}
+
+}  // namespace baton::neuron_emu

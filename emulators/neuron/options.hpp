@@ -1,0 +1,57 @@
+// options.hpp: everything that the emulated runtime reads from its environment, in one place.
+//
+//   documented by the vendor, honoured simply
+//     NEURON_RT_VISIBLE_CORES      list or range of logical cores, rising ("0-1,3"); wins over NUM_CORES
+//     NEURON_RT_NUM_CORES          the first n cores; 0 or unset: all
+//     NEURON_LOGICAL_NC_CONFIG     1 or 2 (default 2)
+//     NEURON_RT_EXEC_TIMEOUT       seconds that one nrt_execute may take (default 600)
+//     NEURON_RT_LOG_LEVEL          if set, failures are logged to stderr, one line each (the vendor's default is to log errors; ours: quiet)
+//   the emulator's own
+//     BATON_EMU_NEURON_CHIPS       1..16 (default 1: a trn2.3xlarge; 16: a trn2.48xlarge)
+//     BATON_EMU_NEURON_THREADS     engine threads of each loaded model (default 1)
+//     BATON_EMU_NEURON_ISA         auto | scalar | avx512 | amx
+//     BATON_EMU_NEURON_TIMING      trn2 | none: the model behind modelled costs (default trn2)
+//     BATON_EMU_NEURON_EFA         EFA PCI addresses, one a chip, comma-separated (default none: nothing is paired)
+//     BATON_EMU_NEURON_MACHINE     a folder: processes that name the same one share a machine, so each core has one owner (default: each
+//                                  process has a machine of its own)
+//
+// Owner    a plain value.   Threads  read at the counts and at nrt_init.   Errors  one line for the first bad value.
+#pragma once
+
+#include "emulators/engine/engine.hpp"
+#include "hal/baton.hpp"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace baton::neuron_emu {
+
+// One Trainium2 chip. Source: SDK about-neuron/arch/neuron-hardware/trainium2.rst.
+inline constexpr uint32_t kPhysicalCoresPerChip = 8;
+inline constexpr uint32_t kHbmPerChip = 4;
+inline constexpr uint64_t kHbmBytes = 24ull << 30;
+inline constexpr uint32_t kMaxChips = 16;
+inline constexpr uint32_t kMaxThreads = 256;
+
+struct Options {
+  uint32_t chips = 1;
+  uint32_t lnc = 2;
+  std::vector<uint32_t> cores;  // visible logical cores, rising
+  uint32_t threads = 1;
+  engine::Isa isa{};
+  std::string timing = "trn2";
+  std::vector<std::string> efa;
+  std::string machine;
+  uint64_t exec_timeout_s = 600;
+  bool log = false;
+
+  uint32_t logical_per_chip() const { return kPhysicalCoresPerChip / lnc; }
+  uint32_t total_logical() const { return chips * logical_per_chip(); }
+};
+
+Result<Options> read_options();
+// One value as the launcher and read_options() check it; `name` is the launcher's option ("threads").
+Status check_option(std::string_view name, std::string_view value);
+
+}  // namespace baton::neuron_emu

@@ -1,0 +1,41 @@
+// timing.hpp: modelled device time from a data file: engine::CostModel by name ("trn2", "cs3") or by path.
+//
+// A file names its form (which class computes with it) and gives every constant that the form needs as {value, unit, source};
+// a missing or unknown constant, another unit or an absent source is an error. Models are pure: the same work costs the same.
+//
+// Owner    the caller owns the model.   Threads  const use from any.   Cost  a file read at load; op_ns is a few multiplications.
+// Errors   NOT_FOUND naming where it was looked for; CORRUPT naming file and constant.
+//
+//     BATON_ASSIGN(auto cost, timing::load_cost_model("trn2"));
+//     BATON_ASSIGN(auto exe, engine::Executable::load(bytes, constants, {.cost = cost.get()}));
+#pragma once
+
+#include "emulators/engine/engine.hpp"
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace baton::timing {
+
+// A name without '/' is looked for as timing/NAME.json beside the library or program that this is linked into (lib/baton/timing).
+Result<std::unique_ptr<engine::CostModel>> load_cost_model(std::string_view name_or_path);
+
+struct Constant {
+  std::string name;
+  double value = 0;
+  std::string unit, source; // source "guess: ..." where nothing is known
+};
+
+struct ModelFile {
+  std::string name, version, form;
+  std::vector<Constant> constants; // as in the file
+};
+
+Result<std::string> find_model_file(std::string_view name);
+// `where` is named in errors.
+Result<ModelFile> parse_model_file(std::string_view json, std::string_view where);
+Result<std::unique_ptr<engine::CostModel>> make_cost_model(const ModelFile&, std::string_view where);
+
+}  // namespace baton::timing

@@ -1,0 +1,234 @@
+#include "hal/core/device.h"
+
+#include "hal/core/buffer.h"
+#include "hal/core/link.h"
+#include "hal/core/poller.h"
+#include "hal/core/program.h"
+#include "hal/core/queue.h"
+#include "hal/core/schedule.h"
+#include "hal/core/services.h"
+
+#include <cstring>
+
+namespace baton::core {
+namespace {
+
+void destroy_device(baton_device* d) {
+  d->instance->devices.erase(d);
+  {
+    DriverCall call(d);
+    if (d->driver->close) d->driver->close(d->handle);
+  }
+  delete d;
+}
+
+// What a driver says about itself, in this version's struct.
+int32_t read_info(baton_device* d, baton_device_info& info, baton_error* error) {
+  info = {};
+  info.struct_size = sizeof info;
+  baton_error e = blank_error();
+  int32_t code = BATON_OK;
+  if (d->driver->info) {
+    DriverCall call(d);
+    code = d->driver->info(d->handle, &info, &e);
+  }
+  if (code != BATON_OK) {
+    complete_error(e, code, d->uri.c_str(), d->epoch, "info");
+    return fail(error, e);
+  }
+  if (info.heap_count > BATON_MAX_HEAPS) info.heap_count = BATON_MAX_HEAPS;
+  return BATON_OK;
+}
+
+}  // namespace
+
+bool try_call(baton_device* d) {
+  if (d->call.try_lock()) return true;
+  // Announced, then tried again: whoever holds it looks at the announcement after letting go.
+  d->skipped.store(true);
+  return d->call.try_lock();
+}
+
+int32_t check_epoch(const baton_device* d, uint64_t epoch, const char* what, baton_error* error) {
+  const uint64_t now = d->epoch;
+  if (d->gone) {
+    std::lock_guard lock(d->instance->mu);
+    if (d->gone) return fail(error, d->cause);
+  }
+  if (epoch == now) return BATON_OK;
+  baton_error e = make_error(BATON_DEVICE_LOST, d->uri.c_str(), "make it anew: handles do not survive a reset",
+                             "a %s of epoch %llu; %s is at epoch %llu", what, static_cast<unsigned long long>(epoch), d->shown.c_str(),
+                             static_cast<unsigned long long>(now));
+  e.epoch = now;
+  return fail(error, e);
+}
+
+void drop_child(baton_device* d) {
+  if (--d->children == 0 && d->closed) destroy_device(d);
+}
+
+void lose_device(baton_device* d, const baton_error& cause) {
+  baton_instance* in = d->instance;
+  d->cause = cause;
+  complete_error(d->cause, BATON_OK, d->uri.c_str(), d->epoch, "the device");
+  d->gone = true;
+  ++d->epoch;
+  d->cause.epoch = d->epoch;
+  for (baton_queue* q : in->queues) {
+    if (!q || q->device != d || q->epoch == d->epoch) continue;
+    in->waker.remove(q->fd);  // a dead descriptor is readable for ever
+    q->fd = -1;
+    fail_all(q, d->cause, true);
+  }
+  fail_links_of(d, d->cause);
+  in->registry.reap();
+  in->waker.kick();
+}
+
+void take_pending_losses(baton_instance* in) {
+  if (!in->lost_pending.exchange(false)) return;
+  for (baton_device* d = in->devices.head(); d; d = d->next) {
+    if (!try_call(d)) {
+      in->lost_pending = true;
+      continue;
+    }
+    bool lost = std::exchange(d->has_pending_loss, false);
+    baton_error cause = d->pending_loss;
+    d->call.unlock();
+    if (lost) lose_device(d, cause);
+  }
+}
+
+}  // namespace baton::core
+
+using namespace baton::core;
+using baton::Error;
+
+int32_t baton_open(baton_instance* in, const char* text, baton_device** out, baton_error* error) {
+  if (!in || !text || !out) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_open: instance, uri or out is NULL"));
+  auto with_uri = [&](Error e) {
+    if (!e.device[0]) Error::put(e.device, text);
+    return fail(error, e);
+  };
+  auto address = in->registry.resolve(text);
+  if (!address) return with_uri(address.error());
+  auto uri = parse_uri(*address);
+  if (!uri) return with_uri(uri.error());
+  auto driver = in->registry.driver(uri->scheme);
+  if (!driver) return with_uri(driver.error());
+  if (!(*driver)->open) return with_uri(Error(BATON_UNSUPPORTED, "the driver for '" + uri->scheme + "' cannot open devices"));
+
+  auto d = std::make_unique<baton_device>();
+  d->instance = in;
+  d->driver = *driver;
+  d->uri = *address;
+  d->shown = short_uri(*address);
+  d->services = in->services;
+  d->services.core_device = d.get();
+  baton_error e = blank_error();
+  int32_t code = d->driver->open(&d->services, d->uri.c_str(), &d->handle, &e);
+  if (code != BATON_OK) {
+    complete_error(e, code, d->uri.c_str(), 0, "open");
+    return fail(error, e);
+  }
+  if ((code = read_info(d.get(), d->info, error))) {
+    if (d->driver->close) d->driver->close(d->handle);
+    return code;
+  }
+  if (d->info.epoch) d->epoch = d->info.epoch;
+  std::lock_guard lock(in->mu);
+  in->devices.insert(d.get());
+  *out = d.release();
+  return ok(error);
+}
+
+void baton_close(baton_device* d) {
+  if (!d) return;
+  std::lock_guard lock(d->instance->mu);
+  d->closed = true;
+  if (!d->children) destroy_device(d);
+}
+
+int32_t baton_info(baton_device* d, baton_device_info* out, baton_error* error) {
+  if (!d || !out) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_info: device or out is NULL"));
+  if (int32_t code = check_epoch(d, d->epoch, "device", error)) return code;
+  baton_device_info info;
+  if (int32_t code = read_info(d, info, error)) return code;
+  info.epoch = d->epoch;
+  if (!info.uri[0]) Error::put(info.uri, d->uri);
+  if (!info.driver[0]) Error::put(info.driver, d->driver->scheme);
+  copy_out(out, out->struct_size, &info, sizeof info);
+  return ok(error);
+}
+
+int32_t baton_telemetry_read(baton_device* d, baton_telemetry* out, baton_error* error) {
+  if (!d || !out) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_telemetry_read: device or out is NULL"));
+  if (!d->driver->telemetry)
+    return fail(error, make_error(BATON_UNSUPPORTED, d->uri.c_str(), "", "%s reports no telemetry", d->shown.c_str()));
+  if (int32_t code = check_epoch(d, d->epoch, "device", error)) return code;
+  baton_telemetry t{};
+  t.struct_size = sizeof t;
+  baton_error e = blank_error();
+  int32_t code;
+  {
+    DriverCall call(d);
+    code = d->driver->telemetry(d->handle, &t, &e);
+  }
+  if (code != BATON_OK) {
+    complete_error(e, code, d->uri.c_str(), d->epoch, "telemetry");
+    return fail(error, e);
+  }
+  copy_out(out, out->struct_size, &t, sizeof t);
+  return ok(error);
+}
+
+int32_t baton_reset(baton_device* d, baton_error* error) {
+  if (!d) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_reset: device is NULL"));
+  if (!d->driver->reset)
+    return fail(error, make_error(BATON_UNSUPPORTED, d->uri.c_str(), "close the device and open it again", "%s cannot be reset",
+                                  d->shown.c_str()));
+  baton_instance* in = d->instance;
+  {
+    // First the core lets go of everything in flight, so that the driver resets a device that nobody expects anything from.
+    std::lock_guard lock(in->mu);
+    lose_device(d, make_error(BATON_DEVICE_LOST, d->uri.c_str(), "submit again with handles made after the reset", "%s was reset",
+                              d->shown.c_str()));
+    drain(in);
+  }
+  baton_error e = blank_error();
+  int32_t code;
+  {
+    DriverCall call(d);
+    code = d->driver->reset(d->handle, &e);
+    d->has_pending_loss = false;  // of the epoch that ended
+  }
+  if (code != BATON_OK) {
+    complete_error(e, code, d->uri.c_str(), d->epoch, "reset");
+    return fail(error, e);
+  }
+  std::lock_guard lock(in->mu);
+  d->gone = false;
+  return ok(error);
+}
+
+int32_t baton_enumerate(baton_instance* in, baton_enumerate_fn fn, void* user, baton_error* error) {
+  if (!in || !fn) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_enumerate: instance or function is NULL"));
+  struct Visit {
+    baton_enumerate_fn fn;
+    void* user;
+    bool stopped = false;
+  } visit{fn, user};
+  auto each = [](void* u, const baton_device_info* info) -> int32_t {
+    auto* v = static_cast<Visit*>(u);
+    int32_t rc = v->fn(v->user, info);
+    v->stopped = rc != 0;
+    return rc;
+  };
+  for (const std::string& scheme : in->registry.installed()) {
+    auto driver = in->registry.driver(scheme);
+    baton_error e = blank_error();
+    if (driver && (*driver)->enumerate) (*driver)->enumerate(each, &visit, &e);  // one that fails has no devices to show
+    if (visit.stopped) break;
+  }
+  return ok(error);
+}

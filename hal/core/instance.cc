@@ -1,0 +1,46 @@
+#include "hal/core/instance.h"
+
+#include "hal/core/buffer.h"
+#include "hal/core/poller.h"
+#include "hal/core/program.h"
+#include "hal/core/queue.h"
+#include "hal/core/services.h"
+#include "hal/core/timeline.h"
+
+using namespace baton::core;
+
+baton_instance::baton_instance(Options options) : registry(std::move(options)), services(make_services()), batch(64) {}
+baton_instance::~baton_instance() = default;
+
+int32_t baton_instance_create(const baton_instance_options* options, baton_instance** out, baton_error* error) {
+  if (!out) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_instance_create: out is NULL"));
+  auto in = std::make_unique<baton_instance>(read_options(options));
+  if (baton::Status s = in->waker.create(); !s) return fail(error, s.error());
+  *out = in.release();
+  return ok(error);
+}
+
+void baton_instance_destroy(baton_instance* in) {
+  if (!in) return;
+  const baton_error cause = make_error(BATON_CANCELLED, "", "", "the instance is being destroyed");
+  in->span = nullptr;
+  // Links before the lanes that they own: an owned queue is closed by its owner.
+  for (size_t i = 0; i < in->queues.size(); ++i)
+    if (in->queues[i] && !in->queues[i]->owner) close_queue(in->queues[i], cause);
+  for (baton_device *d = in->devices.head(), *next; d; d = next) {
+    next = d->next;
+    ++d->children;  // keeps it while its children go
+    while (baton_program* p = d->programs.head()) baton_unload(p);
+    while (baton_buffer* b = d->buffers.head()) baton_free(b);
+    std::lock_guard lock(in->mu);
+    d->closed = true;
+    drop_child(d);
+  }
+  while (baton_timeline* t = in->timelines.head()) baton_timeline_destroy(t);
+  in->registry.end_emulators();
+  delete in;
+}
+
+uint32_t baton_poll(baton_instance* in, uint32_t budget) { return in ? poll(in, budget) : 0; }
+int baton_instance_fd(baton_instance* in) { return in ? in->waker.fd() : -1; }
+uint32_t baton_poll_wait(baton_instance* in, uint64_t deadline_ns) { return in ? poll_wait(in, deadline_ns) : 0; }

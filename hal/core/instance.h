@@ -1,0 +1,58 @@
+// instance.h: what one instance holds: handles, the scheduler's lists, the registry.
+//
+// Owner    the caller. Destroying closes what is still open, in the order queues, programs, buffers, devices, timelines, emulators.
+// Threads  `mu` guards everything but the woken stack (lock-free), the waker and the registry (their own locks).
+// Cost     -   Errors  create: IO.
+#pragma once
+
+#include "hal/core/list.h"
+#include "hal/core/lock.h"
+#include "hal/core/op.h"
+#include "hal/core/registry.h"
+#include "hal/core/waker.h"
+
+#include <atomic>
+#include <vector>
+
+struct baton_instance {
+  explicit baton_instance(baton::core::Options options);
+  ~baton_instance();
+
+  // Any thread: ops whose wait was met. Processed by schedule.cc under `mu`.
+  void push_woken(baton::core::WaitNode* node) {
+    node->next = woken.load(std::memory_order_relaxed);
+    while (!woken.compare_exchange_weak(node->next, node, std::memory_order_seq_cst, std::memory_order_relaxed)) {
+    }
+  }
+
+  baton::core::OwnedMutex mu;
+  baton::core::Waker waker;
+  baton::core::Registry registry;
+  baton::core::OpPool ops{this};
+
+  std::vector<baton_queue*> queues;  // polled in turn; a closed one leaves NULL until the poll is over
+  uint32_t next_queue = 0;           // where the next poll starts
+  std::vector<baton_queue*> dirty;   // have ready ops
+  std::vector<baton_queue*> dirty_now;
+  std::vector<baton_queue*> graveyard;  // closed inside a poll: freed after it
+  baton::core::List<baton_device> devices;
+  baton::core::List<baton_timeline> timelines;
+  std::atomic<baton::core::WaitNode*> woken{nullptr};
+  baton::core::Op *host_head = nullptr, *host_tail = nullptr;  // HOST ops to call
+  std::atomic<bool> lost_pending{false};  // a driver reported a loss outside of submit and poll
+  std::vector<baton_buffer*> dead_buffers;    // freed by the caller while ops used them, and now unused
+  std::vector<baton_program*> dead_programs;  // (a driver's free may not run inside its own poll, where ops complete)
+  uint32_t in_driver = 0;                 // depth of driver, table and span calls: no new ones from inside
+  bool draining = false;
+  uint32_t copying = 0;  // links with a memcpy to go on with
+  std::atomic<bool> more{false};             // a poll has work to do at once: nobody may go to sleep
+  std::atomic<uint64_t> nap_ns{UINT64_MAX};  // how long a poller may sleep: short while a queue without a descriptor has work
+
+  std::atomic<uintptr_t> driver_thread{0};  // the waiting thread that polls for all; 0: none
+
+  baton_span_fn span = nullptr;
+  void* span_user = nullptr;
+  baton_driver_host services{};  // for table queues
+  std::vector<baton_driver_op> batch;  // scratch of schedule.cc
+  std::vector<baton::core::Op*> batch_ops;
+};

@@ -1,0 +1,57 @@
+#include "hal/core/options.h"
+
+#include <dlfcn.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <memory>
+
+namespace baton::core {
+namespace {
+
+void split(const char* list, std::vector<std::string>& to) {
+  for (const char* p = list; p && *p;) {
+    const char* end = std::strchr(p, ':');
+    std::string part = end ? std::string(p, end) : std::string(p);
+    if (!part.empty()) to.push_back(std::move(part));
+    p = end ? end + 1 : nullptr;
+  }
+}
+
+std::string beside_libbaton() {
+  Dl_info info{};
+  if (!dladdr(reinterpret_cast<const void*>(&baton_version), &info) || !info.dli_fname) return "baton";
+  std::unique_ptr<char, void (*)(void*)> real(realpath(info.dli_fname, nullptr), free);
+  std::string path = real ? real.get() : info.dli_fname;
+  size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "baton" : path.substr(0, slash) + "/baton";
+}
+
+std::vector<std::string> folders(const char* given, const char* variable) {
+  std::vector<std::string> out;
+  if (given) {
+    split(given, out);
+    return out;
+  }
+  split(getenv(variable), out);
+  out.push_back(beside_libbaton());
+  return out;
+}
+
+}  // namespace
+
+Options read_options(const baton_instance_options* given) {
+  baton_instance_options o{};
+  if (given) std::memcpy(&o, given, given->struct_size ? std::min<size_t>(given->struct_size, sizeof o) : sizeof o);
+  return {folders(o.driver_path, "BATON_DRIVER_PATH"), folders(o.emulator_path, "BATON_EMULATOR_PATH")};
+}
+
+std::string join(const std::vector<std::string>& parts, const char* separator) {
+  std::string s;
+  for (const std::string& p : parts) s += (s.empty() ? "" : separator) + p;
+  return s;
+}
+
+}  // namespace baton::core

@@ -1,0 +1,26 @@
+// options.h: where the core looks for drivers and emulators. The only file of libbaton that reads the environment.
+//
+// Owner    value type.   Threads  read once, when an instance is made.   Cost  two getenv and a dladdr.
+// Errors   none: a folder that does not exist is simply searched in vain, and named in the error that follows.
+//
+//     Options o = read_options(given);   // BATON_DRIVER_PATH, BATON_EMULATOR_PATH: ':'-separated folders
+#pragma once
+
+#include "hal/baton.h"
+
+#include <string>
+#include <vector>
+
+namespace baton::core {
+
+struct Options {
+  std::vector<std::string> driver_folders;
+  std::vector<std::string> emulator_folders;
+};
+
+// A path in `given` (may be NULL) replaces the environment and the folder "baton" beside libbaton.
+Options read_options(const baton_instance_options* given);
+
+std::string join(const std::vector<std::string>& parts, const char* separator);
+
+}  // namespace baton::core

@@ -1,0 +1,21 @@
+// poller.h: polling, and waiting by polling.
+//
+// Of the threads that wait on timelines one at a time polls for all (the driver thread); the others sleep on a futex until their value
+// is reached or the driver thread leaves. So a wait works without any event loop, and also beside one.
+//
+// Owner    -   Threads  any; inside a driver's call, a poll does nothing and a wait is refused.
+// Cost     a waiting thread spins for about 30 us after the last event, then sleeps on the descriptor.
+// Errors   DEADLINE with the value reached; the timeline's poison.
+#pragma once
+
+#include "hal/core/instance.h"
+
+namespace baton::core {
+
+uint32_t poll(baton_instance*, uint32_t budget);
+uint32_t poll_wait(baton_instance*, uint64_t deadline_ns);
+int32_t wait(baton_timeline&, uint64_t value, uint64_t deadline_ns, baton_error*);
+// After a timeline rose to `value` or was poisoned (UINT64_MAX): wakes who sleeps for it.
+void after_change(baton_timeline&, uint64_t value);
+
+}  // namespace baton::core

@@ -1,0 +1,145 @@
+#include "hal/core/registry.h"
+
+#include <dirent.h>
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+namespace baton::core {
+namespace {
+
+constexpr char kDriverPrefix[] = "libbaton-driver-";
+constexpr char kDriverSuffix[] = ".so";
+
+// The first of `folders` that holds `name`; "" if none.
+std::string find_file(const std::vector<std::string>& folders, const std::string& name, int mode) {
+  for (const std::string& folder : folders) {
+    std::string path = folder + "/" + name;
+    if (!access(path.c_str(), mode)) return path;
+  }
+  return "";
+}
+
+bool scheme_char(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_'; }
+
+}  // namespace
+
+Result<Uri> parse_uri(std::string_view text) {
+  Uri u;
+  size_t end = text.find("://");
+  std::string_view scheme = text.substr(0, end == std::string_view::npos ? 0 : end);
+  if (scheme.starts_with("emu+")) {
+    u.emulated = true;
+    scheme.remove_prefix(4);
+  }
+  if (end == std::string_view::npos || scheme.empty() || !std::all_of(scheme.begin(), scheme.end(), scheme_char))
+    return Error(BATON_INVALID_ARGUMENT, "not a device address: '" + std::string(text.substr(0, 100)) + "'",
+                 "write SCHEME://ADDRESS, as in host://, neuron://0, emu+cs3://0");
+  u.scheme = scheme;
+  u.rest = text.substr(end + 3);
+  return u;
+}
+
+std::string short_uri(const std::string& uri) { return uri.substr(0, uri.find('?')); }
+
+Registry::Library::~Library() {
+  if (handle) dlclose(handle);
+}
+
+std::vector<std::string> Registry::installed() const {
+  std::set<std::string> schemes;
+  for (const std::string& folder : options_.driver_folders) {
+    DIR* dir = opendir(folder.c_str());
+    if (!dir) continue;
+    while (dirent* entry = readdir(dir)) {
+      std::string_view name = entry->d_name;
+      if (!name.starts_with(kDriverPrefix) || !name.ends_with(kDriverSuffix)) continue;
+      name.remove_prefix(sizeof kDriverPrefix - 1);
+      if (name.size() < sizeof kDriverSuffix) continue;
+      name.remove_suffix(sizeof kDriverSuffix - 1);
+      schemes.emplace(name);
+    }
+    closedir(dir);
+  }
+  return {schemes.begin(), schemes.end()};
+}
+
+Result<std::unique_ptr<Registry::Library>> Registry::load(const std::string& path, const std::string& scheme) const {
+  auto lib = std::make_unique<Library>();
+  // NODELETE: a driver may have left thread-local destructors or a vendor runtime behind that must not lose its code.
+  lib->handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+  if (!lib->handle) {
+    const char* why = dlerror();
+    return Error(BATON_FAILED, std::string("cannot load ") + (why ? why : path), "rebuild the driver against this libbaton");
+  }
+  auto entry = reinterpret_cast<baton_driver_fn>(dlsym(lib->handle, BATON_DRIVER_SYMBOL));
+  const baton_driver* table = entry ? entry() : nullptr;
+  if (!table)
+    return Error(BATON_VERSION, path + " does not export " BATON_DRIVER_SYMBOL, "it is no driver, or one for another libbaton");
+  if (table->abi_version != BATON_ABI_VERSION)
+    return Error(BATON_VERSION, path + " speaks driver ABI " + std::to_string(table->abi_version) + ", libbaton " + baton_version() +
+                                    " speaks " + std::to_string(BATON_ABI_VERSION),
+                 "install the driver that came with this libbaton");
+  std::memcpy(&lib->table, table, std::min<size_t>(table->struct_size, sizeof lib->table));
+  if (!lib->table.scheme || scheme != lib->table.scheme)
+    return Error(BATON_MISMATCH, path + " is a driver for '" + (lib->table.scheme ? lib->table.scheme : "") + "'",
+                 "name the file after the scheme that it serves");
+  return lib;
+}
+
+Result<const baton_driver*> Registry::driver(const std::string& scheme) {
+  std::lock_guard lock(mu_);
+  if (auto it = libraries_.find(scheme); it != libraries_.end()) return &it->second->table;
+  std::string path = find_file(options_.driver_folders, kDriverPrefix + scheme + kDriverSuffix, R_OK);
+  if (path.empty()) {
+    std::vector<std::string> have = installed();
+    return Error(BATON_NOT_FOUND,
+                 "no driver for '" + scheme + "': " + kDriverPrefix + scheme + kDriverSuffix + " is not in " + join(options_.driver_folders, ", "),
+                 have.empty() ? "set BATON_DRIVER_PATH to the folder of the drivers" : "installed drivers: " + join(have, ", "));
+  }
+  auto lib = load(path, scheme);
+  if (!lib) return lib.error();
+  return &libraries_.emplace(scheme, std::move(*lib)).first->second->table;
+}
+
+Result<std::string> Registry::resolve(const std::string& text) {
+  BATON_ASSIGN(Uri uri, parse_uri(text));
+  if (!uri.emulated) return text;
+  std::lock_guard lock(mu_);
+  std::erase_if(emulators_, [](Emulator& e) { return !e.process->running(); });
+  for (Emulator& e : emulators_)
+    if (e.scheme == uri.scheme && e.process->argument() == uri.rest) return e.process->address();
+  return launch(uri);
+}
+
+Result<std::string> Registry::launch(const Uri& uri) {
+  std::string name = "baton-emu-" + uri.scheme;
+  std::string program = find_file(options_.emulator_folders, name, X_OK);
+  if (program.empty())
+    return Error(BATON_NOT_FOUND, "no emulator for '" + uri.scheme + "': " + name + " is not in " + join(options_.emulator_folders, ", "),
+                 "set BATON_EMULATOR_PATH to the folder of the emulators, or open " + uri.scheme + "://... for hardware");
+  BATON_ASSIGN(auto process, EmulatorProcess::start(program, uri.rest));
+  std::string address = process->address();
+  auto parsed = parse_uri(address);
+  if (!parsed || parsed->emulated)
+    return Error(BATON_FAILED, program + " printed '" + address.substr(0, 120) + "', which is not an ordinary address",
+                 "its first line of output must be SCHEME://ADDRESS without emu+");
+  emulators_.push_back({uri.scheme, std::move(process)});
+  return address;
+}
+
+void Registry::reap() {
+  std::unique_lock lock(mu_, std::try_to_lock);
+  if (!lock) return;  // somebody is launching, which reaps too
+  std::erase_if(emulators_, [](Emulator& e) { return !e.process->running(); });
+}
+
+void Registry::end_emulators() {
+  std::lock_guard lock(mu_);
+  emulators_.clear();
+}
+
+}  // namespace baton::core

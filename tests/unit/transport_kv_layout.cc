@@ -1,0 +1,252 @@
+// Every plan against the definition: element by element, over random pairs of layouts and random block tables.
+#include "transport/kv_layout.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <random>
+
+namespace baton::transport {
+namespace {
+
+using program::DType;
+using testing::HasSubstr;
+
+KvLayout layout(KvOrder order, uint32_t block_tokens, uint32_t blocks, uint32_t head_begin = 0, uint32_t head_count = 2) {
+  KvLayout l;
+  l.layers = 3;
+  l.kv_heads = 4;
+  l.head_dim = 4;
+  l.order = order;
+  l.block_tokens = block_tokens;
+  l.blocks = blocks;
+  l.head_begin = head_begin;
+  l.head_count = head_count;
+  return l;
+}
+
+uint64_t element(const KvLayout& l, uint32_t layer, bool v, int32_t block, uint32_t token, uint32_t local_head, uint32_t d) {
+  const auto w = l.view();
+  return layer * w.layer_stride + (v ? w.v_offset : 0) + uint64_t(block) * w.block_stride + token * w.token_stride + local_head * w.head_stride + d;
+}
+
+std::vector<int32_t> random_table(std::mt19937& rng, uint32_t blocks, uint32_t need) {
+  std::vector<int32_t> all(blocks);
+  std::iota(all.begin(), all.end(), 0);
+  if (rng() % 4) std::shuffle(all.begin(), all.end(), rng);
+  all.resize(need);
+  return all;
+}
+
+KvLayout random_layout(std::mt19937& rng) {
+  KvLayout l;
+  l.layers = 1 + rng() % 3;
+  l.kv_heads = 1u << (rng() % 4);
+  l.head_dim = 1 + rng() % 8;
+  l.dtype = rng() % 2 ? DType::bf16 : DType::f32;
+  return l;
+}
+
+KvLayout place(std::mt19937& rng, KvLayout l, uint64_t tokens) {
+  l.order = KvOrder(1 + rng() % 3);
+  l.block_tokens = (const uint32_t[]){1, 3, 16, 64}[rng() % 4];
+  l.blocks = uint32_t((tokens + l.block_tokens - 1) / l.block_tokens) + rng() % 4;
+  if (l.blocks == 0) l.blocks = 1;
+  l.head_begin = rng() % l.kv_heads;
+  l.head_count = 1 + rng() % (l.kv_heads - l.head_begin);
+  return l;
+}
+
+TEST(KvLayout, EveryElementHasItsOwnPlaceAndTheBufferIsFull) {
+  std::mt19937 rng(7);
+  for (int i = 0; i < 50; ++i) {
+    KvLayout l = place(rng, random_layout(rng), 40);
+    ASSERT_TRUE(l.check().ok());
+    std::vector<bool> seen(l.bytes() / program::dtype_bytes(l.dtype));
+    for (uint32_t y = 0; y < l.layers; ++y)
+      for (int v = 0; v < 2; ++v)
+        for (uint32_t b = 0; b < l.blocks; ++b)
+          for (uint32_t t = 0; t < l.block_tokens; ++t)
+            for (uint32_t h = 0; h < l.head_count; ++h)
+              for (uint32_t d = 0; d < l.head_dim; ++d) {
+                uint64_t e = element(l, y, v, int32_t(b), t, h, d);
+                ASSERT_LT(e, seen.size()) << l.describe();
+                ASSERT_FALSE(seen[e]) << l.describe();
+                seen[e] = true;
+              }
+  }
+}
+
+TEST(KvLayout, OrdersAreWhatTheirNamesSay) {
+  EXPECT_EQ(element(layout(KvOrder::token_major, 16, 5), 0, false, 0, 1, 0, 0), 8u);
+  EXPECT_EQ(element(layout(KvOrder::head_major, 16, 5), 0, false, 0, 1, 0, 0), 4u);
+  EXPECT_EQ(element(layout(KvOrder::head_major, 16, 5), 0, false, 0, 0, 1, 0), 64u);
+  EXPECT_EQ(element(layout(KvOrder::token_major, 16, 5), 0, true, 0, 0, 0, 0), 5u * 16 * 8);
+  EXPECT_EQ(element(layout(KvOrder::block_major, 16, 5), 0, true, 0, 0, 0, 0), 16u * 8);
+  EXPECT_EQ(element(layout(KvOrder::block_major, 16, 5), 0, false, 1, 0, 0, 0), 3u * 2 * 16 * 8);
+}
+
+TEST(KvLayout, SizesOfPublishedModels) { // kv.md 1.1: Llama-3.1-8B 128 KiB a token, 1 GiB at 8k
+  KvLayout l;
+  l.layers = 32, l.kv_heads = l.head_count = 8, l.head_dim = 128, l.blocks = 512;
+  EXPECT_EQ(l.bytes(), 1ull << 30);
+  EXPECT_EQ(l.bytes() / 8192, 131072u);
+}
+
+TEST(KvLayout, DescribeIsStableAndHashFollowsIt) {
+  KvLayout l = layout(KvOrder::head_major, 16, 5, 2);
+  EXPECT_EQ(l.describe(), "kv/1 layers=3 kv_heads=4 head_dim=4 dtype=bf16 order=head_major block_tokens=16 blocks=5 heads=[2,4)");
+  KvLayout m = l;
+  EXPECT_EQ(l.hash(), m.hash());
+  m.block_tokens = 64;
+  EXPECT_NE(l.hash(), m.hash());
+}
+
+TEST(KvLayout, ParseOrder) {
+  for (auto o : {KvOrder::token_major, KvOrder::head_major, KvOrder::block_major}) EXPECT_EQ(*parse_order(order_name(o)), o);
+  auto bad = parse_order("nhd");
+  ASSERT_FALSE(bad.ok());
+  EXPECT_THAT(bad.error().what, HasSubstr("'nhd'"));
+  EXPECT_THAT(bad.error().next, HasSubstr("token_major"));
+}
+
+TEST(KvLayout, ContradictionsAreRefused) {
+  auto code = [](auto change) {
+    KvLayout l = layout(KvOrder::token_major, 16, 5);
+    change(l);
+    auto s = l.check();
+    return s.ok() ? 0 : s.error().code;
+  };
+  EXPECT_EQ(code([](KvLayout&) {}), 0);
+  EXPECT_EQ(code([](KvLayout& l) { l.layers = 0; }), BATON_INVALID_ARGUMENT);
+  EXPECT_EQ(code([](KvLayout& l) { l.head_count = 0; }), BATON_INVALID_ARGUMENT);
+  EXPECT_EQ(code([](KvLayout& l) { l.head_begin = 3; }), BATON_INVALID_ARGUMENT);
+  EXPECT_EQ(code([](KvLayout& l) { l.head_begin = UINT32_MAX; }), BATON_INVALID_ARGUMENT);
+  EXPECT_EQ(code([](KvLayout& l) { l.blocks = l.block_tokens = l.head_dim = l.layers = UINT32_MAX; }), BATON_INVALID_ARGUMENT);
+  EXPECT_EQ(code([](KvLayout& l) { l.order = KvOrder(9); }), BATON_INVALID_ARGUMENT);
+  EXPECT_EQ(code([](KvLayout& l) { l.dtype = DType(77); }), BATON_INVALID_ARGUMENT);
+}
+
+// One random case: move by plan, move by definition, compare both buffers whole.
+void check_one(std::mt19937& rng) {
+  const uint64_t tokens = 1 + rng() % 150, begin = rng() % 3 ? 0 : rng() % tokens;
+  const KvLayout model = random_layout(rng);
+  const KvLayout s = place(rng, model, tokens), d = place(rng, model, tokens);
+  const uint32_t hb = std::max(s.head_begin, d.head_begin), he = std::min(s.head_begin + s.head_count, d.head_begin + d.head_count);
+  auto plan = KvPlan::compile(s, d);
+  if (hb >= he) {
+    ASSERT_FALSE(plan.ok());
+    ASSERT_EQ(plan.error().code, BATON_MISMATCH);
+    return;
+  }
+  ASSERT_TRUE(plan.ok()) << plan.error().text();
+  const auto st = random_table(rng, s.blocks, uint32_t((tokens + s.block_tokens - 1) / s.block_tokens));
+  const auto dt = random_table(rng, d.blocks, uint32_t((tokens + d.block_tokens - 1) / d.block_tokens));
+  auto move = plan->instantiate(st, dt, begin, tokens);
+  ASSERT_TRUE(move.ok()) << move.error().text();
+
+  const uint32_t e = program::dtype_bytes(s.dtype);
+  std::vector<uint8_t> from(s.bytes()), want(d.bytes(), 0xee), got(d.bytes(), 0xee);
+  for (auto& b : from) b = uint8_t(rng());
+  for (uint32_t y = 0; y < s.layers; ++y) {
+    for (int v = 0; v < 2; ++v)
+      for (uint64_t t = begin; t < tokens; ++t)
+        for (uint32_t h = hb; h < he; ++h)
+          for (uint32_t i = 0; i < s.head_dim; ++i)
+            std::memcpy(&want[e * element(d, y, v, dt[t / d.block_tokens], uint32_t(t % d.block_tokens), h - d.head_begin, i)],
+                        &from[e * element(s, y, v, st[t / s.block_tokens], uint32_t(t % s.block_tokens), h - s.head_begin, i)], e);
+    uint64_t bytes = 0, end = 0;
+    for (auto& g : move->layer(y)) {
+      ASSERT_LE(g.src + g.bytes, from.size());
+      ASSERT_LE(g.dst + g.bytes, got.size());
+      ASSERT_GE(g.dst, end) << "sorted by dst, no overlap";
+      ASSERT_GT(g.bytes, 0u);
+      end = g.dst + g.bytes;
+      bytes += g.bytes;
+      std::memcpy(&got[g.dst], &from[g.src], g.bytes);
+    }
+    ASSERT_EQ(bytes, move->bytes(y));
+    ASSERT_EQ(bytes, (tokens - begin) * 2 * (he - hb) * s.head_dim * e);
+  }
+  ASSERT_EQ(got, want) << s.describe() << "\n" << d.describe() << "\ntokens [" << begin << "," << tokens << ")";
+}
+
+TEST(KvPlan, MovesWhatTheDefinitionMoves) {
+  std::mt19937 rng(20261123);
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  const int cases = 400;
+#else
+  const int cases = 3000;
+#endif
+  for (int i = 0; i < cases && !testing::Test::HasFatalFailure(); ++i) {
+    SCOPED_TRACE(i);
+    check_one(rng);
+  }
+}
+
+TEST(KvPlan, CoalescesWhatIsAdjacentOnBothSides) {
+  const KvLayout l = layout(KvOrder::token_major, 16, 8);
+  auto plan = KvPlan::compile(l, l);
+  const std::vector<int32_t> up{2, 3, 4, 5}, apart{0, 2, 4, 6};
+  auto a = plan->instantiate(up, up, 0, 64);
+  EXPECT_EQ(a->layer(0).size(), 2u) << "one run of k, one of v";
+  EXPECT_EQ(a->total_segments(), 6u);
+  EXPECT_EQ(a->total_bytes(), 3u * 2 * 64 * 2 * 4 * 2);
+  EXPECT_EQ(plan->instantiate(up, apart, 0, 64)->layer(0).size(), 8u);
+  KvLayout b = layout(KvOrder::block_major, 16, 8);
+  auto same = KvPlan::compile(b, b);
+  EXPECT_EQ(same->instantiate(up, up, 0, 64)->layer(0).size(), 4u) << "k and v of a block are one segment";
+}
+
+TEST(KvPlan, EmptyRangeMovesNothing) {
+  const KvLayout l = layout(KvOrder::token_major, 16, 8);
+  auto m = KvPlan::compile(l, l)->instantiate(std::vector<int32_t>{1}, std::vector<int32_t>{1}, 7, 7);
+  ASSERT_TRUE(m.ok());
+  EXPECT_EQ(m->total_segments(), 0u);
+  EXPECT_EQ(m->total_bytes(), 0u);
+}
+
+TEST(KvPlan, NamesTheFirstDifference) {
+  const KvLayout l = layout(KvOrder::token_major, 16, 8);
+  auto why = [&](auto change) {
+    KvLayout m = l;
+    change(m);
+    auto p = KvPlan::compile(l, m);
+    EXPECT_FALSE(p.ok());
+    return p.ok() ? std::string() : p.error().text();
+  };
+  EXPECT_THAT(why([](KvLayout& m) { m.layers = 9; }), HasSubstr("MISMATCH: KV layouts differ in layers: source 3, destination 9"));
+  EXPECT_THAT(why([](KvLayout& m) { m.kv_heads = 8; }), HasSubstr("kv_heads: source 4, destination 8"));
+  EXPECT_THAT(why([](KvLayout& m) { m.head_dim = 8; }), HasSubstr("head_dim: source 4, destination 8"));
+  EXPECT_THAT(why([](KvLayout& m) { m.dtype = DType::f32; }), HasSubstr("dtype: source bf16, destination f32"));
+  EXPECT_THAT(why([](KvLayout& m) { m.head_begin = 2; }), HasSubstr("no head is on both sides: source [0,2), destination [2,4)"));
+}
+
+TEST(KvPlan, RefusesTablesThatDoNotFit) {
+  const KvLayout l = layout(KvOrder::token_major, 16, 4);
+  auto plan = KvPlan::compile(l, l);
+  const std::vector<int32_t> good{0, 1}, high{0, 4}, negative{-1, 1}, twice{2, 2}, brief{0};
+  EXPECT_TRUE(plan->instantiate(good, good, 0, 32).ok());
+  EXPECT_THAT(plan->instantiate(high, good, 0, 32).error().what, HasSubstr("source block table entry 1 is 4"));
+  EXPECT_THAT(plan->instantiate(good, negative, 0, 32).error().what, HasSubstr("destination block table entry 0 is -1"));
+  EXPECT_THAT(plan->instantiate(good, brief, 0, 32).error().what, HasSubstr("32 tokens need 2"));
+  EXPECT_THAT(plan->instantiate(good, twice, 0, 32).error().what, HasSubstr("destination block 2 is in the table twice"));
+  EXPECT_TRUE(plan->instantiate(twice, good, 0, 32).ok()) << "a shared source block is fine";
+  EXPECT_FALSE(plan->instantiate(good, good, 5, 4).ok());
+}
+
+TEST(KvPlan, HeadsCanBeNarrowedAndTheHashKnows) {
+  const KvLayout l = layout(KvOrder::token_major, 16, 4, 0, 4);
+  auto all = KvPlan::compile(l, l), one = KvPlan::compile(l, l, 1, 1);
+  ASSERT_TRUE(one.ok());
+  EXPECT_NE(all->hash(), one->hash());
+  EXPECT_EQ(one->hash(), KvPlan::compile(l, l, 1, 1)->hash());
+  EXPECT_FALSE(KvPlan::compile(l, l, 3, 2).ok());
+  EXPECT_FALSE(KvPlan::compile(l, l, 0, 0).ok());
+  auto m = one->instantiate(std::vector<int32_t>{3}, std::vector<int32_t>{1}, 0, 1);
+  EXPECT_EQ(m->layer(0)[0].src, element(l, 0, false, 3, 0, 1, 0) * 2);
+}
+
+}  // namespace
+}  // namespace baton::transport

@@ -1,0 +1,134 @@
+#include "tools/devctl/machine.h"
+
+#include "tools/devctl/output.h"
+
+#include <fmt/format.h>
+#include <hwloc.h>
+#include <infiniband/verbs.h>
+#include <sys/utsname.h>
+
+#include <algorithm>
+#include <memory>
+
+namespace baton::devctl {
+namespace {
+
+constexpr uint16_t kAmazon = 0x1d0f;  // PCI vendor id
+
+struct PciId {
+  uint16_t device;
+  const char* what;
+};
+// Ids of the Neuron kernel driver (neuron_device.h) and, for Trn3, of NIXL's topology scan (libfabric_topology.cpp).
+constexpr PciId kNeuron[] = {{0x7064, "Inferentia"}, {0x7065, "Inferentia"}, {0x7066, "Inferentia"}, {0x7164, "Trainium"},
+                             {0x7264, "Inferentia2"}, {0x7364, "Trainium2"}, {0x7564, "Trainium3"},  {0x7565, "Trainium3"}};
+
+struct TopologyFree {
+  void operator()(hwloc_topology* t) const { hwloc_topology_destroy(t); }
+};
+using Topology = std::unique_ptr<hwloc_topology, TopologyFree>;
+
+uint32_t count(hwloc_topology_t t, hwloc_obj_type_t type) { return uint32_t(std::max(0, hwloc_get_nbobjs_by_type(t, type))); }
+
+int numa_of(hwloc_topology_t t, hwloc_obj_t io) {
+  hwloc_obj_t parent = hwloc_get_non_io_ancestor_obj(t, io);
+  if (!parent || !parent->nodeset || hwloc_bitmap_weight(parent->nodeset) != 1) return -1;
+  return hwloc_bitmap_first(parent->nodeset);
+}
+
+void read_caches(hwloc_topology_t t, MachineInfo& m) {
+  for (auto type : {HWLOC_OBJ_L1CACHE, HWLOC_OBJ_L2CACHE, HWLOC_OBJ_L3CACHE, HWLOC_OBJ_L4CACHE})
+    for (hwloc_obj_t o = nullptr; (o = hwloc_get_next_obj_by_type(t, type, o));) {
+      char name[32];
+      hwloc_obj_type_snprintf(name, sizeof name, o, 0);
+      auto same = [&](const CacheInfo& c) { return c.name == name && c.bytes == o->attr->cache.size; };
+      auto it = std::find_if(m.caches.begin(), m.caches.end(), same);
+      if (it == m.caches.end()) m.caches.push_back({name, o->attr->cache.size, 1});
+      else ++it->count;
+    }
+}
+
+void read_numa(hwloc_topology_t t, MachineInfo& m) {
+  for (hwloc_obj_t o = nullptr; (o = hwloc_get_next_obj_by_type(t, HWLOC_OBJ_NUMANODE, o));) {
+    char cores[256];
+    hwloc_bitmap_list_snprintf(cores, sizeof cores, o->cpuset);
+    m.numa.push_back({o->os_index, o->attr->numanode.local_memory, cores});
+  }
+}
+
+void read_pci(hwloc_topology_t t, MachineInfo& m) {
+  for (hwloc_obj_t o = nullptr; (o = hwloc_get_next_pcidev(t, o));) {
+    auto& p = o->attr->pcidev;
+    std::string what = pci_name(p.vendor_id, p.device_id);
+    if (what.empty() && p.class_id >> 8 == 0x02) what = "network controller";  // PCI base class 02h
+    if (what.empty()) continue;
+    m.pci.push_back({fmt::format("{:04x}:{:02x}:{:02x}.{:x}", unsigned(p.domain), p.bus, p.dev, p.func), what, p.vendor_id, p.device_id,
+                     numa_of(t, o)});
+  }
+}
+
+void read_rdma(MachineInfo& m) {
+  int n = 0;
+  ibv_device** list = ibv_get_device_list(&n);
+  if (!list) return;  // a kernel without RDMA
+  for (int i = 0; i < n; ++i) {
+    auto type = list[i]->transport_type;
+    m.rdma.push_back({ibv_get_device_name(list[i]), type == IBV_TRANSPORT_IB      ? "InfiniBand/RoCE"
+                                                    : type == IBV_TRANSPORT_IWARP ? "iWARP"
+                                                                                  : "unspecified"});
+  }
+  ibv_free_device_list(list);
+}
+
+}  // namespace
+
+std::string pci_name(uint16_t vendor, uint16_t device) {
+  if (vendor != kAmazon) return "";
+  if ((device & 0xfff0) == 0xefa0) return "EFA";  // 0xefa0..0xefa3 so far
+  for (auto& id : kNeuron)
+    if (id.device == device) return id.what;
+  return "";
+}
+
+Result<MachineInfo> probe_machine() {
+  hwloc_topology* raw = nullptr;
+  if (hwloc_topology_init(&raw)) return Error(BATON_IO, "hwloc cannot make a topology", "");
+  Topology t(raw);
+  hwloc_topology_set_io_types_filter(raw, HWLOC_TYPE_FILTER_KEEP_IMPORTANT);
+  if (hwloc_topology_load(raw))
+    return Error(BATON_IO, fmt::format("hwloc cannot read this machine's topology (errno {})", errno), "see that /sys is mounted and readable");
+
+  MachineInfo m;
+  hwloc_obj_t package = hwloc_get_obj_by_type(raw, HWLOC_OBJ_PACKAGE, 0);
+  const char* cpu = package ? hwloc_obj_get_info_by_name(package, "CPUModel") : nullptr;
+  m.cpu = cpu ? cpu : "unknown CPU";
+  m.cpu.erase(m.cpu.find_last_not_of(' ') + 1);
+  utsname u{};
+  if (!uname(&u)) m.kernel = fmt::format("{} {} {}", u.sysname, u.release, u.machine);
+  m.packages = count(raw, HWLOC_OBJ_PACKAGE);
+  m.cores = count(raw, HWLOC_OBJ_CORE);
+  m.threads = count(raw, HWLOC_OBJ_PU);
+  m.memory_bytes = hwloc_get_root_obj(raw)->total_memory;
+  read_caches(raw, m);
+  read_numa(raw, m);
+  read_pci(raw, m);
+  read_rdma(m);
+  return m;
+}
+
+json machine_json(const MachineInfo& m) {
+  json caches = json::array(), numa = json::array(), pci = json::array(), rdma = json::array();
+  for (auto& c : m.caches) caches.push_back({{"name", c.name}, {"bytes", c.bytes}, {"count", c.count}});
+  for (auto& n : m.numa) numa.push_back({{"node", n.index}, {"bytes", n.memory_bytes}, {"cores", n.cores}});
+  for (auto& p : m.pci)
+    pci.push_back({{"bdf", p.bdf},
+                   {"what", p.what},
+                   {"vendor", fmt::format("{:04x}", p.vendor)},
+                   {"device", fmt::format("{:04x}", p.device)},
+                   {"numa_node", p.numa_node < 0 ? json(nullptr) : json(p.numa_node)}});
+  for (auto& r : m.rdma) rdma.push_back({{"name", r.name}, {"transport", r.transport}});
+  return {{"cpu", m.cpu},         {"kernel", m.kernel}, {"packages", m.packages},         {"cores", m.cores}, {"threads", m.threads},
+          {"memory_bytes", m.memory_bytes}, {"caches", caches},   {"numa", numa}, {"pci", pci},     {"rdma", rdma}};
+}
+
+}  // namespace baton::devctl

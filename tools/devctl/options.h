@@ -1,0 +1,22 @@
+// options.h: what devctl takes from its environment; the only file of it that looks there.
+//
+// Owner  value type.   Threads  read once by main().   Cost  a few getenv, isatty, and one folder listing.   Errors  none.
+//
+//     NO_COLOR                     set and not empty: no colour
+//     BATON_DRIVER_PATH,
+//     BATON_EMULATOR_PATH          as libbaton reads them: folders before lib/baton
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace baton::devctl {
+
+struct Options {
+  bool colour = false;                 // stdout is a terminal, and nobody objects
+  std::vector<std::string> drivers;    // schemes with a driver file: "cs3", "host", "neuron"
+  std::vector<std::string> emulators;  // schemes with an emulator program: "cs3", "neuron"
+};
+Options read_options();
+
+}  // namespace baton::devctl

@@ -1,0 +1,43 @@
+// programs.hpp: a transformer as two portable programs: prefill (rows of tokens) and decode (a loop of single tokens).
+//
+// prefill  binds ids i32[tokens], table i32[blocks], cache, token i32[1], (logits f32[1,vocab]); args tokens, position, temperature,
+//          top_p, seed; mark l+1 once layer l's K and V of these tokens are in the cache.
+// decode   binds tokens i32[steps+1] (row 0: the token to continue from), table, cache, (logits f32[steps,vocab]); args position, steps,
+//          temperature, top_p, seed, stop; mark n once token n of this launch is in `tokens`.
+//
+// Owner    plain data.   Threads  any.   Cost  microseconds a layer.
+// Errors   as shard.hpp; UNSUPPORTED: matrices of mixed dtypes, named.
+//
+//     BATON_ASSIGN(Numbers n, Numbers::of(model, Precision::automatic));
+//     BATON_ASSIGN(program::Program p, prefill_program(model, n, shard, layout, {.max_tokens = 512, .max_context = 512}));
+#pragma once
+
+#include "tools/model/model.hpp"
+#include "tools/model/shard.hpp"
+#include "transport/kv_layout.hpp"
+
+namespace baton::model {
+
+enum class Precision : uint8_t {
+  automatic, // as the checkpoint: bf16 -> bf16 activations and KV; f16 -> f32 activations, f16 KV; f32 -> f32
+  f32,       // f32 activations and KV over the weights as stored
+};
+Result<Precision> parse_precision(std::string_view);
+const char* precision_name(Precision);
+
+struct Numbers {
+  program::Act act = program::Act::f32;
+  program::DType kv = program::DType::f32;
+  static Result<Numbers> of(const Model&, Precision);
+};
+
+// The layout of one rank's cache.
+transport::KvLayout kv_layout(const ModelConfig&, const Numbers&, const Shard&, transport::KvOrder, uint32_t block_tokens, uint32_t blocks);
+
+struct Bounds {
+  uint32_t max_tokens = 1, max_context = 0;
+};
+Result<program::Program> prefill_program(const Model&, const Numbers&, const Shard&, const transport::KvLayout&, Bounds);
+Result<program::Program> decode_program(const Model&, const Numbers&, const transport::KvLayout&, Bounds);
+
+}  // namespace baton::model

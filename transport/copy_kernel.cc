@@ -1,0 +1,111 @@
+#include "transport/copy_kernel.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace baton::transport {
+namespace {
+
+using CopyFn = void (*)(uint8_t*, const uint8_t*, size_t);
+
+void plain(uint8_t* dst, const uint8_t* src, size_t n) { std::memcpy(dst, src, n); }
+
+// How far ahead the source is prefetched: a page's worth keeps the next segment's first lines under way as well.
+constexpr size_t kAhead = 1024;
+
+// Copies up to the first boundary of `line` bytes of dst; returns how much.
+size_t head(uint8_t* dst, const uint8_t* src, size_t n, size_t line) {
+  const size_t h = std::min(n, (line - reinterpret_cast<uintptr_t>(dst) % line) % line);
+  if (h) std::memcpy(dst, src, h);
+  return h;
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx512f"))) void stream512(uint8_t* dst, const uint8_t* src, size_t n) {
+  size_t i = head(dst, src, n, 64);
+  for (; i + 256 <= n; i += 256) {
+    _mm_prefetch(reinterpret_cast<const char*>(src + i + kAhead), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(src + i + kAhead + 64), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(src + i + kAhead + 128), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(src + i + kAhead + 192), _MM_HINT_T0);
+    const __m512i a = _mm512_loadu_si512(src + i), b = _mm512_loadu_si512(src + i + 64);
+    const __m512i c = _mm512_loadu_si512(src + i + 128), d = _mm512_loadu_si512(src + i + 192);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(dst + i), a);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(dst + i + 64), b);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(dst + i + 128), c);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(dst + i + 192), d);
+  }
+  for (; i + 64 <= n; i += 64) _mm512_stream_si512(reinterpret_cast<__m512i*>(dst + i), _mm512_loadu_si512(src + i));
+  if (i < n) std::memcpy(dst + i, src + i, n - i);
+}
+
+__attribute__((target("avx2"))) void stream256(uint8_t* dst, const uint8_t* src, size_t n) {
+  size_t i = head(dst, src, n, 32);
+  for (; i + 128 <= n; i += 128) {
+    _mm_prefetch(reinterpret_cast<const char*>(src + i + kAhead), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(src + i + kAhead + 64), _MM_HINT_T0);
+    const auto* s = reinterpret_cast<const __m256i*>(src + i);
+    auto* d = reinterpret_cast<__m256i*>(dst + i);
+    const __m256i a = _mm256_loadu_si256(s), b = _mm256_loadu_si256(s + 1), c = _mm256_loadu_si256(s + 2), e = _mm256_loadu_si256(s + 3);
+    _mm256_stream_si256(d, a);
+    _mm256_stream_si256(d + 1, b);
+    _mm256_stream_si256(d + 2, c);
+    _mm256_stream_si256(d + 3, e);
+  }
+  if (i < n) std::memcpy(dst + i, src + i, n - i);
+}
+#endif
+
+struct Kernel {
+  CopyFn fn;
+  const char* isa;
+};
+
+const Kernel& streaming_kernel() {
+  static const Kernel k = []() -> Kernel {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f")) return {stream512, "avx512"};
+    if (__builtin_cpu_supports("avx2")) return {stream256, "avx2"};
+#endif
+    return {plain, "memcpy"};
+  }();
+  return k;
+}
+
+}  // namespace
+
+CopyMode pick_copy(uint64_t total_bytes, uint64_t segments) {
+  return total_bytes >= kStreamingBytes && total_bytes / std::max<uint64_t>(segments, 1) >= kStreamingSegment ? CopyMode::streaming : CopyMode::cached;
+}
+const char* copy_isa() { return streaming_kernel().isa; }
+
+void copy_bytes(void* dst, const void* src, size_t bytes, CopyMode mode) {
+  const CopyFn fn = mode == CopyMode::streaming ? streaming_kernel().fn : plain;
+  fn(static_cast<uint8_t*>(dst), static_cast<const uint8_t*>(src), bytes);
+}
+
+void copy_segments(uint8_t* dst, const uint8_t* src, std::span<const KvSegment> segments, CopyMode mode) {
+  const CopyFn fn = mode == CopyMode::streaming ? streaming_kernel().fn : plain;
+  for (size_t i = 0; i < segments.size(); ++i) {
+    if (i + 1 < segments.size()) { // the first lines of the next segment: the hardware prefetcher cannot guess where it is
+      const uint8_t* next = src + segments[i + 1].src;
+      for (size_t line = 0; line < 512 && line < segments[i + 1].bytes; line += 64) __builtin_prefetch(next + line, 0, 3);
+    }
+    fn(dst + segments[i].dst, src + segments[i].src, segments[i].bytes);
+  }
+}
+
+void copy_fence() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#else
+  __atomic_thread_fence(__ATOMIC_RELEASE);
+#endif
+}
+
+}  // namespace baton::transport

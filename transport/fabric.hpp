@@ -1,0 +1,109 @@
+// fabric.hpp: which fabrics this machine has, and the small interface that each of them is.
+//
+// A Landing is the sink's side, one for each (session, sink): it discloses the sink's memory to one authenticated peer and hears that layers
+// have landed. A Sender is the source's side of the same. A fabric need not keep writes in order: a note goes out only when all
+// writes of its batch are complete and visible at the far side.
+//
+// Owner    The sink owns landings; the session owns senders (as attachments), so that connections and mappings outlive a request.
+// Threads  One at a time, as the Instance.
+// Cost     step() does at most `budget` bytes of work; nothing here blocks, allocates or logs on the data path.
+// Errors   UNSUPPORTED with the reason; PEER_LOST; CANCELLED when the sink has revoked the slot.
+//
+//     for (auto& f : list_fabrics()) printf("%s %s %s\n", f.name.c_str(), f.available ? "yes" : "no", f.reason.c_str());
+#pragma once
+
+#include "transport/copy_kernel.hpp"
+#include "transport/endpoint.hpp"
+#include "transport/kv_layout.hpp"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace baton::transport {
+
+// ---- for people: devctl ----
+
+struct FabricInfo {
+  std::string name;     // as in TransferOptions::fabric
+  std::string provider; // "memfd", "libfabric shm"
+  bool available = false;
+  std::string reason;   // why not, or what it is good for
+};
+std::vector<FabricInfo> list_fabrics();
+
+// ---- the interface ----
+
+// What a sink lets a peer write into.
+struct LandingMemory {
+  std::string id;          // random; names the region to caches on the other side
+  uint8_t* base = nullptr;
+  uint64_t bytes = 0;
+  int fd = -1;             // shareable object behind it, -1: none
+  uint64_t fd_offset = 0;
+};
+
+// "Layer `layer` of source `source` is complete and visible." 64 bytes: one cache line, one inlined message.
+struct Note {
+  uint64_t generation; // of the accepted transfer: random, so a late, stale or forged note matches nothing
+  uint32_t source, layer;
+  uint64_t modelled_ns, bytes;
+  uint32_t segments, slot;
+  uint64_t zero[3];
+};
+static_assert(sizeof(Note) == 64);
+
+// One (source, layer) on its way.
+struct Batch {
+  const uint8_t* src = nullptr;
+  void* local = nullptr; // the sender's handle for the source memory
+  std::span<const KvSegment> segments;
+  CopyMode mode = CopyMode::cached;
+  uint64_t generation = 0;
+  uint32_t slot = 0;
+  size_t next = 0;          // segment
+  uint64_t offset = 0;      // in it
+  uint32_t outstanding = 0; // posted, not complete
+  std::optional<Error> error;
+  bool posted() const { return next == segments.size(); }
+  bool settled() const { return outstanding == 0 && (posted() || error); }
+};
+
+class Sender : public Attachment {
+ public:
+  // nullopt: still connecting. Otherwise ready, or why it never will be.
+  virtual std::optional<Status> state() = 0;
+  // Handle for source memory; registered once and kept. nullptr where the fabric needs none.
+  virtual Result<void*> local(const void* base, uint64_t bytes) = 0;
+  // Moves or posts up to `budget` bytes; returns how many. 0 with the batch not posted: try again later.
+  virtual uint64_t step(Batch&, uint64_t budget) = 0;
+  virtual bool notify(const Note&) = 0; // false: try again later
+  virtual uint32_t progress() = 0;      // collects completions
+  virtual int fd() const { return -1; } // readable when progress() may find something
+  virtual bool copies() const = 0;      // step() itself moves the bytes: worth calling again at once
+  // Nothing posted may touch the sources' memory any more after this.
+  virtual void abandon() = 0;
+};
+
+class Landing : public Attachment {
+ public:
+  virtual const char* fabric() const = 0;
+  virtual Result<nlohmann::json> offer() = 0;        // what the peer needs to reach the memory
+  virtual Result<uint32_t> allow(uint64_t generation) = 0; // a slot
+  virtual void revoke(uint32_t slot) = 0;            // no new writes; see quiet()
+  virtual void stopped(uint32_t slot) = 0;           // the peer says that it has nothing in flight
+  virtual void session_lost() = 0;
+  virtual bool quiet(uint32_t slot) = 0;             // nothing can write any more: the slot is free again once true
+  virtual bool poll(std::vector<Note>& notes) = 0;   // appends; false: the landing is broken
+  virtual uint64_t tick_ns() const { return 0; }     // how often it must be polled though no descriptor says so
+};
+
+Result<std::unique_ptr<Landing>> make_landing(const std::string& fabric, Session::Impl&, const LandingMemory&);
+Result<std::unique_ptr<Sender>> make_sender(const std::string& fabric, Session::Impl&, const nlohmann::json& offer);
+// Why this side cannot use `fabric` with that peer; nullopt: it can.
+std::optional<std::string> fabric_unusable(const std::string& fabric, const Session::Impl&);
+
+// A registration that is about to dangle.
+void forget_source(Endpoint::Impl&, const void* base);
+
+}  // namespace baton::transport
