@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -69,14 +70,14 @@ class Mapping {
   size_t n_ = 0;
 };
 
-// A mapping whose object can be cut short would end this process with SIGBUS. Whoever holds the descriptor may add the seal.
-Status seal_against_shrinking(int fd, uint64_t need) {
+// A mapping whose object is cut short ends this process with SIGBUS. Whoever holds the descriptor may add the seal that forbids it, unless
+// the object was made without MFD_ALLOW_SEALING. Then its size now must do: the peer is authenticated and has the same user.
+Status check_object(int fd, uint64_t need) {
   struct stat st {};
   if (fstat(fd, &st)) return io_error("fstat", errno);
   const int seals = fcntl(fd, F_GET_SEALS);
-  if (seals < 0) return Error(BATON_UNSUPPORTED, "mapped: the sink's memory is not a memfd", "use --fabric shm or tcp");
-  if (!(seals & F_SEAL_SHRINK) && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK))
-    return Error(BATON_UNSUPPORTED, "mapped: the sink's memory cannot be sealed against shrinking", "create it with MFD_ALLOW_SEALING, or use --fabric shm or tcp");
+  if (seals < 0) return Error(BATON_UNSUPPORTED, "mapped: the sink's memory is not a memfd", "use the fabric shm or tcp");
+  if (!(seals & (F_SEAL_SHRINK | F_SEAL_SEAL)) && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK)) return io_error("cannot seal the sink's memory", errno);
   if (st.st_size < 0 || uint64_t(st.st_size) < need)
     return Error(BATON_CORRUPT, fmt::format("mapped: the sink's memory has {} bytes, {} were announced", int64_t(st.st_size), need), "restart the peer");
   return {};
@@ -158,7 +159,7 @@ class MappedLanding final : public Landing, public Watcher {
   const char* fabric() const override { return "mapped"; }
 
   Status start() {
-    BATON_TRY(seal_against_shrinking(memory_.fd, memory_.fd_offset + memory_.bytes));
+    BATON_TRY(check_object(memory_.fd, memory_.fd_offset + memory_.bytes));
     control_fd_ = Fd(memfd_create("baton-control", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (!control_fd_ || ftruncate(control_fd_.get(), sizeof(Control))) return io_error("memfd_create", errno);
     if (fcntl(control_fd_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) return io_error("cannot seal the control page", errno);
@@ -169,18 +170,17 @@ class MappedLanding final : public Landing, public Watcher {
 
   Result<nlohmann::json> offer() override {
     nlohmann::json o{{"sink", memory_.id}};
-    if (!peer_ && !gone_) { // the first transfer: disclose the way in
-      hub_.forget(this);
-      const std::string token = random_hex(32);
-      hub_.expect(token, this);
+    if (!peer_ && !gone_) { // not connected yet: disclose the way in
+      if (token_.empty()) hub_.expect(token_ = random_hex(32), this);
       o["socket"] = hub_.name();
-      o["token"] = token;
+      o["token"] = token_;
     }
     return o;
   }
 
   void welcome(Fd peer) {
-    hub_.forget(this);
+    hub_.forget(this); // the token works once
+    token_.clear();
     const Welcome w{kMagic, kSlots, memory_.bytes, memory_.fd_offset, sizeof(Control)};
     const int fds[2] = {memory_.fd, control_fd_.get()};
     if (!unix_send(peer.get(), {reinterpret_cast<const uint8_t*>(&w), sizeof w}, fds)) return;
@@ -253,6 +253,7 @@ class MappedLanding final : public Landing, public Watcher {
   LandingMemory memory_;
   Fd control_fd_, peer_;
   Mapping control_map_;
+  std::string token_;
   uint64_t tag_ = 0, tail_ = 0;
   bool gone_ = false, lost_ = false;
   uint64_t busy_[kSlots] = {};
@@ -281,7 +282,7 @@ class MappedSender final : public Sender, public Watcher {
 
   Status start(const std::string& socket, const std::string& token) {
     BATON_ASSIGN(peer_, unix_connect(socket));
-    if (!unix_peer_is_me(peer_.get())) return Error(BATON_PERMISSION, "mapped: the sink's socket belongs to another user", "run both sides as one user, or use --fabric tcp");
+    if (!unix_peer_is_me(peer_.get())) return Error(BATON_PERMISSION, "mapped: the sink's socket belongs to another user", "run both sides as one user, or use the fabric tcp");
     if (!unix_send(peer_.get(), {reinterpret_cast<const uint8_t*>(token.data()), token.size()})) return io_error("cannot show the token", errno);
     tag_ = ep_.watch(peer_.get(), EPOLLIN | EPOLLRDHUP, this);
     return {};
@@ -363,8 +364,8 @@ class MappedSender final : public Sender, public Watcher {
     if (w.magic != kMagic || w.slots != kSlots || w.control_bytes != sizeof(Control) || !fds[0] || !fds[1] || w.bytes == 0 || w.bytes > (1ull << 60) ||
         w.fd_offset > (1ull << 60))
       return Error(BATON_CORRUPT, "mapped: the sink's answer makes no sense", "run the same Baton version on both sides");
-    BATON_TRY(seal_against_shrinking(fds[0].get(), w.fd_offset + w.bytes));
-    BATON_TRY(seal_against_shrinking(fds[1].get(), sizeof(Control)));
+    BATON_TRY(check_object(fds[0].get(), w.fd_offset + w.bytes));
+    BATON_TRY(check_object(fds[1].get(), sizeof(Control)));
     const uint64_t page = uint64_t(sysconf(_SC_PAGESIZE)), down = w.fd_offset / page * page;
     base_ = w.fd_offset - down;
     BATON_ASSIGN(memory_, Mapping::of(fds[0].get(), down, base_ + w.bytes));
@@ -388,7 +389,7 @@ class MappedSender final : public Sender, public Watcher {
 }  // namespace
 
 Result<std::unique_ptr<Landing>> make_mapped_landing(Session::Impl& s, const LandingMemory& m) {
-  if (m.fd < 0) return Error(BATON_UNSUPPORTED, "mapped: the sink's memory cannot be exported", "use --fabric shm or tcp");
+  if (m.fd < 0) return Error(BATON_UNSUPPORTED, "mapped: the sink's memory cannot be exported", "use the fabric shm or tcp");
   BATON_ASSIGN(MappedHub * hub, MappedHub::of(*s.ep));
   auto l = std::make_unique<MappedLanding>(*s.ep, *hub, m);
   BATON_TRY(l->start());

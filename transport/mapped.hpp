@@ -13,7 +13,7 @@
 // Owner    MappedHub: the endpoint. MappedLanding: the sink. MappedSender: the session.
 // Threads  As the Instance. The control page is shared with another process and is never trusted: indices are checked.
 // Cost     A chunk: a copy, two ordered stores. A note: one line in a ring, and one sendmsg if the sink may be asleep.
-// Errors   UNSUPPORTED (memory that could be truncated or is not a memfd), PEER_LOST, CANCELLED.
+// Errors   UNSUPPORTED (memory that is not a memfd), PEER_LOST, CANCELLED.
 #pragma once
 
 #include "transport/fabric.hpp"

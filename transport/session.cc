@@ -1,4 +1,5 @@
 #include "transport/endpoint.hpp"
+#include "transport/kv_wire.hpp"
 
 #include <fmt/format.h>
 
@@ -192,6 +193,7 @@ bool Endpoint::Impl::dispatch(Session::Impl& s, Message& m) {
   bool taken = false;
   for (size_t i = 0; i < services.size() && !taken; ++i) taken = services[i] && services[i]->on_message(s, m);
   if (outer) iterating_ = false;
+  if (!taken) refuse_unknown_ticket(s, m);
   return taken;
 }
 

@@ -120,6 +120,8 @@ struct Batch {
 };
 static_assert(sizeof(BatchOp) == 24 && sizeof(Batch) == 24);
 
+// Visible to whoever defines them, whatever the build hides by default.
+#pragma GCC visibility push(default)
 extern "C" {
 
 // ---- lifecycle. init takes the visible cores for this process until close or exit ----
@@ -183,5 +185,6 @@ int32_t nrt_build_global_comm(int32_t vnc, uint32_t rank, uint32_t ranks);
 int32_t nrt_barrier(int32_t vnc, uint32_t rank, uint32_t ranks);                                              // (experimental)
 int32_t nrt_all_gather(int32_t vnc, uint32_t rank, uint32_t ranks, uint32_t bytes, const void* in, void* out);  // (experimental)
 }
+#pragma GCC visibility pop
 
 }  // namespace baton::nrt

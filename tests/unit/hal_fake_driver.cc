@@ -2,13 +2,10 @@
 //
 //   map=1      the heap is mappable (default 0)          timed=N   an op costs N ns plus 1 ns a byte, modelled (default: not timed)
 //   depth=N    a queue takes N ops, then is full (64)    fd=0      no descriptor: the core must nap and poll (default 1)
-//   noreset=1  no reset slot... answers FAILED
-// and by an op's tag:
-constexpr unsigned kFail = 0xfa11;  // fails with FAILED "told to fail"
-constexpr unsigned kHang = 0x4a46;  // completes only when cancelled: progress() answers non-zero
-constexpr unsigned kLose = 0x1057;  // reports the device lost
-constexpr unsigned kMark = 0x3a4c;  // a NOP... LAUNCH: three marks, 10 ns apart, one a poll
-constexpr unsigned kLate = 0x1a7e;  // completes twice: the second is stale
+//   noreset=1  a reset fails                             refuse    in the address: open answers BUSY
+//
+// A LAUNCH reaches three marks, 10 ns apart, one a poll. An op's tag tells it what else to do: hal_fake_tags.hpp.
+#include "tests/unit/hal_fake_tags.hpp"
 
 #include "hal/baton.hpp"
 

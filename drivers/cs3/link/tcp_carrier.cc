@@ -9,13 +9,6 @@
 
 namespace baton::cs3 {
 
-// Inline bytes behind an entry: what goes out with a command, not the room for its answer.
-static size_t inline_bytes(const Submission& s) {
-  const Op op = Op(s.op);
-  const bool answer = op == Op::memcpy_d2h || op == Op::info || op == Op::telemetry;
-  return s.where == uint8_t(Where::arena) && !answer ? s.payload_bytes : 0;
-}
-
 TcpCarrier::TcpCarrier(Fd socket, std::unique_ptr<uint8_t[]> arena)
     : Carrier(arena.get()), socket_(std::move(socket)), arena_(std::move(arena)), into_(reinterpret_cast<uint8_t*>(&c_)) {}
 

@@ -45,6 +45,12 @@ const char* op_name(uint16_t op) {
   return "unknown";
 }
 
+uint32_t inline_bytes(const Submission& s) {
+  const Op op = Op(s.op);
+  const bool answer = op == Op::memcpy_d2h || op == Op::info || op == Op::telemetry;
+  return s.where == uint8_t(Where::arena) && !answer ? s.payload_bytes : 0;
+}
+
 const char* check(const Submission& s) {
   if (!known(s.op)) return "unknown op";
   if (s.id == 0) return "id 0";
@@ -76,6 +82,7 @@ const char* check(const Completion& c) {
   if (c.zero0) return "reserved byte is not zero";
   if (c.text_bytes > kTextBytes) return "error text over 512 bytes";
   if (c.payload_bytes > kMaxPayload) return "answer over 1 MiB";
+  if (c.payload_bytes && c.kind != uint8_t(Kind::done)) return "an answer before the end";
   if ((c.id == 0) != (c.kind == uint8_t(Kind::lost))) return "completion without a command";
   return nullptr;
 }

@@ -146,6 +146,8 @@ struct Submission {
   uint64_t zero[2];
 };
 static_assert(sizeof(Submission) == 128);
+// Bytes behind the entry on TCP: what goes out with a command, not the room for its answer.
+uint32_t inline_bytes(const Submission&);
 
 enum class Kind : uint8_t {
   done = 1,     // the command ended: code, value, cost_ns

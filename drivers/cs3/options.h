@@ -1,0 +1,25 @@
+// options.h: cs3://HOST:PORT?carrier=any|tcp|shm&timeout_ms=N. This driver reads no environment.
+//
+// Owner    value type.   Threads  any.   Cost  string work at open.   Errors  INVALID_ARGUMENT with what is known.
+//
+//     BATON_ASSIGN(Options o, parse_options("cs3://10.0.0.5:9000?carrier=tcp"));
+#pragma once
+
+#include "drivers/cs3/link/socket.h"
+#include "drivers/cs3/link/wire.h"
+
+#include <string>
+#include <string_view>
+
+namespace baton::cs3 {
+
+struct Options {
+  HostPort address;
+  std::string shown;  // "cs3://10.0.0.5:9000"
+  CarrierKind carrier = CarrierKind::any;
+  uint32_t timeout_ms = 2000;  // to connect
+};
+
+Result<Options> parse_options(std::string_view uri);
+
+}  // namespace baton::cs3

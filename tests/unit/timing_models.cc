@@ -1,0 +1,206 @@
+// The timing models: arithmetic against numbers worked by hand, sources, the published figure that cs3 aims at, malformed files.
+#include "emulators/timing/timing.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <sstream>
+
+namespace baton::test {
+namespace {
+
+using engine::CostModel;
+using engine::OpWork;
+using program::OpCode;
+using timing::load_cost_model;
+using timing::ModelFile;
+using timing::parse_model_file;
+
+std::string text_of(const std::string& name) {
+  auto path = timing::find_model_file(name);
+  EXPECT_TRUE(path.ok()) << path.error().what;
+  std::stringstream s;
+  s << std::ifstream(*path).rdbuf();
+  return s.str();
+}
+
+ModelFile file(const std::string& name) {
+  auto m = parse_model_file(text_of(name), name);
+  EXPECT_TRUE(m.ok()) << m.error().what;
+  return *m;
+}
+
+double constant(const ModelFile& m, const std::string& name) {
+  for (const auto& c : m.constants)
+    if (c.name == name) return c.value;
+  ADD_FAILURE() << "no constant " << name;
+  return 0;
+}
+
+std::unique_ptr<CostModel> load(const std::string& name) {
+  auto m = load_cost_model(name);
+  EXPECT_TRUE(m.ok()) << m.error().what;
+  return std::move(*m);
+}
+
+TEST(Timing, EveryConstantHasAUnitAndASource) {
+  for (const char* name : {"trn2", "cs3"}) {
+    const ModelFile m = file(name);
+    EXPECT_GE(m.constants.size(), 14u);
+    for (const auto& c : m.constants) {
+      EXPECT_FALSE(c.unit.empty()) << c.name;
+      EXPECT_GE(c.source.size(), 5u) << c.name; // "guess" at least
+    }
+  }
+}
+
+TEST(Timing, NamesSayThatTheyAreModels) {
+  EXPECT_EQ(load("trn2")->name(), "trn2 2026-11 (modelled)");
+  EXPECT_EQ(load("cs3")->name(), "cs3 2026-11 (modelled)");
+}
+
+TEST(Trn2, ByHand) {
+  auto m = load("trn2");
+  EXPECT_DOUBLE_EQ(m->launch_ns(), 20000);
+  // 2048 x 2048 bf16 for 512 rows: 2 * 2^31 flop / (158e12 * 0.4) = 67.96 us; weights 8.39 MB / (725e9 * 0.8) = 14.46 us. Compute-bound.
+  OpWork w{.code = OpCode::matmul, .tokens = 512, .n = 2048, .k = 2048, .macs = 512ull * 2048 * 2048, .weight_bytes = 2048 * 2048 * 2,
+           .act_bytes = 512 * 4096 * 4, .bf16 = true};
+  EXPECT_NEAR(m->op_ns(w), 1500 + 67957.6, 1);
+  // In f32: 2 * 2^31 / (40e12 * 0.4) = 268.4 us.
+  w.bf16 = false;
+  EXPECT_NEAR(m->op_ns(w), 1500 + 268435.5, 1);
+  // One row: 14.463 us of HBM against 0.13 us of arithmetic. Memory-bound.
+  w = {.code = OpCode::matmul, .tokens = 1, .n = 2048, .k = 2048, .macs = 2048 * 2048, .weight_bytes = 2048 * 2048 * 2, .act_bytes = 16384, .bf16 = true};
+  EXPECT_NEAR(m->op_ns(w), 1500 + 14463.1, 1);
+  // Activations beyond SBUF spill: 100 MB add = 25e6 elements / 2e12 = 12.5 us against 100e6 / 580e9 = 172.4 us.
+  w = {.code = OpCode::add, .tokens = 1, .act_bytes = 100000000};
+  EXPECT_NEAR(m->op_ns(w), 1500 + 172413.8, 1);
+  w.act_bytes = 40000000; // fits: 10e6 elements / 2e12 = 5 us
+  EXPECT_NEAR(m->op_ns(w), 1500 + 5000, 1);
+  w = {.code = OpCode::all_reduce, .act_bytes = 2560000};
+  EXPECT_NEAR(m->op_ns(w), 10000 + 10000, 1);
+  EXPECT_NEAR(m->copy_ns(19300000, true), 15000 + 1e6, 1);
+  EXPECT_NEAR(m->copy_ns(0, false), 15000, 1);
+  EXPECT_EQ(m->op_ns({.code = OpCode::mark}), 0);
+}
+
+TEST(Cs3, ByHand) {
+  auto m = load("cs3");
+  EXPECT_DOUBLE_EQ(m->launch_ns(), 630000);
+  const double allreduce = 880 + 1.08 * 256; // 1156.48 cycles
+  // One row of 2048 x 2048: 2^22 MACs / 65,536 PEs at 1 MAC a cycle = 64 cycles.
+  OpWork w{.code = OpCode::matmul, .tokens = 1, .n = 2048, .k = 2048, .macs = 2048 * 2048};
+  EXPECT_NEAR(m->op_ns(w), (allreduce + 64) / 0.75, 1e-6);
+  // 256 rows: one product at 0.129 MAC a cycle: 2^30 / 65,536 / 0.129 = 127,007.8 cycles, less than 256 times 1,220.
+  w.tokens = 256;
+  w.macs *= 256;
+  EXPECT_NEAR(m->op_ns(w), (allreduce + 16384 / 0.129) / 0.75, 1e-6);
+  w = {.code = OpCode::attention, .tokens = 1, .context = 1000, .macs = 2 * 1000 * 2048};
+  EXPECT_NEAR(m->op_ns(w), (4 * allreduce + 2.0 * 1000 * 2048 / 65536 / 0.156) / 0.75, 1e-6);
+  w = {.code = OpCode::add, .tokens = 1, .act_bytes = 65536 * 4 * 3};
+  EXPECT_NEAR(m->op_ns(w), (100 + 3) / 0.75, 1e-6);
+  // 16 channels of 7 Gb/s = 14 GB/s, of which 0.657 inwards: 9.198 GB/s.
+  EXPECT_NEAR(m->copy_ns(9198000, true), 200000 + 1e6, 1);
+  EXPECT_NEAR(m->copy_ns(4774000, false), 200000 + 1e6, 1);
+}
+
+// One token of Qwen3-1.7B as Baton's decode program runs it: hidden 2048, 16 heads and 8 kv heads of 128, ffn 6144, 28 layers,
+// vocabulary 151,936.
+double qwen3_1_7b_token_ns(const CostModel& m, uint64_t context) {
+  constexpr uint64_t kHidden = 2048, kQ = 2048, kKv = 1024, kFfn = 6144, kVocabulary = 151936;
+  auto matmul = [&](uint64_t n, uint64_t k) {
+    return m.op_ns({.code = OpCode::matmul, .tokens = 1, .n = n, .k = k, .macs = n * k, .weight_bytes = n * k * 2, .act_bytes = (n + k) * 4, .bf16 = true});
+  };
+  auto simple = [&](OpCode c, uint64_t values) { return m.op_ns({.code = c, .tokens = 1, .act_bytes = values * 4}); };
+  const double attention = m.op_ns({.code = OpCode::attention, .tokens = 1, .context = uint32_t(context), .macs = 2 * context * kQ,
+                                    .kv_bytes = context * kKv * 4, .act_bytes = kQ * 8, .bf16 = true});
+  const double layer = 2 * simple(OpCode::rms_norm, 2 * kHidden) + matmul(kQ, kHidden) + 2 * matmul(kKv, kHidden) +
+                       simple(OpCode::rms_norm, 2 * kQ) + simple(OpCode::rms_norm, 2 * kKv) + simple(OpCode::rope, 2 * kQ) +
+                       simple(OpCode::rope, 2 * kKv) + simple(OpCode::kv_store, 2 * kKv) + attention + matmul(kHidden, kQ) +
+                       2 * simple(OpCode::add, 3 * kHidden) + 2 * matmul(kFfn, kHidden) + simple(OpCode::silu_mul, 3 * kFfn) + matmul(kHidden, kFfn);
+  return 28 * layer + simple(OpCode::embed, kHidden) + simple(OpCode::rms_norm, 2 * kHidden) + matmul(kVocabulary, kHidden) +
+         simple(OpCode::sample, kVocabulary);
+}
+
+TEST(Cs3, DecodeOfQwen3_1_7BIsNearThePublishedRun) {
+  auto m = load("cs3");
+  const ModelFile f = file("cs3");
+  // Published: 628.75 us + 13.22 ns x context (R2 0.998); its cycles were converted at 0.85 GHz, this model's clock is 0.75.
+  for (uint64_t context : {1, 256, 1024, 4096}) {
+    const double published = 628750 + 13.22 * double(context), modelled = qwen3_1_7b_token_ns(*m, context);
+    EXPECT_NEAR(modelled / published, 1, 0.25) << context;
+    const double cycles = modelled * constant(f, "clock") / 1e9;
+    EXPECT_NEAR(cycles / (534400 + 11.2 * double(context)), 1, 0.03) << context;
+    RecordProperty("us_at_" + std::to_string(context), std::to_string(modelled / 1000));
+  }
+}
+
+TEST(Timing, IsDeterministicAndGrowsWithWork) {
+  for (const char* name : {"trn2", "cs3"}) {
+    auto a = load(name), b = load(name);
+    double before = 0;
+    for (uint64_t n = 1; n < 1u << 24; n *= 4) {
+      const OpWork w{.code = OpCode::matmul, .tokens = 1, .n = n, .k = 64, .macs = n * 64, .weight_bytes = n * 128, .act_bytes = n * 4, .bf16 = true};
+      EXPECT_EQ(a->op_ns(w), b->op_ns(w));
+      EXPECT_GE(a->op_ns(w), before);
+      before = a->op_ns(w);
+    }
+  }
+}
+
+TEST(Files, MalformedOnesGiveOneLine) {
+  auto refused = [](const std::string& text, int32_t code, const char* says) {
+    auto parsed = parse_model_file(text, "here.json");
+    Error e;
+    if (parsed.ok()) {
+      auto made = timing::make_cost_model(*parsed, "here.json");
+      ASSERT_FALSE(made.ok()) << says;
+      e = made.error();
+    } else {
+      e = parsed.error();
+    }
+    const std::string what = e.what;
+    EXPECT_EQ(e.code, code) << what;
+    EXPECT_NE(what.find(says), std::string::npos) << what;
+    EXPECT_NE(what.find("here.json"), std::string::npos);
+    EXPECT_EQ(what.find('\n'), std::string::npos);
+    EXPECT_STRNE(e.next, "");
+  };
+  const std::string good = text_of("trn2");
+  auto edited = [&](const std::string& from, const std::string& to) {
+    std::string s = good;
+    const size_t at = s.find(from);
+    EXPECT_NE(at, std::string::npos) << from;
+    return s.replace(at, from.size(), to);
+  };
+  refused("", BATON_CORRUPT, "not a JSON object");
+  refused("[1,2", BATON_CORRUPT, "not a JSON object");
+  refused(good.substr(0, good.size() / 2), BATON_CORRUPT, "not a JSON object");
+  refused("{}", BATON_CORRUPT, "'schema'");
+  refused(edited("baton.timing/1", "baton.timing/2"), BATON_VERSION, "baton.timing/2");
+  refused(edited("\"neuron-core\"", "\"tpu\""), BATON_CORRUPT, "form 'tpu'");
+  refused(edited("\"hbm\"", "\"hbn\""), BATON_CORRUPT, "needs the constant 'hbm'");
+  refused(edited("\"constants\": {", "\"constants\": {\"more\": {\"value\": 1, \"unit\": \"x\", \"source\": \"guess\"},"), BATON_CORRUPT, "knows no constant 'more'");
+  refused(edited("\"unit\": \"flop/s\"", "\"unit\": \"Gflop/s\""), BATON_CORRUPT, "is in Gflop/s");
+  refused(edited("\"source\": \"guess\"", "\"source\": \"\""), BATON_CORRUPT, "'source'");
+  refused(edited("\"value\": 158000000000000.0", "\"value\": \"fast\""), BATON_CORRUPT, "no number");
+  refused(edited("\"value\": 158000000000000.0", "\"value\": -1"), BATON_CORRUPT, "is -1");
+  refused(edited("\"value\": 158000000000000.0", "\"value\": 0"), BATON_CORRUPT, "is 0");
+  refused(edited("\"value\": 158000000000000.0", "\"value\": 1e999"), BATON_CORRUPT, "");
+  refused(edited("{\"value\": 158000000000000.0,", "[{\"value\": 1},{"), BATON_CORRUPT, "");
+}
+
+TEST(Files, ANameThatIsNotThereOrAPathThatCannotBeRead) {
+  auto name = load_cost_model("trn9");
+  ASSERT_FALSE(name.ok());
+  EXPECT_EQ(name.error().code, BATON_NOT_FOUND);
+  auto path = load_cost_model("./no/such/file.json");
+  ASSERT_FALSE(path.ok());
+  EXPECT_EQ(path.error().code, BATON_NOT_FOUND);
+  EXPECT_TRUE(load_cost_model(*timing::find_model_file("cs3")).ok()); // by path
+}
+
+}  // namespace
+}  // namespace baton::test

@@ -1,0 +1,135 @@
+// decode_engine.hpp: one token after the other on one device, from a KV-cache that was landed or prefilled there.
+//
+// Tokens are made by launches of a looping program: 1, 2, 4, ... up to launch_tokens each, so that the first ones are seen early and a
+// wafer is not launched for each. After a launch its tokens (and logits) are copied back.
+//
+// Owner    the engine owns program, queue and (unless it shares a prefill engine's) the cache; runs borrow it. Several runs may be on: the
+//          lane takes their launches in turn.
+// Threads  as the Instance.   Cost  a launch and a copy for each batch of tokens.
+// Errors   CAPACITY from the device; a lost device fails every run: drop the engine, open it again.
+//
+//     BATON_ASSIGN(auto engine, DecodeEngine::open(shelf, log, "emu+cs3://0", model, options, nullptr));
+//     BATON_ASSIGN(auto run, engine->start({.blocks = ids, .position = prompt, .steps = 63}));
+//     run->land(landed, move);   ...   run->begin(first, modelled_ns);
+//     while (run->step() == RunState::running) in.poll_wait(deadline);
+#pragma once
+
+#include "tools/baton/block_pool.hpp"
+#include "tools/baton/engine.hpp"
+#include "tools/baton/shelf.hpp"
+#include "tools/baton/span_log.hpp"
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace baton::runtime {
+
+struct Token {
+  int32_t id = 0;
+  uint64_t wall_ns = 0, modelled_ns = 0; // when the device had it
+};
+
+struct DecodeJob {
+  std::vector<int32_t> blocks; // cover position + steps
+  uint32_t position = 0;       // tokens in the cache: the prompt's
+  uint32_t steps = 0;          // tokens to make, at most
+  Sampling sampling;
+  bool stop = true;            // a stop token ends the run
+  bool logits = false;         // of every step
+};
+
+class DecodeEngine;
+
+class DecodeRun {
+ public:
+  ~DecodeRun();
+  // Where the cache is not the landing buffer: copies each layer to the device as `landed` rises.
+  Status land(const Timeline& landed, const transport::KvMove& move);
+  // The token to continue from, known to this host since `modelled_ns`. `landed` (may be none) must have reached `layers`.
+  Status begin(int32_t first, uint64_t modelled_ns, const Timeline* landed, uint32_t layers);
+  RunState step();
+  void cancel(const Error& cause);
+  bool drained();
+  const Error& error() const { return *error_; }
+  // Fails if the device is lost while the run waits for its KV.
+  Status alive() const;
+  const std::vector<Token>& tokens() const { return tokens_; } // grows; without the first
+  const std::vector<float>& logits() const { return logits_; } // a row a token
+  bool stopped() const { return stopped_; }                    // by a stop token
+  uint32_t tag() const { return tag_; }
+  uint64_t ready_wall_ns() const { return ready_wall_ns_; }    // when the KV was on the device
+
+ private:
+  friend class DecodeEngine;
+  explicit DecodeRun(DecodeEngine& e) : engine_(e) {}
+  Status prepare(DecodeJob job);
+  Status submit_batch();
+  Status harvest();
+
+  struct Slot { // buffers of one run, kept for the next
+    Buffer tokens, table, logits;
+    Staging tokens_host, table_host, logits_host;
+  };
+  DecodeEngine& engine_;
+  DecodeJob job_;
+  std::unique_ptr<Slot> slot_;
+  Timeline order_;         // the chain: copies in, then launches and copies back
+  Timeline marks_;         // raised token by token
+  Timeline begun_;
+  uint64_t chain_ = 0;     // value of order_ that the last submitted op signals
+  Fence fence_;
+  RunState state_ = RunState::running;
+  std::optional<Error> error_;
+  bool begun_flag_ = false, stopped_ = false;
+  uint32_t done_ = 0, batch_ = 0, next_batch_ = 1; // tokens harvested, in flight, of the next launch
+  std::vector<Token> tokens_;
+  std::vector<float> logits_;
+  uint64_t ready_wall_ns_ = 0;
+  size_t spans_seen_ = 0;
+  uint32_t tag_ = 0;
+};
+
+class DecodeEngine {
+ public:
+  struct Shared { // the cache of a prefill engine on the same device
+    const Buffer* kv;
+    transport::KvLayout layout;
+  };
+  static Result<std::unique_ptr<DecodeEngine>> open(Shelf&, SpanLog&, const std::string& uri, const model::Model&, const EngineOptions&,
+                                                    const Shared* shared);
+  ~DecodeEngine();
+  Result<std::unique_ptr<DecodeRun>> start(DecodeJob);
+  uint32_t context() const { return context_; }
+  const transport::KvLayout& layout() const { return layout_; }
+  // Where KV lands: the device's own cache if other processes can map it, else memory of this host.
+  const Buffer& landing() const { return landing_.buffer ? landing_.buffer : kv(); }
+  bool copies() const { return bool(landing_.buffer); }
+  BlockPool& pool() { return *pool_; }
+  const OpenDevice& device() const { return *device_; }
+  const std::vector<int32_t>& stops() const { return stops_; }
+
+ private:
+  friend class DecodeRun;
+  DecodeEngine(Shelf& shelf, SpanLog& log) : shelf_(shelf), log_(log) {}
+  const Buffer& kv() const { return shared_ ? *shared_ : kv_; }
+  Result<std::unique_ptr<DecodeRun::Slot>> take_slot(bool logits);
+  Status clear(const Buffer&);
+  uint32_t rows() const { return launch_tokens_ ? std::min(launch_tokens_, context_) : context_; } // of a logits buffer
+  Shelf& shelf_;
+  SpanLog& log_;
+  OpenDevice* device_ = nullptr;
+  uint32_t context_ = 0, vocab_ = 0, launch_tokens_ = 0;
+  std::vector<int32_t> stops_;
+  transport::KvLayout layout_;
+  std::optional<BlockPool> pool_;
+  const Buffer* shared_ = nullptr;
+  Buffer kv_;
+  Staging landing_;
+  Program program_;
+  std::vector<std::unique_ptr<DecodeRun::Slot>> slots_;
+  Queue queue_; // closed first
+};
+
+}  // namespace baton::runtime

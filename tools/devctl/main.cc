@@ -1,0 +1,117 @@
+// devctl: looks into a machine: devices, paths, fabrics, and what they do. See verbs.h.
+#include "tools/devctl/options.h"
+#include "tools/devctl/verbs.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <csignal>
+#include <functional>
+#include <unistd.h>
+
+namespace baton::devctl {
+namespace {
+
+volatile std::sig_atomic_t g_interrupts = 0;  // a signal handler has no other place
+
+void on_interrupt(int) {
+  g_interrupts = g_interrupts + 1;
+  if (g_interrupts > 1) _exit(kInterrupted);  // a second one does not wait for the verb
+}
+
+using Verb = std::function<int(const Context&)>;
+
+constexpr char kFooter[] =
+    "DEV is a name (trn0, cs0, host0), a pattern (trn*), all, or an address: host://, neuron://0, cs3://HOST:PORT;\n"
+    "emu+neuron://0 and emu+cs3://0 start an emulator for the call.\n"
+    "Exit codes: 0 ok, 1 finding, 2 usage, 3 no such device, 4 permission, 5 busy, 6 unsupported, 7 lost, 8 timeout,\n"
+    "9 version, 10 partly done, 130 interrupted.";
+
+struct Arguments {
+  std::string output = "text", selector, device, code;
+  std::vector<std::string> ends;
+  CopyBench copy;
+  KvBench kv;
+};
+
+void add_bench(CLI::App& app, Arguments& a, Verb& verb) {
+  auto* bench = app.add_subcommand("bench", "Measure, each figure beside its own yardstick of the same run");
+  bench->require_subcommand(1);
+  auto* copy = bench->add_subcommand("copy", "A COPY between two devices through the HAL, beside memcpy");
+  copy->add_option("from", a.copy.from, "DEV to copy from")->required();
+  copy->add_option("to", a.copy.to, "DEV to copy to")->required();
+  copy->add_option("--bytes", a.copy.bytes, "Bytes of one copy, as in 4096, 64KiB, 1GiB")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(uint64_t(1), uint64_t(1) << 36))
+      ->capture_default_str();
+  copy->add_option("--count", a.copy.count, "How many are measured")->check(CLI::Range(1, 100000))->capture_default_str();
+  copy->callback([&] { verb = [&](const Context& c) { return bench_copy(c, a.copy); }; });
+  auto* kv = bench->add_subcommand("kv", "KV-cache between two processes: every fabric, one piece and scattered, beside memcpy");
+  kv->add_option("--fabric", a.kv.fabric, "One fabric, as devctl fabric names it, or all")->capture_default_str();
+  kv->add_option("--count", a.kv.count, "How many moves are measured")->check(CLI::Range(1, 10000))->capture_default_str();
+  kv->callback([&] { verb = [&](const Context& c) { return bench_kv(c, a.kv); }; });
+}
+
+void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
+  auto* l = app.add_subcommand("list", "Devices of this machine, and emulators that can be started");
+  l->add_option("DEV", a.selector, "Which (default: all)");
+  l->callback([&] { verb = [&](const Context& c) { return list(c, a.selector); }; });
+  auto* i = app.add_subcommand("info", "Everything about a device: heaps, lanes, what it can");
+  i->add_option("DEV", a.device, "Which")->required();
+  i->callback([&] { verb = [&](const Context& c) { return info(c, a.device); }; });
+  auto* t = app.add_subcommand("topo", "The machine and the copy paths in it; of two DEVs the path from the first to the second");
+  t->add_option("DEV", a.ends, "Two: the path between them; more: a matrix of them")->expected(0, 64);
+  t->callback([&] { verb = [&](const Context& c) { return topo(c, a.ends); }; });
+  add_bench(app, a, verb);
+  app.add_subcommand("fabric", "What KV-cache can travel on here")->callback([&] { verb = fabric; });
+  auto* e = app.add_subcommand("explain", "What an error code means and what to do");
+  e->add_option("CODE", a.code, "As in DEVICE_LOST or 7 (default: all)");
+  e->callback([&] { verb = [&](const Context& c) { return explain(c.out, a.code); }; });
+  app.add_subcommand("version", "Versions, drivers and emulators found")->callback([&] { verb = version; });
+}
+
+int run(int argc, char** argv) {
+  Options options = read_options();
+  Arguments a;
+  Verb verb = summary;
+  CLI::App app("devctl: look into a machine: devices, the paths between them, what they do", "devctl");
+  app.footer(kFooter);
+  app.fallthrough();
+  app.set_version_flag("--version", std::string("devctl ") + BATON_VERSION_STRING);
+  app.add_option("-o,--output", a.output, "text or json")->check(CLI::IsMember({"text", "json"}))->capture_default_str();
+  app.require_subcommand(0, 1);
+  add_verbs(app, a, verb);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& e) {  // --help, --version
+    return app.exit(e);
+  } catch (const CLI::ParseError& e) {
+    auto sub = app.get_subcommands();
+    std::string command = sub.empty() ? "devctl" : "devctl " + sub[0]->get_name();
+    return Output(false, false).fail(kUsage, e.what(), command + " --help");
+  }
+  Output out(a.output == "json", options.colour);
+  auto devices = Devices::create(std::move(options));
+  if (!devices) return out.fail(devices.error());
+  int code = verb({out, *devices});
+  return g_interrupts ? int(kInterrupted) : code;
+}
+
+}  // namespace
+
+bool interrupted() { return g_interrupts != 0; }
+
+}  // namespace baton::devctl
+
+int main(int argc, char** argv) {
+  struct sigaction action {};
+  action.sa_handler = baton::devctl::on_interrupt;
+  sigaction(SIGINT, &action, nullptr);
+  std::signal(SIGPIPE, SIG_DFL);
+  try {
+    return baton::devctl::run(argc, argv);
+  } catch (const std::exception& e) {  // out of memory, or a bug: still one line and a code
+    return baton::devctl::Output(false, false).fail(baton::devctl::kFinding, e.what(), "if this happens again, please report it");
+  }
+}

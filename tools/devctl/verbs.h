@@ -1,0 +1,48 @@
+// verbs.h: what devctl does, one function a verb; each prints and returns an exit code (output.h).
+//
+// Owner    Context borrows what main() owns.   Threads  one.
+// Errors   printed by the verb: one line and a next: line on stderr, nothing on stdout but what was done before.
+//
+//     Context c{out, devices};
+//     return list(c, "trn*");
+#pragma once
+
+#include "tools/devctl/devices.h"
+#include "tools/devctl/output.h"
+
+#include <string>
+#include <vector>
+
+namespace baton::devctl {
+
+struct Context {
+  const Output& out;
+  const Devices& devices;
+};
+
+struct CopyBench {
+  std::string from, to;  // selectors of one device each
+  uint64_t bytes = 64 << 20;
+  uint32_t count = 10;
+};
+
+struct KvBench {
+  std::string fabric = "all";
+  uint32_t count = 10;
+};
+
+int summary(const Context&);
+int list(const Context&, const std::string& selector);
+int info(const Context&, const std::string& selector);
+// None: the machine and the paths between its devices. Two: the path from the first to the second. More: a matrix of them.
+int topo(const Context&, const std::vector<std::string>& selectors);
+int bench_copy(const Context&, const CopyBench&);
+int bench_kv(const Context&, const KvBench&);
+int fabric(const Context&);
+int explain(const Output&, const std::string& code);  // "": all of them
+int version(const Context&);
+
+// SIGINT has come: end the measurement and return kInterrupted.
+bool interrupted();
+
+}  // namespace baton::devctl

@@ -1,0 +1,42 @@
+#include "transport/fabric.hpp"
+
+#include "transport/mapped.hpp"
+#include "transport/ofi.hpp"
+
+#include <fmt/format.h>
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+namespace baton::transport {
+
+std::vector<FabricInfo> list_fabrics() {
+  std::vector<FabricInfo> all;
+  Fd probe(memfd_create("baton-probe", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  all.push_back({"mapped", "memfd", bool(probe),
+                 probe ? fmt::format("same host and user; one copy ({}), no system call on the path", copy_isa()) : fmt::format("memfd_create: {}", strerror(errno))});
+  for (const char* f : {"shm", "tcp", "verbs", "efa"}) all.push_back(ofi_probe(f));
+  return all;
+}
+
+std::optional<std::string> fabric_unusable(const std::string& fabric, const Session::Impl& s) {
+  const bool one_host = fabric == "mapped" || fabric == "shm";
+  if (fabric != "mapped" && !ofi_provider(fabric)) return fmt::format("no fabric '{}'; there are auto, mapped, shm, tcp, verbs, efa", fabric);
+  if (one_host && !s.same_host) return fmt::format("{} needs both processes on one host, under one user and network namespace", fabric);
+  if (fabric == "shm" && s.peer.pids != my_identity(s.ep->options).pids) return "shm needs both processes in one process namespace";
+  return std::nullopt;
+}
+
+Result<std::unique_ptr<Landing>> make_landing(const std::string& fabric, Session::Impl& s, const LandingMemory& m) {
+  return fabric == "mapped" ? make_mapped_landing(s, m) : make_ofi_landing(fabric, s, m);
+}
+
+Result<std::unique_ptr<Sender>> make_sender(const std::string& fabric, Session::Impl& s, const nlohmann::json& offer) {
+  return fabric == "mapped" ? make_mapped_sender(s, offer) : make_ofi_sender(fabric, s, offer);
+}
+
+void forget_source(Endpoint::Impl& ep, const void* base) { ofi_forget_source(ep, base); }
+
+}  // namespace baton::transport

@@ -1,0 +1,45 @@
+// kv_wire.hpp (internal): the messages by which a transfer and a sink agree, and who sends which heads.
+//
+//   kv.open    transfer > sink   id, ticket, model, tokens, fabrics (wanted, best first), sources (layouts)
+//   kv.accept  <                 id, generation, slot, fabric, layout, blocks, plan (hash), offer (the way to the memory)
+//   kv.refuse  <                 id, error
+//   kv.cancel  <                 id, error: the sink takes no more
+//   kv.abort   >                 id, error: the transfer ends; nothing of it is in flight any more
+//   kv.seal    >                 id, type, body (+ bytes): the caller's message; the transfer ends
+// All fields are checked by type: the peer is authenticated, not trusted to be right.
+//
+// Owner    plain functions.   Threads  any.   Cost  per request, not per layer.   Errors  CORRUPT, MISMATCH.
+#pragma once
+
+#include "transport/endpoint.hpp"
+#include "transport/kv_layout.hpp"
+
+#include <span>
+
+namespace baton::transport {
+
+inline constexpr size_t kMaxSources = 64;
+
+nlohmann::json to_json(const KvLayout&);
+Result<KvLayout> layout_from(const nlohmann::json&);
+nlohmann::json to_json(const Error&);
+Error error_from(const nlohmann::json&);
+// Typed access; nullopt if absent or of another type.
+std::optional<uint64_t> u64_of(const nlohmann::json&, const char* key);
+std::optional<std::string> text_of(const nlohmann::json&, const char* key);
+std::optional<std::vector<std::string>> texts_of(const nlohmann::json&, const char* key);
+std::optional<std::vector<int32_t>> blocks_of(const nlohmann::json&, const char* key);
+
+// Which heads each source sends: of those that several hold, the lowest source. Both sides compute it; every head of the sink must come.
+struct Shares {
+  std::vector<std::vector<KvPlan>> plans; // by source; empty: it sends nothing
+  uint64_t hash = 0;                      // of all
+  uint32_t active = 0;                    // sources that send
+};
+Result<Shares> share_heads(std::span<const KvLayout> sources, const KvLayout& sink);
+
+Status send_transport(Session::Impl&, const char* type, nlohmann::json body, std::vector<uint8_t> bytes = {});
+// A kv.open that no sink took: unknown or used ticket.
+void refuse_unknown_ticket(Session::Impl&, const Message&);
+
+}  // namespace baton::transport

@@ -1,0 +1,274 @@
+#include "transport/ofi.hpp"
+
+#include "transport/ofi_port.hpp"
+
+#include <fmt/format.h>
+
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+namespace baton::transport {
+namespace {
+
+struct Provider {
+  const char *fabric, *provider, *what;
+  bool one_host;
+};
+constexpr Provider kProviders[] = {
+    {"shm", "shm", "same host; the kernel copies (process_vm_writev)", true},
+    {"tcp", "tcp;ofi_rxm", "any network; not encrypted", false},
+    {"verbs", "verbs;ofi_rxm", "InfiniBand and RoCE; not tried on hardware yet", false},
+    {"efa", "efa", "EC2 Elastic Fabric Adapter; not tried on hardware yet", false},
+};
+
+const Provider* provider_of(const std::string& fabric) {
+  for (const auto& p : kProviders)
+    if (fabric == p.fabric) return &p;
+  return nullptr;
+}
+
+std::string local_side(const Session::Impl& s) { return local_host(s.fd.get()); }
+
+std::vector<uint8_t> unhex(const std::string& s) {
+  std::vector<uint8_t> out(s.size() / 2);
+  size_t n = 0;
+  if (sodium_hex2bin(out.data(), out.size(), s.data(), s.size(), nullptr, &n, nullptr)) n = 0;
+  out.resize(n);
+  return out;
+}
+
+// Alive as long as the process is; not valid where processes cannot be told apart (another namespace).
+Fd pidfd_of(const Session::Impl& s) {
+  if (s.peer.pid <= 0 || s.peer.pid == getpid() || s.peer.pids != my_identity(s.ep->options).pids) return Fd();
+  return Fd(int(syscall(SYS_pidfd_open, s.peer.pid, 0)));
+}
+
+std::string port_name(const Session::Impl& s, const char* what) {
+  static uint64_t counter = 0; // two instances of one process may share a session's both ends
+  return fmt::format("{}{}{}-{}-{}", shm_prefix(s), what, s.role == Role::client ? "c" : "s", getpid(), counter++);
+}
+
+class OfiLanding final : public Landing, public Watcher {
+ public:
+  OfiLanding(Session::Impl& s, const Provider& p, const LandingMemory& m)
+      : ep_(*s.ep), provider_(p), memory_(m), prefix_(shm_prefix(s)), pidfd_(p.one_host ? pidfd_of(s) : Fd()) {}
+  ~OfiLanding() override { close(); }
+  const char* fabric() const override { return provider_.fabric; }
+
+  Status start(Session::Impl& s) {
+    BATON_ASSIGN(domain_, OfiDomain::of(ep_, provider_.fabric, provider_.one_host ? "" : local_side(s)));
+    BATON_ASSIGN(mr_, domain_->target(memory_.base, memory_.bytes));
+    BATON_ASSIGN(port_, OfiPort::open(*domain_, port_name(s, "l")));
+    BATON_TRY(port_->post_receives());
+    if (port_->wait_fd() >= 0) tag_ = ep_.watch(port_->wait_fd(), EPOLLIN, this);
+    return {};
+  }
+
+  Result<nlohmann::json> offer() override {
+    if (!port_) return Error(BATON_PEER_LOST, "this landing is closed", "open a new session");
+    BATON_ASSIGN(auto address, port_->address());
+    const bool virt = domain_->info->domain_attr->mr_mode & FI_MR_VIRT_ADDR;
+    return nlohmann::json{{"sink", memory_.id},
+                          {"address", hex(address)},
+                          {"key", fi_mr_key(mr_.get())},
+                          {"base", virt ? reinterpret_cast<uint64_t>(memory_.base) : 0},
+                          {"bytes", memory_.bytes}};
+  }
+
+  void ready(uint32_t) override {} // poll() reads
+
+  Result<uint32_t> allow(uint64_t) override {
+    for (uint32_t i = 0; i < slots_.size(); ++i)
+      if (slots_[i] == Slot::free) {
+        slots_[i] = Slot::open;
+        return i;
+      }
+    slots_.push_back(Slot::open);
+    return uint32_t(slots_.size() - 1);
+  }
+  void revoke(uint32_t slot) override {
+    if (slots_[slot] == Slot::open) slots_[slot] = Slot::revoked;
+  }
+  void stopped(uint32_t slot) override { slots_[slot] = Slot::free; }
+
+  // tcp: bytes land only while this side reads them, so closing the endpoint ends it. Hardware refuses the closed region. shm: the peer's
+  // process copies by itself, so only its end is the end.
+  void session_lost() override {
+    if (lost_) return;
+    lost_ = true;
+    close();
+    if (provider_.one_host) sweep_session_shm(prefix_);
+  }
+  bool quiet(uint32_t slot) override {
+    if (slots_[slot] == Slot::free) return true;
+    if (!lost_ || !process_gone()) return false;
+    slots_[slot] = Slot::free;
+    return true;
+  }
+
+  bool poll(std::vector<Note>& notes) override { return !port_ || port_->progress(&notes, nullptr); }
+  uint64_t tick_ns() const override { return !port_ ? 0 : port_->wait_fd() < 0 ? 50'000 : 1'000'000; }
+
+ private:
+  enum class Slot : uint8_t { free, open, revoked };
+  bool process_gone() const {
+    if (!provider_.one_host || !pidfd_) return true;
+    pollfd p{pidfd_.get(), POLLIN, 0};
+    return ::poll(&p, 1, 0) == 1;
+  }
+  void close() {
+    if (tag_) ep_.unwatch(std::exchange(tag_, 0), port_->wait_fd());
+    port_.reset();
+    mr_.reset();
+  }
+
+  Endpoint::Impl& ep_;
+  const Provider& provider_;
+  LandingMemory memory_;
+  std::string prefix_;
+  Fd pidfd_;
+  OfiDomain* domain_ = nullptr;
+  Fid<fid_mr> mr_;
+  std::unique_ptr<OfiPort> port_;
+  uint64_t tag_ = 0;
+  bool lost_ = false;
+  std::vector<Slot> slots_;
+};
+
+class OfiSender final : public Sender {
+ public:
+  Status start(Session::Impl& s, const Provider& p, const nlohmann::json& offer) {
+    const auto address = unhex(offer.value("address", ""));
+    key_ = offer.value("key", uint64_t(0));
+    base_ = offer.value("base", uint64_t(0));
+    bytes_ = offer.value("bytes", uint64_t(0));
+    if (address.empty() || address.size() > 256 || !bytes_) return Error(BATON_CORRUPT, "the sink's offer makes no sense", "run the same Baton version on both sides");
+    BATON_ASSIGN(domain_, OfiDomain::of(*s.ep, p.fabric, p.one_host ? "" : local_side(s)));
+    BATON_ASSIGN(port_, OfiPort::open(*domain_, port_name(s, "s")));
+    BATON_ASSIGN(to_, port_->insert(address));
+    return {};
+  }
+
+  std::optional<Status> state() override {
+    if (!port_) return Status(Error(BATON_CANCELLED, "this sender was abandoned", "open a new transfer"));
+    if (port_->error()) return Status(*port_->error());
+    return Status();
+  }
+  Result<void*> local(const void* base, uint64_t bytes) override {
+    BATON_ASSIGN(fid_mr * mr, domain_->source(base, bytes));
+    return mr ? fi_mr_desc(mr) : nullptr;
+  }
+
+  uint64_t step(Batch& b, uint64_t budget) override {
+    uint64_t done = 0;
+    while (port_ && !b.error && done < budget && !b.posted() && port_->outstanding < port_->window()) {
+      const uint64_t n = post(b, budget - done);
+      if (!n) break;
+      done += n;
+    }
+    if (!port_ && !b.error) b.error = state()->error();
+    return done;
+  }
+
+  bool notify(const Note& note) override {
+    if (!port_) return true;
+    const ssize_t rc = fi_inject(port_->ep(), &note, sizeof note, to_);
+    return rc != -FI_EAGAIN; // another failure shows as a lost session, or in the queue
+  }
+  uint32_t progress() override {
+    uint32_t events = 0;
+    if (port_) (void)port_->progress(nullptr, &events);
+    return events;
+  }
+  int fd() const override { return port_ ? port_->wait_fd() : -1; }
+  bool copies() const override { return false; }
+  void abandon() override { port_.reset(); } // closing the endpoint drops what is posted
+
+ private:
+  // One write of up to four segments, or of a part of one. Returns its bytes; 0: try again, or the batch has failed.
+  uint64_t post(Batch& b, uint64_t budget) {
+    iovec iov[4];
+    fi_rma_iov rma[4];
+    void* desc[4];
+    size_t k = 0, next = b.next;
+    uint64_t offset = b.offset, total = 0;
+    while (k < port_->segments_per_write() && next < b.segments.size() && total < budget) {
+      const KvSegment& g = b.segments[next];
+      const uint64_t n = std::min({g.bytes - offset, budget - total, uint64_t(domain_->info->ep_attr->max_msg_size) - total});
+      if (!n) break;
+      if (g.dst + offset + n > bytes_) {
+        b.error = Error(BATON_INTERNAL, fmt::format("a write of {} bytes at {} leaves the sink's {} bytes", n, g.dst + offset, bytes_), "report this");
+        return 0;
+      }
+      iov[k] = {const_cast<uint8_t*>(b.src + g.src + offset), n};
+      rma[k] = {base_ + g.dst + offset, n, key_};
+      desc[k++] = b.local;
+      total += n;
+      offset += n;
+      if (offset == g.bytes) ++next, offset = 0;
+    }
+    fi_msg_rma m{};
+    m.msg_iov = iov;
+    m.desc = b.local ? desc : nullptr;
+    m.iov_count = m.rma_iov_count = k;
+    m.rma_iov = rma;
+    m.addr = to_;
+    m.context = &b;
+    const ssize_t rc = fi_writemsg(port_->ep(), &m, FI_COMPLETION | FI_DELIVERY_COMPLETE);
+    if (rc == -FI_EAGAIN) return 0;
+    if (rc) {
+      b.error = fi_error("fi_writemsg", rc);
+      b.error->code = BATON_PEER_LOST;
+      return 0;
+    }
+    b.next = next;
+    b.offset = offset;
+    ++b.outstanding;
+    ++port_->outstanding;
+    return total;
+  }
+
+  OfiDomain* domain_ = nullptr;
+  std::unique_ptr<OfiPort> port_;
+  fi_addr_t to_ = FI_ADDR_UNSPEC;
+  uint64_t key_ = 0, base_ = 0, bytes_ = 0;
+};
+
+}  // namespace
+
+const char* ofi_provider(const std::string& fabric) {
+  const Provider* p = provider_of(fabric);
+  return p ? p->provider : nullptr;
+}
+
+FabricInfo ofi_probe(const std::string& fabric) {
+  const Provider* p = provider_of(fabric);
+  FabricInfo f{fabric, std::string("libfabric ") + p->provider, false, ""};
+  auto info = ofi_info(p->provider, "");
+  f.available = info.ok();
+  f.reason = info.ok() ? p->what : info.error().what;
+  return f;
+}
+
+Result<std::unique_ptr<Landing>> make_ofi_landing(const std::string& fabric, Session::Impl& s, const LandingMemory& m) {
+  auto l = std::make_unique<OfiLanding>(s, *provider_of(fabric), m);
+  BATON_TRY(l->start(s));
+  return std::unique_ptr<Landing>(std::move(l));
+}
+
+Result<std::unique_ptr<Sender>> make_ofi_sender(const std::string& fabric, Session::Impl& s, const nlohmann::json& offer) {
+  auto m = std::make_unique<OfiSender>();
+  BATON_TRY(m->start(s, *provider_of(fabric), offer));
+  return std::unique_ptr<Sender>(std::move(m));
+}
+
+void ofi_forget_source(Endpoint::Impl& ep, const void* base) {
+  for (auto& [key, a] : ep.attached)
+    if (key.rfind("ofi:", 0) == 0 && a) static_cast<OfiDomain*>(a.get())->forget(base);
+}
+
+}  // namespace baton::transport

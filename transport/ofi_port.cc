@@ -1,0 +1,260 @@
+#include "transport/ofi_port.hpp"
+
+#include "transport/ofi.hpp"
+#include "transport/options.hpp"
+
+#include <fmt/format.h>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+namespace baton::transport {
+namespace {
+
+constexpr char kShm[] = "/dev/shm/";
+constexpr char kPrefix[] = "baton-";
+// A file younger than this may belong to somebody who has not locked it yet.
+constexpr time_t kYoungSeconds = 2;
+
+template <class F>
+void each_shm_name(F f) {
+  DIR* d = opendir(kShm);
+  if (!d) return;
+  std::vector<std::string> names;
+  while (dirent* e = readdir(d))
+    if (!std::strncmp(e->d_name, kPrefix, sizeof kPrefix - 1)) names.push_back(e->d_name);
+  closedir(d);
+  for (const auto& n : names) f(n);
+}
+
+}  // namespace
+
+Error fi_error(std::string_view what, ssize_t rc) {
+  return Error(BATON_IO, fmt::format("libfabric: {}: {} ({})", what, fi_strerror(int(-rc)), rc), "'devctl topo' lists the fabrics; FI_LOG_LEVEL=warn says more");
+}
+
+void sweep_stale_shm() {
+  const time_t now = time(nullptr);
+  each_shm_name([&](const std::string& name) {
+    const std::string path = kShm + name;
+    Fd fd(open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+    struct stat st {};
+    if (!fd || fstat(fd.get(), &st) || st.st_uid != geteuid() || now - st.st_ctime < kYoungSeconds) return;
+    if (flock(fd.get(), LOCK_EX | LOCK_NB) == 0) unlink(path.c_str()); // nobody alive holds it
+  });
+}
+
+void sweep_session_shm(const std::string& prefix) {
+  each_shm_name([&](const std::string& name) {
+    if (name.compare(0, prefix.size(), prefix) == 0) unlink((kShm + name).c_str());
+  });
+}
+
+std::string shm_prefix(const Session::Impl& s) { return kPrefix + hex(s.secrets.id).substr(0, 16) + "-"; }
+
+Result<Info> ofi_info(const char* provider, const std::string& host) {
+  prepare_libfabric_environment();
+  Info hints(fi_allocinfo());
+  if (!hints) return fi_error("fi_allocinfo", -FI_ENOMEM);
+  hints->caps = FI_MSG | FI_RMA | FI_WRITE | FI_REMOTE_WRITE;
+  hints->mode = 0;
+  hints->ep_attr->type = FI_EP_RDM;
+  hints->tx_attr->op_flags = FI_DELIVERY_COMPLETE;
+  hints->domain_attr->mr_mode = FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY;
+  hints->domain_attr->threading = FI_THREAD_SAFE;
+  hints->fabric_attr->prov_name = strdup(provider);
+  fi_info* list = nullptr;
+  const bool node = !host.empty() && std::string_view(provider).find("rxm") != std::string_view::npos;
+  const int rc = fi_getinfo(FI_VERSION(1, 17), node ? host.c_str() : nullptr, nullptr, node ? FI_SOURCE : 0, hints.get(), &list);
+  if (rc) {
+    Error e = fi_error(fmt::format("provider {}", provider), rc);
+    if (rc == -FI_ENODATA)
+      e = Error(BATON_UNSUPPORTED, fmt::format("libfabric offers no {} endpoint with one-sided writes here: no such device, or not built in", provider),
+                "choose another fabric; 'devctl topo' lists them");
+    return e;
+  }
+  return Info(list);
+}
+
+// ---- domain ----
+
+Result<OfiDomain*> OfiDomain::of(Endpoint::Impl& ep, const std::string& fabric, const std::string& host) {
+  auto& slot = ep.attached["ofi:" + fabric + ":" + host];
+  if (slot) return static_cast<OfiDomain*>(slot.get());
+  const char* provider = ofi_provider(fabric);
+  auto d = std::make_unique<OfiDomain>();
+  BATON_ASSIGN(d->info, ofi_info(provider, host));
+  fid_fabric* f = nullptr;
+  if (int rc = fi_fabric(d->info->fabric_attr, &f, nullptr)) return fi_error("fi_fabric", rc);
+  d->fabric.reset(f);
+  fid_domain* dom = nullptr;
+  if (int rc = fi_domain(f, d->info.get(), &dom, nullptr)) return fi_error("fi_domain", rc);
+  d->domain.reset(dom);
+  if (fabric == "shm") sweep_stale_shm();
+  slot = std::move(d);
+  return static_cast<OfiDomain*>(slot.get());
+}
+
+Result<fid_mr*> OfiDomain::source(const void* base, uint64_t bytes) {
+  if (!(info->domain_attr->mr_mode & FI_MR_LOCAL)) return static_cast<fid_mr*>(nullptr);
+  Source& s = sources_[base];
+  if (s.mr && s.bytes >= bytes) return s.mr.get();
+  s.mr.reset();
+  fid_mr* mr = nullptr;
+  const uint64_t key = info->domain_attr->mr_mode & FI_MR_PROV_KEY ? 0 : random_u64();
+  if (int rc = fi_mr_reg(domain.get(), base, bytes, FI_WRITE, 0, key, 0, &mr, nullptr)) {
+    sources_.erase(base);
+    return fi_error(fmt::format("cannot register {} bytes to send from", bytes), rc);
+  }
+  s.mr.reset(mr);
+  s.bytes = bytes;
+  return mr;
+}
+
+Result<Fid<fid_mr>> OfiDomain::target(const void* base, uint64_t bytes) {
+  fid_mr* mr = nullptr;
+  // A random key where we may choose it: knowing the address alone is of no use.
+  const uint64_t key = info->domain_attr->mr_mode & FI_MR_PROV_KEY ? 0 : random_u64();
+  if (int rc = fi_mr_reg(domain.get(), base, bytes, FI_REMOTE_WRITE, 0, key, 0, &mr, nullptr)) {
+    Error e = fi_error(fmt::format("cannot register {} bytes to land in", bytes), rc);
+    if (rc == -FI_ENOMEM) Error::put(e.next, "raise 'ulimit -l': this provider pins memory");
+    return e;
+  }
+  return Fid<fid_mr>(mr);
+}
+
+// ---- port ----
+
+Result<std::unique_ptr<OfiPort>> OfiPort::open(OfiDomain& d, const std::string& name) {
+  std::unique_ptr<OfiPort> p(new OfiPort(d));
+  const fi_info* info = d.info.get();
+  fi_cq_attr ca{};
+  ca.format = FI_CQ_FORMAT_MSG;
+  ca.size = 2048;
+  ca.wait_obj = FI_WAIT_FD;
+  fid_cq* cq = nullptr;
+  int rc = fi_cq_open(d.domain.get(), &ca, &cq, nullptr);
+  if (rc) { // shm has no descriptor to wait on
+    ca.wait_obj = FI_WAIT_NONE;
+    if ((rc = fi_cq_open(d.domain.get(), &ca, &cq, nullptr))) return fi_error("fi_cq_open", rc);
+  }
+  p->cq_.reset(cq);
+  if (ca.wait_obj == FI_WAIT_FD && fi_control(&cq->fid, FI_GETWAIT, &p->wait_fd_)) p->wait_fd_ = -1;
+  fi_av_attr aa{};
+  aa.type = FI_AV_UNSPEC;
+  fid_av* av = nullptr;
+  if ((rc = fi_av_open(d.domain.get(), &aa, &av, nullptr))) return fi_error("fi_av_open", rc);
+  p->av_.reset(av);
+  fid_ep* ep = nullptr;
+  if ((rc = fi_endpoint(d.domain.get(), d.info.get(), &ep, nullptr))) return fi_error("fi_endpoint", rc);
+  p->ep_.reset(ep);
+  const bool named = info->addr_format == FI_ADDR_STR;
+  if (named) {
+    std::string n = name;
+    if ((rc = fi_setname(&ep->fid, n.data(), n.size() + 1))) return fi_error("fi_setname", rc);
+  }
+  if ((rc = fi_ep_bind(ep, &av->fid, 0)) || (rc = fi_ep_bind(ep, &cq->fid, FI_TRANSMIT | FI_RECV))) return fi_error("fi_ep_bind", rc);
+  if ((rc = fi_enable(ep))) return fi_error("fi_enable", rc);
+  if (named) {
+    p->file_ = kShm + name;
+    p->lock_ = Fd(::open(p->file_.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+    if (p->lock_) flock(p->lock_.get(), LOCK_SH);
+  }
+  // Not all of the queue: the provider's own messages need room too; EFA keeps about 240 in flight.
+  p->window_ = std::clamp<size_t>(info->tx_attr->size / 2, 8, 192);
+  p->per_write_ = std::clamp<size_t>(std::min(info->tx_attr->iov_limit, info->tx_attr->rma_iov_limit), 1, 4);
+  return p;
+}
+
+OfiPort::~OfiPort() {
+  ep_.reset(); // before what is bound to it
+  if (!file_.empty()) unlink(file_.c_str());
+}
+
+Result<std::vector<uint8_t>> OfiPort::address() {
+  std::vector<uint8_t> a(256);
+  size_t n = a.size();
+  if (int rc = fi_getname(&ep_->fid, a.data(), &n)) return fi_error("fi_getname", rc);
+  a.resize(n);
+  return a;
+}
+
+Result<fi_addr_t> OfiPort::insert(std::span<const uint8_t> address) {
+  std::vector<uint8_t> copy(address.begin(), address.end());
+  copy.push_back(0); // shm takes a string
+  fi_addr_t to = FI_ADDR_UNSPEC;
+  const int n = fi_av_insert(av_.get(), copy.data(), 1, &to, 0, nullptr);
+  if (n != 1) return fi_error("the sink's address is not accepted", n < 0 ? n : -FI_EINVAL);
+  return to;
+}
+
+Status OfiPort::repost(size_t i) {
+  const ssize_t rc = fi_recv(ep_.get(), &receives_[i], sizeof(Note), nullptr, FI_ADDR_UNSPEC, &receives_[i]);
+  if (rc) return fi_error("fi_recv", rc);
+  return {};
+}
+
+Status OfiPort::post_receives() {
+  receives_.resize(kReceives);
+  for (size_t i = 0; i < kReceives; ++i) BATON_TRY(repost(i));
+  return {};
+}
+
+void OfiPort::take(const fi_cq_msg_entry& c, std::vector<Note>* notes) {
+  auto* note = static_cast<Note*>(c.op_context);
+  if (!receives_.empty() && note >= receives_.data() && note < receives_.data() + receives_.size()) {
+    if (notes && c.len == sizeof(Note)) notes->push_back(*note);
+    if (Status s = repost(size_t(note - receives_.data())); !s.ok()) error_ = s.error();
+  } else if (c.op_context) {
+    --static_cast<Batch*>(c.op_context)->outstanding;
+    --outstanding;
+  }
+}
+
+void OfiPort::take_error() {
+  fi_cq_err_entry e{};
+  if (fi_cq_readerr(cq_.get(), &e, 0) != 1) return;
+  auto* note = static_cast<Note*>(e.op_context);
+  const bool receive = !receives_.empty() && note >= receives_.data() && note < receives_.data() + receives_.size();
+  Error why = fi_error(receive ? "receiving from the peer" : "writing to the peer", -e.err);
+  if (!receive) why.code = BATON_PEER_LOST;
+  if (!receive && e.op_context) {
+    auto* b = static_cast<Batch*>(e.op_context);
+    --b->outstanding;
+    --outstanding;
+    if (!b->error) b->error = why;
+  }
+  if (!error_) error_ = why;
+}
+
+bool OfiPort::progress(std::vector<Note>* notes, uint32_t* events) {
+  fi_cq_msg_entry entries[32];
+  for (int round = 0; round < 8; ++round) {
+    const ssize_t n = fi_cq_read(cq_.get(), entries, std::size(entries));
+    if (n > 0) {
+      for (ssize_t i = 0; i < n; ++i) take(entries[i], notes);
+      if (events) *events += uint32_t(n);
+      continue;
+    }
+    if (n == -FI_EAVAIL) {
+      take_error();
+      continue;
+    }
+    if (n != -FI_EAGAIN) {
+      if (!error_) error_ = fi_error("fi_cq_read", n);
+      break;
+    }
+    // Before somebody sleeps on the descriptor: it must not stay readable, nor hide an event.
+    fid* f = &cq_->fid;
+    if (wait_fd_ < 0 || fi_trywait(domain_.fabric.get(), &f, 1) != -FI_EAGAIN) break;
+  }
+  return !error_;
+}
+
+}  // namespace baton::transport

@@ -1,0 +1,95 @@
+// ofi_port.hpp (internal to ofi): libfabric objects as owned values: a domain, and an endpoint with its queue and address vector.
+//
+// Owner    whoever holds the unique_ptr; a port before its domain.   Threads  as the Instance.   Cost  opening: about a millisecond.
+// Errors   every libfabric failure as UNSUPPORTED (at start) or IO, with its text.
+#pragma once
+
+#include "transport/fabric.hpp"
+
+#include <rdma/fabric.h>
+#include <rdma/fi_cm.h>
+#include <rdma/fi_domain.h>
+#include <rdma/fi_endpoint.h>
+#include <rdma/fi_errno.h>
+#include <rdma/fi_rma.h>
+
+namespace baton::transport {
+
+template <class T>
+struct FidClose {
+  void operator()(T* f) const {
+    if (f) fi_close(&f->fid);
+  }
+};
+template <class T>
+using Fid = std::unique_ptr<T, FidClose<T>>;
+struct InfoFree {
+  void operator()(fi_info* i) const { fi_freeinfo(i); }
+};
+using Info = std::unique_ptr<fi_info, InfoFree>;
+
+Error fi_error(std::string_view what, ssize_t rc);
+Result<Info> ofi_info(const char* provider, const std::string& host); // host: numeric local address, "" for any
+
+class OfiDomain final : public Attachment {
+ public:
+  static Result<OfiDomain*> of(Endpoint::Impl&, const std::string& fabric, const std::string& host);
+  Result<fid_mr*> source(const void* base, uint64_t bytes); // kept until forget()
+  void forget(const void* base) { sources_.erase(base); }
+  Result<Fid<fid_mr>> target(const void* base, uint64_t bytes);
+
+  Info info;
+  Fid<fid_fabric> fabric;
+  Fid<fid_domain> domain;
+
+ private:
+  struct Source {
+    uint64_t bytes = 0;
+    Fid<fid_mr> mr;
+  };
+  std::map<const void*, Source> sources_;
+};
+
+class OfiPort {
+ public:
+  // `name` names the endpoint where the provider has names (shm).
+  static Result<std::unique_ptr<OfiPort>> open(OfiDomain&, const std::string& name);
+  ~OfiPort();
+  Result<std::vector<uint8_t>> address();
+  Result<fi_addr_t> insert(std::span<const uint8_t> address);
+  Status post_receives();
+  // Reads what has completed. Notes received are appended; batches' counters go down. False: the port is broken (error()).
+  bool progress(std::vector<Note>* notes, uint32_t* events);
+  const std::optional<Error>& error() const { return error_; }
+  int wait_fd() const { return wait_fd_; }
+  fid_ep* ep() const { return ep_.get(); }
+  size_t window() const { return window_; }
+  size_t segments_per_write() const { return per_write_; }
+  uint32_t outstanding = 0; // writes posted, not complete
+
+ private:
+  explicit OfiPort(OfiDomain& d) : domain_(d) {}
+  void take(const fi_cq_msg_entry&, std::vector<Note>*);
+  void take_error();
+  Status repost(size_t i);
+  static constexpr size_t kReceives = 64;
+
+  OfiDomain& domain_;
+  Fid<fid_cq> cq_;
+  Fid<fid_av> av_;
+  Fid<fid_ep> ep_;
+  Fd lock_; // on the provider's file
+  std::string file_;
+  int wait_fd_ = -1;
+  size_t window_ = 0, per_write_ = 1;
+  std::vector<Note> receives_;
+  std::optional<Error> error_;
+};
+
+// Removes what crashed processes of this user have left in /dev/shm; only names that OfiPort gives.
+void sweep_stale_shm();
+// Removes the files of one session.
+void sweep_session_shm(const std::string& prefix);
+std::string shm_prefix(const Session::Impl&);
+
+}  // namespace baton::transport

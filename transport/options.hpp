@@ -1,0 +1,14 @@
+// options.hpp: the environment that this library touches, all of it.
+//
+// FI_HMEM  set to "system" unless it is set, before libfabric starts: its detection of device memory loads libnrt.so.1 where one is
+//          found, and its tcp provider has been seen to crash on it (libfabric 2.6, FI_OFI_RXM_DETECT_HMEM_IFACE). Releases that
+//          do not know the variable (1.17) ignore it.
+//
+// Owner    -   Threads  once, before other threads read the environment.   Cost  nothing after the first.   Errors  none.
+#pragma once
+
+namespace baton::transport {
+
+void prepare_libfabric_environment();
+
+}  // namespace baton::transport
