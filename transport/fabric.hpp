@@ -81,8 +81,9 @@ class Sender : public Attachment {
   virtual uint32_t progress() = 0;      // collects completions
   virtual int fd() const { return -1; } // readable when progress() may find something
   virtual bool copies() const = 0;      // step() itself moves the bytes: worth calling again at once
-  // Nothing posted may touch the sources' memory any more after this.
+  // Nothing posted touches the sources' memory any more after this; the batches' counters are void. For good.
   virtual void abandon() = 0;
+  uint32_t users = 0; // transfers that hold it
 };
 
 class Landing : public Attachment {

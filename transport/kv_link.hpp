@@ -47,7 +47,10 @@ class Incoming {
   const std::string& ticket() const;   // 32 hex digits, single use
   const Timeline& landed() const;      // 0 .. layers; poisoned by failure, cancel, lease
   std::optional<Message> sealed();     // what the prefill side passed to seal(), once; only after every layer has landed
-  void cancel(const Error& cause);     // both sides are poisoned; later writes are fenced (see docs in kv_link.cc)
+  void cancel(const Error& cause);     // both sides are poisoned; later writes are fenced (see kv_sink.cc)
+  // True once nobody can write into the blocks any more. After success at once; after a failure when the sender has stopped or its process is
+  // gone. Poll until then before giving the blocks to another request; expect() refuses blocks that are not quiet.
+  bool quiesced();
   struct Stats {
     uint64_t bytes = 0, segments = 0;
     std::string fabric;
@@ -97,8 +100,9 @@ class KvTransfer {
   static Result<KvTransfer> open(const Instance&, Session&, const std::string& ticket, std::vector<KvSource> sources, uint64_t tokens,
                                  const TransferOptions&, uint64_t deadline_ns);
   KvTransfer(KvTransfer&&) noexcept;
-  ~KvTransfer();                   // not sealed: the sink's side is poisoned with CANCELLED
+  ~KvTransfer();                   // neither sealed nor aborted: the sink's side is poisoned with CANCELLED
   const Queue& queue() const;
+  void abort(const Error& cause);  // ends the transfer: what is queued fails, and the sink's side is poisoned with this cause
   Op copy(uint32_t source, uint32_t layer) const;
   // After the last layer has been sent (waits for it by polling): delivers `message` to the sink's side.
   Status seal(const Message& message, uint64_t deadline_ns);
@@ -108,7 +112,7 @@ class KvTransfer {
     struct Span {
       uint64_t begin_ns, end_ns; // wall, of one (source, layer), from posting to visible at the sink
     };
-    std::vector<Span> spans;
+    std::vector<Span> spans; // [source * layers + layer]; zero until sent
   };
   const Stats& stats() const;
   struct Impl;

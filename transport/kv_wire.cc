@@ -1,5 +1,7 @@
 #include "transport/kv_wire.hpp"
 
+#include "transport/fabric.hpp"
+
 #include <fmt/format.h>
 #include <xxhash.h>
 
@@ -125,10 +127,24 @@ Status send_transport(Session::Impl& s, const char* type, json body, std::vector
   return s.send_frame(FrameKind::transport, {type, std::move(body), std::move(bytes)});
 }
 
-void refuse_unknown_ticket(Session::Impl& s, const Message& m) {
-  if (m.type != "kv.open") return;
-  const Error e(BATON_PERMISSION, "the ticket is unknown, or was used before", "ask the decode side for a new ticket");
-  (void)send_transport(s, "kv.refuse", {{"id", u64_of(m.body, "id").value_or(0)}, {"error", to_json(e)}});
+std::string sender_key(const std::string& fabric, const std::string& sink) { return "sender:" + sink + ":" + fabric; }
+
+void unclaimed(Session::Impl& s, const Message& m) {
+  if (m.type == "kv.open") {
+    const Error e(BATON_PERMISSION, "the ticket is unknown, or was used before", "ask the decode side for a new ticket");
+    (void)send_transport(s, "kv.refuse", {{"id", u64_of(m.body, "id").value_or(0)}, {"error", to_json(e)}});
+  } else if (m.type == "kv.gone") {
+    const std::string prefix = sender_key("", text_of(m.body, "sink").value_or("?"));
+    for (auto it = s.attached.begin(); it != s.attached.end();) {
+      if (it->first.rfind(prefix, 0) != 0) {
+        ++it;
+        continue;
+      }
+      auto* sender = static_cast<Sender*>(it->second.get());
+      sender->abandon();
+      it = sender->users ? std::next(it) : s.attached.erase(it);
+    }
+  }
 }
 
 }  // namespace baton::transport

@@ -6,6 +6,7 @@
 //   kv.cancel  <                 id, error: the sink takes no more
 //   kv.abort   >                 id, error: the transfer ends; nothing of it is in flight any more
 //   kv.seal    >                 id, type, body (+ bytes): the caller's message; the transfer ends
+//   kv.gone    <                 sink: it is closed; connections to it can go
 // All fields are checked by type: the peer is authenticated, not trusted to be right.
 //
 // Owner    plain functions.   Threads  any.   Cost  per request, not per layer.   Errors  CORRUPT, MISMATCH.
@@ -39,7 +40,8 @@ struct Shares {
 Result<Shares> share_heads(std::span<const KvLayout> sources, const KvLayout& sink);
 
 Status send_transport(Session::Impl&, const char* type, nlohmann::json body, std::vector<uint8_t> bytes = {});
-// A kv.open that no sink took: unknown or used ticket.
-void refuse_unknown_ticket(Session::Impl&, const Message&);
+// The transport's messages that no sink and no transfer took: an unknown or used ticket, a sink that closed.
+void unclaimed(Session::Impl&, const Message&);
+std::string sender_key(const std::string& fabric, const std::string& sink); // in Session::Impl::attached
 
 }  // namespace baton::transport

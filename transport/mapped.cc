@@ -1,5 +1,7 @@
 #include "transport/mapped.hpp"
 
+#include "transport/kv_wire.hpp"
+
 #include <fmt/format.h>
 
 #include <fcntl.h>
@@ -397,7 +399,7 @@ Result<std::unique_ptr<Landing>> make_mapped_landing(Session::Impl& s, const Lan
 }
 
 Result<std::unique_ptr<Sender>> make_mapped_sender(Session::Impl& s, const nlohmann::json& offer) {
-  const std::string socket = offer.value("socket", ""), token = offer.value("token", "");
+  const std::string socket = text_of(offer, "socket").value_or(""), token = text_of(offer, "token").value_or("");
   if (socket.empty() || token.size() != 64) return Error(BATON_CORRUPT, "mapped: the sink offers no way in", "open a new session");
   auto m = std::make_unique<MappedSender>(*s.ep);
   BATON_TRY(m->start(socket, token));

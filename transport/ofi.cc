@@ -1,5 +1,6 @@
 #include "transport/ofi.hpp"
 
+#include "transport/kv_wire.hpp"
 #include "transport/ofi_port.hpp"
 
 #include <fmt/format.h>
@@ -142,10 +143,10 @@ class OfiLanding final : public Landing, public Watcher {
 class OfiSender final : public Sender {
  public:
   Status start(Session::Impl& s, const Provider& p, const nlohmann::json& offer) {
-    const auto address = unhex(offer.value("address", ""));
-    key_ = offer.value("key", uint64_t(0));
-    base_ = offer.value("base", uint64_t(0));
-    bytes_ = offer.value("bytes", uint64_t(0));
+    const auto address = unhex(text_of(offer, "address").value_or(""));
+    key_ = u64_of(offer, "key").value_or(0);
+    base_ = u64_of(offer, "base").value_or(0);
+    bytes_ = u64_of(offer, "bytes").value_or(0);
     if (address.empty() || address.size() > 256 || !bytes_) return Error(BATON_CORRUPT, "the sink's offer makes no sense", "run the same Baton version on both sides");
     BATON_ASSIGN(domain_, OfiDomain::of(*s.ep, p.fabric, p.one_host ? "" : local_side(s)));
     BATON_ASSIGN(port_, OfiPort::open(*domain_, port_name(s, "s")));

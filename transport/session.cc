@@ -193,7 +193,7 @@ bool Endpoint::Impl::dispatch(Session::Impl& s, Message& m) {
   bool taken = false;
   for (size_t i = 0; i < services.size() && !taken; ++i) taken = services[i] && services[i]->on_message(s, m);
   if (outer) iterating_ = false;
-  if (!taken) refuse_unknown_ticket(s, m);
+  if (!taken) unclaimed(s, m);
   return taken;
 }
 

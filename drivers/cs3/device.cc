@@ -54,6 +54,7 @@ Status Device::connect_link() {
   carrier_ = std::move(link->carrier);
   daemon_ = link->daemon;
   ++connection_;
+  loss_.reset();
   lost_told_ = false;
   BATON_TRY(carrier_->watch(link_epoll_.get()));
   // As SdkRuntime: the command stream opens with run(); symbols are looked up by name.
@@ -83,13 +84,12 @@ Error Device::lost_error() {
 void Device::tell_lost() {
   if (lost_told_) return;
   lost_told_ = true;
-  const Error e = lost_error();
+  if (!loss_) loss_ = lost_error();
   abandon_all();
-  host_.lost(host_.core_device, &e);
+  host_.lost(host_.core_device, &*loss_);
 }
 
-template <class Done>
-Status Device::wait(uint64_t deadline_ns, Done done) {
+Status Device::wait(uint64_t deadline_ns, const std::function<bool()>& done) {
   uint64_t spin_until = now_ns() + kSpinNs;
   while (!done()) {
     if (pump()) continue;
@@ -113,11 +113,6 @@ Status Device::wait(uint64_t deadline_ns, Done done) {
   return {};
 }
 
-// Ops may have ended meanwhile: the core must poll.
-void Device::after_waiting() {
-  if (free_ops_.size() != kOps || carrier_->is_broken()) wake();
-}
-
 Ticket* Device::begin_waiting(uint32_t bytes, uint64_t deadline_ns) {
   Ticket* t = nullptr;
   (void)wait(deadline_ns, [&] { return (t = carrier_->begin(bytes)) != nullptr; }).ok();
@@ -130,7 +125,7 @@ Result<Completion> Device::call(Submission s, std::span<const uint8_t> payload, 
   const uint32_t bytes = std::max(uint32_t(payload.size()), answer_bytes);
   Ticket* t = begin_waiting(bytes, deadline);
   if (!t) {
-    after_waiting();
+    wake();
     return carrier_->is_broken() ? lost_error() : Error(BATON_BUSY, "no command slot became free in 30 s", "", options_.shown);
   }
   if (!payload.empty()) std::memcpy(t->payload, payload.data(), payload.size());
@@ -142,7 +137,7 @@ Result<Completion> Device::call(Submission s, std::span<const uint8_t> payload, 
   carrier_->push(*t, s);
   const Status waited = wait(deadline, [&] { return waited_.done; });
   waited_.id = 0;  // a late answer is dropped
-  after_waiting();
+  wake();  // other answers may have come meanwhile: the core must poll
   if (!waited.ok()) return waited.error();
   if (waited_.c.code != BATON_OK) return waited_.error;
   return waited_.c;
@@ -190,12 +185,17 @@ Status Device::telemetry(baton_telemetry& out) {
 
 Status Device::reset() {
   abandon_all();
-  if (!carrier_ || carrier_->is_broken()) BATON_TRY(connect_link());
-  auto c = call(command(Op::reset));
-  if (!c) return c.error();
-  daemon_.epoch = c->epoch;
-  ++connection_;  // memory and programs of before are gone
+  if (!carrier_ || carrier_->is_broken()) return connect_link();  // a fresh session: nothing of the old one is left
+  const bool done_by_others = loss_.has_value();                  // resetting again would lose it for them in turn
+  if (!done_by_others) {
+    auto c = call(command(Op::reset));
+    if (!c) return c.error();
+    daemon_.epoch = c->epoch;
+    ++connection_;  // memory and programs of before are gone
+  }
   regions_.clear();
+  loss_.reset();
+  lost_told_ = false;
   auto rc = call(command(Op::run));
   return rc ? Status() : rc.error();
 }

@@ -18,7 +18,9 @@
 #include "drivers/cs3/regions.h"
 
 #include <deque>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -69,7 +71,7 @@ class Device {
     uint32_t region = 0;
     uint64_t launch_id = 0;
     uint64_t cost_ns = 0;
-    bool used = false, pushed = false, decided = false, orphan = false, cancel_wanted = false, cancelled = false;
+    bool used = false, pushed = false, listed = false, decided = false, orphan = false, cancel_wanted = false, cancelled = false;
     Error error;
   };
   struct Notice {  // for the core, at the next poll
@@ -84,9 +86,7 @@ class Device {
   // device.cc: commands that are waited for
   Result<Completion> call(Submission s, std::span<const uint8_t> payload = {}, void* answer = nullptr, uint32_t answer_bytes = 0);
   Ticket* begin_waiting(uint32_t bytes, uint64_t deadline_ns);
-  template <class Done>
-  Status wait(uint64_t deadline_ns, Done done);
-  void after_waiting();
+  Status wait(uint64_t deadline_ns, const std::function<bool()>& done);
   Error lost_error();
   void tell_lost();
   Error error_of(const Completion&, std::string_view text) const;
@@ -110,7 +110,7 @@ class Device {
   bool deliver(const Notice&);
   void abandon_all();
   void wake();
-  void settle();
+  void settle(uint32_t handled);
 
   baton_driver_host host_;
   Options options_;
@@ -121,6 +121,7 @@ class Device {
   std::unique_ptr<Carrier> carrier_;
   uint32_t connection_ = 0;
   Regions regions_;
+  std::optional<Error> loss_;  // the device is gone or was reset by others; the core hears of it from submit or poll
   bool lost_told_ = false;
 
   struct {

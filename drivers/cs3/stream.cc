@@ -157,6 +157,7 @@ void Device::push_ops() {
     StreamOp& o = ops_[index];
     if (!o.pushed && !push_op(o, index)) break;
     to_push_.pop_front();
+    o.listed = false;
     finish_if_over(index);
   }
   if (cancels_wanted_) push_cancels();
@@ -179,7 +180,7 @@ void Device::push_cancels() {
 }
 
 uint32_t Device::submit(void* queue, const baton_driver_op* ops, uint32_t count) {
-  if (carrier_->is_broken()) {
+  if (loss_ || carrier_->is_broken()) {
     tell_lost();
     return count;  // the core has failed them already
   }
@@ -191,7 +192,7 @@ uint32_t Device::submit(void* queue, const baton_driver_op* ops, uint32_t count)
     o = StreamOp();
     o.op = ops[taken++];
     o.queue = queue;
-    o.used = true;
+    o.used = o.listed = true;
     to_push_.push_back(index);
   }
   push_ops();
@@ -209,15 +210,13 @@ bool Device::pump() {
 }
 
 void Device::absorb(const Event& ev) {
-  if (!ev.ticket) {  // the wafer was reset by somebody else
+  if (!ev.ticket) {
     Error e(BATON_DEVICE_LOST, options_.address.host + ":" + options_.address.port + " was reset by another client (epoch " +
                                    std::to_string(ev.c.epoch) + ")",
             "reset or reopen the device, allocate and load again", options_.shown);
     e.epoch = daemon_.epoch = ev.c.epoch;
     ++connection_;
-    abandon_all();
-    if (!lost_told_) host_.lost(host_.core_device, &e);
-    lost_told_ = true;
+    loss_ = e;
     return;
   }
   Ticket& t = *ev.ticket;
@@ -254,14 +253,8 @@ void Device::absorb_op(uint32_t index, const Event& ev) {
 
 void Device::finish_if_over(uint32_t index) {
   StreamOp& o = ops_[index];
-  if (!o.used || o.outstanding || !(o.pushed || o.error.code != BATON_OK)) return;
-  if (!o.pushed) {  // an error before the last chunk left: the rest does not go
-    o.pushed = true;
-    return;  // push_ops() takes it off the list and comes here again
-  }
-  if (std::find(to_push_.begin(), to_push_.end(), index) != to_push_.end() && to_push_.front() != index) return;
+  if (o.listed || o.outstanding) return;
   if (o.region) regions_.done(o.region);
-  o.region = 0;
   notices_.push_back({index, true, 0, 0});
 }
 
@@ -284,9 +277,9 @@ bool Device::deliver(const Notice& n) {
 }
 
 uint32_t Device::poll(uint32_t budget) {
-  if (!awake_) carrier_->disarm();
+  if (lost_told_) return 0;
   uint32_t handled = 0;
-  while (handled < budget) {
+  while (handled < budget && !loss_) {
     if (notices_.empty()) {
       if (!pump()) break;
       continue;
@@ -294,15 +287,10 @@ uint32_t Device::poll(uint32_t budget) {
     const Notice n = notices_.front();
     notices_.pop_front();
     handled += deliver(n);
-    if (lost_told_) return handled;
-  }
-  if (carrier_->is_broken()) {
-    tell_lost();
-    return handled;
   }
   if (!to_push_.empty() || cancels_wanted_) push_ops();
-  if (handled && awake_) awake_until_ = now_ns() + kAwakeNs;
-  settle();
+  if (!loss_ && !carrier_->is_broken()) settle(handled);
+  if (loss_ || carrier_->is_broken()) tell_lost();
   return handled;
 }
 
@@ -316,19 +304,20 @@ void Device::wake() {
   ring(again_.get());
 }
 
-// Ends the awake time: from here on the daemon rings. With something at hand already, it goes on.
-void Device::settle() {
+// Ends the awake time once it is over: from here on the daemon rings. With something at hand already, it goes on.
+void Device::settle(uint32_t handled) {
   const uint64_t now = now_ns();
+  if (now - checked_ > kAliveNs) {
+    checked_ = now;
+    carrier_->check_alive();
+  }
   if (awake_) {
-    if (now < awake_until_ || !notices_.empty()) {
-      if (now - checked_ > kAliveNs) {
-        checked_ = now;
-        carrier_->check_alive();
-      }
-      return;
-    }
+    if (handled) awake_until_ = now + kAwakeNs;
+    if (now < awake_until_ || !notices_.empty()) return;
     drain(again_.get());
     awake_ = false;
+  } else if (notices_.empty() && carrier_->armed()) {
+    return;
   }
   if (!notices_.empty() || !carrier_->arm()) wake();
 }
@@ -339,7 +328,7 @@ void Device::drop_queue(void* queue) {
   for (StreamOp& o : ops_) {
     if (!o.used || o.queue != queue) continue;
     o.orphan = true;
-    if (!o.pushed) o.pushed = true;
+    o.pushed = true;
     if (o.launch_id && !o.cancel_wanted) {
       o.cancel_wanted = true;
       ++cancels_wanted_;
@@ -358,7 +347,8 @@ void Device::abandon_all() {
     StreamOp& o = ops_[i];
     if (!o.used) continue;
     o.orphan = o.pushed = true;
-    o.cancel_wanted = o.cancelled = false;
+    o.cancel_wanted = o.cancelled = o.listed = false;
+    o.region = 0;
     if (dead) o.outstanding = 0;
     if (o.outstanding) continue;
     o.used = false;

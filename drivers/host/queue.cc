@@ -63,14 +63,12 @@ void Queue::set_readable(bool on) {
 uint32_t Queue::submit(const baton_driver_op* ops, uint32_t count) {
   uint32_t i = 0;
   for (; i < count && !count_ && is_short(ops[i]); ++i) {
-    baton_driver_op op;
     if (ops[i].opcode == BATON_OP_NOP) {  // the empty op: nothing but its cookie is used
       ++counters_->ops_done;
       core_->complete(ops[i].cookie, 0, nullptr);
       continue;
     }
-    op = ops[i];
-    moved_ = 0;
+    baton_driver_op op = ops[i];
     while (!advance_bytes(op)) {
     }
     finish(op, nullptr);
@@ -87,7 +85,6 @@ uint32_t Queue::poll(uint32_t budget) {
   do {
     ++events;  // an op that went on is an event too: whoever polls shall not go to sleep
     if (!advance(slice_end)) break;
-    moved_ = 0;
     head_ = (head_ + 1) % kDepth;
     --count_;
   } while (count_ && events < budget && now_ns() < slice_end);
@@ -152,6 +149,7 @@ bool Queue::advance_launch(baton_driver_op& op, uint64_t slice_end_ns) {
 }
 
 void Queue::finish(const baton_driver_op& op, const baton_error* error) {
+  moved_ = 0;
   ++(error ? counters_->ops_failed : counters_->ops_done);
   core_->complete(op.cookie, 0, error);
 }

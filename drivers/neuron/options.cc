@@ -1,5 +1,7 @@
 #include "drivers/neuron/options.hpp"
 
+#include <fmt/format.h>
+
 #include <charconv>
 #include <cstdlib>
 
@@ -45,7 +47,7 @@ Result<Options> parse_uri(std::string_view uri) {
   std::string_view rest = uri;
   if (rest.starts_with(kScheme)) rest.remove_prefix(kScheme.size());
   std::string_view chip = rest.substr(0, rest.find('?'));
-  if (!number(chip, o.chip)) return bad(uri, "'" + std::string(chip) + "' is no chip number: neuron://0 is the first chip");
+  if (!number(chip, o.chip)) return bad(uri, fmt::format("'{}' is no chip number: neuron://0 is the first chip", chip));
   if (chip.size() == rest.size()) return o;
   rest.remove_prefix(chip.size() + 1);
   while (!rest.empty()) {

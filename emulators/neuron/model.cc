@@ -3,6 +3,8 @@
 #include "drivers/neuron/launch_abi.hpp"
 #include "emulators/neuron/process.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <atomic>
 #include <bit>
@@ -37,7 +39,7 @@ std::string group_signature(const program::Program& p) {
   std::string s = p.name;
   for (const program::Op& op : p.ops)
     if (op.code == program::OpCode::all_reduce)
-      for (int64_t d : p.values[op.in[0]].shape) s += "/" + std::to_string(d);
+      for (int64_t d : p.values[op.in[0]].shape) s += fmt::format("/{}", d);
   return s;
 }
 
@@ -188,7 +190,7 @@ int32_t bind_args(Execution& x, const program::Program& p) {
   }
   if (auto t = x.out.find(neuron::kProgressTensor)) {
     if (!t->storage || t->bytes < sizeof(neuron::ProgressPage) || reinterpret_cast<uintptr_t>(t->data()) % alignof(uint64_t))
-      return bad_input("'" + std::string(neuron::kProgressTensor) + "' needs " + std::to_string(sizeof(neuron::ProgressPage)) + " aligned bytes or more");
+      return bad_input(fmt::format("'{}' needs {} aligned bytes or more", neuron::kProgressTensor, sizeof(neuron::ProgressPage)));
     x.progress.attach(t->data(), t->bytes);
     x.held.push_back(std::move(t));
   }

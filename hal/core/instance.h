@@ -25,6 +25,9 @@ struct baton_instance {
     }
   }
 
+  void count_event() { events.store(events.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed); }
+  uint64_t happened() const { return events.load(std::memory_order_relaxed) + outside.load(std::memory_order_seq_cst); }
+
   baton::core::OwnedMutex mu;
   baton::core::Waker waker;
   baton::core::Registry registry;
@@ -42,6 +45,9 @@ struct baton_instance {
   std::atomic<bool> lost_pending{false};  // a driver reported a loss outside of submit and poll
   std::vector<baton_buffer*> dead_buffers;    // freed by the caller while ops used them, and now unused
   std::vector<baton_program*> dead_programs;  // (a driver's free may not run inside its own poll, where ops complete)
+  std::atomic<uint64_t> events{0};   // completions and marks, ever; written under `mu` alone, so without a locked instruction
+  std::atomic<uint64_t> outside{0};  // timelines changed by users' threads, ever
+  std::atomic<uint64_t> seen{0};     // happened() when poll_wait last returned
   uint32_t in_driver = 0;                 // depth of driver, table and span calls: no new ones from inside
   bool draining = false;
   uint32_t copying = 0;  // links with a memcpy to go on with

@@ -190,6 +190,13 @@ void child_done(Op* child, uint64_t end_ns, const baton_error* error) {
   if (!q->closing) pump(link);
 }
 
+int32_t child_cancelled(const Op* child) {
+  if (child->queue->closing || child->queue->owner->closing || !child->parent || child->parent->failure) return 1;
+  for (const baton_timeline* t : child->parent->signal)
+    if (t && t->poisoned()) return 1;
+  return 0;
+}
+
 uint32_t poll_link(baton_queue* q) {
   Link& link = *q->link;
   Op* op = link.memcpy_head;

@@ -30,6 +30,8 @@ struct Link {
 int32_t prepare_link(baton_queue*, Path, baton_error*);
 void issue_on_link(Op*);
 void child_done(Op* child, uint64_t end_ns, const baton_error*);
+// Whether the driver may stop a child: its copy is over, poisoned, or its link is being closed.
+int32_t child_cancelled(const Op* child);
 // Goes on with memcpys; returns how many ended.
 uint32_t poll_link(baton_queue*);
 // Fails the ops of links that touch a lost device.

@@ -104,6 +104,7 @@ uint32_t poll(baton_instance* in, uint32_t budget) {
   take_pending_losses(in);
   drain(in);
   uint32_t handled = 0;
+  const uint64_t events = in->events;
   const size_t count = in->queues.size();  // queues opened meanwhile are for the next poll
   const uint32_t first = in->next_queue++;
   for (size_t i = 0; i < count && handled < budget; ++i) {
@@ -116,21 +117,28 @@ uint32_t poll(baton_instance* in, uint32_t budget) {
   if (handled < budget) handled += run_host_ops(in, budget - handled);
   drain(in);
   finish(in);
+  handled = std::max(handled, uint32_t(in->events - events));  // a driver may count otherwise than we
   return handled;
 }
 
 uint32_t poll_wait(baton_instance* in, uint64_t deadline_ns) {
   if (in->mu.owned()) return 0;
-  uint32_t handled = 0;
+  // What other threads handle, and what completed inside a submit since the last call, counts too: a caller that looks at its
+  // timelines between calls must not sleep through a change.
+  const uint64_t before = in->seen.load(std::memory_order_relaxed);
+  auto news = [&] { return in->happened() != before; };
   uint64_t spin_until = now_ns() + kSpinNs;
-  while (!(handled = poll(in, kBudget))) {
+  uint32_t handled;
+  while (!(handled = poll(in, kBudget)) && !news()) {
     let_others_in(in);
     uint64_t now = now_ns();
     if (now >= deadline_ns) return 0;
     if (now < spin_until) __builtin_ia32_pause();
-    else in->waker.sleep(deadline_ns, in->nap_ns.load(std::memory_order_relaxed), [&] { return idle(in); });
+    else in->waker.sleep(deadline_ns, in->nap_ns.load(std::memory_order_relaxed), [&] { return idle(in) && !news(); });
   }
-  return handled;
+  const uint64_t now = in->happened();
+  in->seen.store(now, std::memory_order_relaxed);
+  return std::max<uint32_t>(handled, uint32_t(std::min<uint64_t>(now - before, UINT32_MAX)));
 }
 
 int32_t wait(baton_timeline& t, uint64_t value, uint64_t deadline_ns, baton_error* error) {
@@ -159,8 +167,10 @@ int32_t wait(baton_timeline& t, uint64_t value, uint64_t deadline_ns, baton_erro
 
 void after_change(baton_timeline& t, uint64_t value) {
   baton_instance* in = t.instance;
+  const bool inside = in->mu.owned();
+  if (!inside) in->outside.fetch_add(1, std::memory_order_seq_cst);
   in->waker.wake_followers(&t, value);
-  if (!in->mu.owned() && in->woken.load(std::memory_order_relaxed)) in->waker.kick();
+  if (!inside && in->woken.load(std::memory_order_relaxed)) in->waker.kick();
   else in->waker.kick_sleepers();
 }
 

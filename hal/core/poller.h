@@ -13,7 +13,7 @@
 namespace baton::core {
 
 uint32_t poll(baton_instance*, uint32_t budget);
-uint32_t poll_wait(baton_instance*, uint64_t deadline_ns);
+uint32_t poll_wait(baton_instance*, uint64_t deadline_ns);  // meant for one thread; several use wait()
 int32_t wait(baton_timeline&, uint64_t value, uint64_t deadline_ns, baton_error*);
 // After a timeline rose to `value` or was poisoned (UINT64_MAX): wakes who sleeps for it.
 void after_change(baton_timeline&, uint64_t value);

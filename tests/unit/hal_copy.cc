@@ -40,6 +40,22 @@ TEST_F(CopyTest, EveryPathMovesTheBytes) {
   }
 }
 
+TEST_F(CopyTest, ALongCopyAfterAShortOneStartsAtItsBeginning) {
+  Device a = open("host://a"), b = open("host://b");
+  const uint64_t n = 3 << 20;
+  Buffer src = must(a.alloc(n)), dst = must(b.alloc(n));
+  std::memset(must(src.map()), 0x33, n);
+  Queue q = must(b.queue());
+  Timeline t = timeline();
+  EXPECT_OK(q.submit({copy(src, 0, dst, 5000, 1000).signal(t, 1), copy(src, 0, dst, 0, n).signal(t, 2), fill(dst, 100, n - 100, 0x44).signal(t, 3)}));
+  EXPECT_OK(t.wait_until(3, soon()));
+  auto* p = static_cast<uint8_t*>(must(dst.map()));
+  EXPECT_EQ(p[0], 0x33);
+  EXPECT_EQ(p[99], 0x33);
+  EXPECT_EQ(p[100], 0x44);
+  EXPECT_EQ(p[n - 1], 0x44);
+}
+
 TEST_F(CopyTest, ThePlanNamesPathAndReason) {
   Device h = open("host://"), h2 = open("host://two"), f = open("fake://"), f2 = open("fake://two?timed=1"), m = open("fake://m?map=1");
   EXPECT_THAT(must(in.plan_copy(h, h)), StartsWith("direct"));

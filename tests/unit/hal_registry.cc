@@ -55,8 +55,10 @@ TEST_F(RegistryTest, AnUnknownSchemeNamesTheFoldersAndTheDrivers) {
 
 TEST_F(RegistryTest, AddressesThatAreNone) {
   Instance in = instance();
-  for (const char* uri : {"", "host", "host:", "://", "emu+://x", "../../etc://x", "HOST://", "ho st://"})
-    EXPECT_CODE(in.open(uri), BATON_INVALID_ARGUMENT) << uri;
+  for (const char* uri : {"", "host", "host:", "://", "emu+://x", "../../etc://x", "HOST://", "ho st://"}) {
+    SCOPED_TRACE(uri);
+    EXPECT_CODE(in.open(uri), BATON_INVALID_ARGUMENT);
+  }
 }
 
 TEST_F(RegistryTest, UnknownOptionsAreRefusedWithTheKnownOnes) {

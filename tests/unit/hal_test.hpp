@@ -26,12 +26,12 @@ T must(Result<T> r) {
 }
 #define EXPECT_OK(status)                         \
   do {                                            \
-    auto s_ = (status);                           \
+    auto&& s_ = (status);                         \
     EXPECT_TRUE(s_.ok()) << (s_.ok() ? "" : s_.error().text()); \
   } while (0)
 #define EXPECT_CODE(status, expected)             \
   do {                                            \
-    auto s_ = (status);                           \
+    auto&& s_ = (status);                         \
     ASSERT_FALSE(s_.ok());                        \
     EXPECT_STREQ(baton_code_name(s_.error().code), baton_code_name(expected)) << s_.error().text(); \
   } while (0)

@@ -122,8 +122,23 @@ TEST_F(TimelineTest, SignalWakesAnEventLoopThatSleepsOnTheDescriptor) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
     go.signal(1);
   });
+  const uint64_t begin = now_ns();
   while (must(done.value()) < 1) in.poll_wait(soon());
+  EXPECT_LT(now_ns() - begin, 5'000'000'000u);
   other.join();
+}
+
+TEST_F(TimelineTest, PollWaitDoesNotSleepThroughWhatCompletedInSubmit) {
+  Device d = open("host://");
+  Queue q = must(d.queue());
+  Timeline t = timeline();
+  const uint64_t begin = now_ns();
+  for (uint64_t v = 1; v <= 3; ++v) {
+    EXPECT_OK(q.submit(nop().signal(t, v)));  // complete on return
+    EXPECT_GT(in.poll_wait(soon()), 0u);
+  }
+  EXPECT_LT(now_ns() - begin, 5'000'000'000u);
+  EXPECT_EQ(in.poll_wait(deadline_in_ms(5)), 0u);
 }
 
 TEST_F(TimelineTest, DestroyedEarlyFailsTheOpsThatWaitForIt) {

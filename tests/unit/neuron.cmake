@@ -4,6 +4,6 @@ baton_test(neuron_abi SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_abi.cc ${C
 baton_test(neuron_parts SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_parts.cc ${CMAKE_SOURCE_DIR}/drivers/neuron/options.cc
   ${CMAKE_SOURCE_DIR}/drivers/neuron/quirks.cc ${CMAKE_SOURCE_DIR}/emulators/neuron/hbm.cc ${CMAKE_SOURCE_DIR}/emulators/neuron/neff_reader.cc
   ${CMAKE_SOURCE_DIR}/emulators/neuron/collective.cc
-  LIBS baton_neff baton_engine baton_test_support nlohmann_json::nlohmann_json Threads::Threads LABELS unit DEPENDS baton-emu-neuron)
+  LIBS baton_neff baton_engine baton_test_support fmt::fmt nlohmann_json::nlohmann_json Threads::Threads LABELS unit DEPENDS baton-emu-neuron)
 baton_test(neuron_driver SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_driver.cc ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_models.cc
   LIBS baton baton_program baton_test_support Threads::Threads LABELS unit DEPENDS nrt baton-emu-neuron baton-driver-neuron)

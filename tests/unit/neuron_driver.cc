@@ -275,14 +275,14 @@ TEST_F(NeuronLaunch, WrongLaunchesAreRefused) {
       {"binds 1 of the 2 values", &b.queue, {good[0]}, {2, 0}},
       {"takes 2 arguments", &b.queue, good, {2}},
       {"lane 0 reads hbm0", &b.queue, {bind("ids", far), good[1]}, {2, 0}},
-      {"loaded on lane 0", &lane2, good, {2, 0}},
+      {"lane 0", &lane2, good, {2, 0}},
       {"'tokens' is 17", &b.queue, good, {17, 0}},
       {"is bound to 8 bytes", &b.queue, good, {3, 0}},
   };
   for (const Case& c : cases) {
     OK_OR_DIE(Timeline done, instance.timeline("done"));
-    ASSERT_TRUE(c.queue->submit({launch(b.program, c.bound, c.args).signal(done, 1)}).ok());
-    Status s = done.wait_until(1, soon());
+    Status s = c.queue->submit({launch(b.program, c.bound, c.args).signal(done, 1)});  // the core refuses some, the driver the others
+    if (s.ok()) s = done.wait_until(1, soon());
     ASSERT_FALSE(s.ok()) << c.what;
     EXPECT_EQ(s.error().code, BATON_INVALID_ARGUMENT) << s.error().text();
     EXPECT_NE(std::string(s.error().what).find(c.what), std::string::npos) << s.error().what;

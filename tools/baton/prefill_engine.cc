@@ -88,8 +88,8 @@ Status PrefillRun::submit(const PrefillJob& job) {
   BATON_ASSIGN(start_, e.instance_.timeline("request"));
   for (uint32_t r = 0; r < e.ranks(); ++r) {
     Rank rank;
-    BATON_ASSIGN(rank.order, e.instance_.timeline(fmt::format("prefill rank {}", r)));
-    BATON_ASSIGN(rank.made, e.instance_.timeline(fmt::format("made rank {}", r)));
+    BATON_ASSIGN(rank.order, e.instance_.timeline("prefill rank " + std::to_string(r)));
+    BATON_ASSIGN(rank.made, e.instance_.timeline("made rank " + std::to_string(r)));
     ranks_.push_back(std::move(rank));
   }
   for (uint32_t r = 0; r < e.ranks(); ++r) BATON_TRY(submit_rank(job, r));

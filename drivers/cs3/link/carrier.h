@@ -65,6 +65,8 @@ class Carrier {
   // Before sleeping on the epoll set. False: something is there already.
   virtual bool arm() = 0;
   virtual void disarm() {}
+  // Nothing has come or rung since arm(): still fit for sleep.
+  virtual bool armed() = 0;
   // Looks whether the daemon is gone although no entry says so. One syscall.
   virtual void check_alive() = 0;
   // Passes a descriptor for a following region_add. False: not now (the socket is full) or not with this carrier.

@@ -87,6 +87,7 @@ class Consumer {
     disarm();
     return false;
   }
+  bool armed() const { return c_->asleep.load(std::memory_order_relaxed) == 1 && !ready(); }
   void disarm() { c_->asleep.store(0, std::memory_order_relaxed); }
 
  private:

@@ -17,6 +17,7 @@ class ShmCarrier : public Carrier {
   Status watch(int epoll) override;
   bool arm() override;
   void disarm() override { cq_.disarm(); }
+  bool armed() override { return cq_.armed(); }
   void check_alive() override;
   bool pass_fd(int fd, uint32_t region) override;
   const char* name() const override { return "shm"; }

@@ -132,9 +132,7 @@ Pop TcpCarrier::receive(Completion& c, std::string_view& text) {
 
 bool TcpCarrier::arm() {
   flush();
-  char byte;
-  const ssize_t n = ::recv(socket_.get(), &byte, 1, MSG_DONTWAIT | MSG_PEEK);
-  return n < 0 && errno == EAGAIN;
+  return !is_broken(); // what is in the socket shows on the epoll set
 }
 
 void TcpCarrier::check_alive() {} // receive() sees the end of the connection

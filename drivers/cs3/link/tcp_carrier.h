@@ -19,6 +19,7 @@ class TcpCarrier : public Carrier {
   void flush() override;
   Status watch(int epoll) override;
   bool arm() override;
+  bool armed() override { return true; }  // the socket is level-triggered
   void check_alive() override;
   bool pass_fd(int, uint32_t) override { return false; }
   const char* name() const override { return "tcp"; }

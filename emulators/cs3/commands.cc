@@ -1,0 +1,196 @@
+// The command stream: one step at a time of the command at its head.
+#include "emulators/cs3/session.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace baton::cs3 {
+namespace {
+
+constexpr uint64_t kStepBytes = 1u << 20;  // of a copy, so that other sessions are served in between
+
+}  // namespace
+
+void Session::step() {
+  Command& c = stream_.front();
+  const uint64_t begin = now_ns();
+  cost_ns_ = 0;
+  auto went = advance(c);
+  const uint64_t wall = now_ns() - begin;
+  c.wall_ns += wall;
+  host_.wafer.counters.busy_ns += wall;
+  if (!went) finish_stream(went.error(), cost_ns_);
+  else if (*went == Went::over) finish_stream(Status(), cost_ns_);
+}
+
+void Session::finish_stream(const Status& st, uint64_t cost_ns) {
+  Command c = std::move(stream_.front());
+  stream_.pop_front();
+  TelemetryReply& t = host_.wafer.counters;
+  if (st.ok()) {
+    if (!(c.s.flags & kMore)) ++t.ops_done;
+    t.modelled_ns += cost_ns;
+    if (Op(c.s.op) == Op::memcpy_h2d) t.bytes_in += c.s.bytes;
+    if (Op(c.s.op) == Op::memcpy_d2h) t.bytes_out += c.s.bytes;
+    if (Op(c.s.op) == Op::launch) ++t.launches;
+  } else {
+    ++t.ops_failed;
+  }
+  Completion out{};
+  out.cost_ns = cost_ns;
+  out.wall_ns = c.wall_ns;
+  if (st.ok() && Op(c.s.op) == Op::memcpy_d2h && c.s.where == uint8_t(Where::arena)) out.payload_bytes = c.s.payload_bytes;
+  finish(c.s, st, out);
+}
+
+Result<Session::Went> Session::advance(Command& c) {
+  switch (Op(c.s.op)) {
+    case Op::nop: return Went::over;
+    case Op::memcpy_h2d:
+    case Op::memcpy_d2h: return advance_memcpy(c);
+    case Op::copy: return advance_copy(c);
+    case Op::fill: return advance_fill(c);
+    case Op::launch: return advance_launch(c);
+    default: return Error(BATON_INTERNAL, "not a stream command");
+  }
+}
+
+// A copy that came in chunks is one transaction of `total` bytes, counted with its last chunk. 16-bit elements take a 32-bit wavelet each.
+uint64_t Session::memcpy_cost(const Submission& s) const {
+  if (!host_.wafer.cost() || (s.flags & kMore)) return 0;
+  const uint64_t wire = s.element_bits == 16 && s.total <= UINT64_MAX / 2 ? s.total * 2 : s.total;
+  return uint64_t(std::llround(host_.wafer.cost()->copy_ns(wire, Op(s.op) == Op::memcpy_h2d)));
+}
+
+Result<Session::Went> Session::advance_memcpy(Command& c) {
+  const Submission& s = c.s;
+  if (s.x || s.y || s.w || s.h || s.elements_per_pe)
+    return Error(BATON_UNSUPPORTED, "a rectangle of PEs: this daemon addresses sram linearly", "send w = h = 0 and an address; see the capability bits");
+  BATON_ASSIGN(uint8_t* sram, host_.wafer.range(id_, s.mem, s.address, s.bytes));
+  const bool in = Op(s.op) == Op::memcpy_h2d;
+  if (s.where == uint8_t(Where::region)) return advance_region(c, sram, in);
+  if (in) std::memcpy(sram, c.payload.data(), s.bytes);
+  else std::memcpy(port_->answer(s), sram, s.bytes);
+  cost_ns_ = memcpy_cost(s);
+  return Went::over;
+}
+
+Result<Session::Went> Session::advance_region(Command& c, uint8_t* sram, bool in) {
+  const Submission& s = c.s;
+  if (s.region == 0 || s.region > kMaxRegions || !regions_[s.region - 1])
+    return Error(BATON_INVALID_ARGUMENT, fmt::format("host memory region {} is not registered", s.region), "send region_add first");
+  if (s.payload_offset > uint64_t(INT64_MAX) || s.bytes > uint64_t(INT64_MAX) - s.payload_offset)
+    return Error(BATON_INVALID_ARGUMENT, fmt::format("offset {} in region {}", s.payload_offset, s.region), "");
+  const int fd = regions_[s.region - 1].get();
+  uint64_t left = std::min(kStepBytes, s.bytes - c.done);
+  while (left) {
+    const off_t at = off_t(s.payload_offset + c.done);
+    const ssize_t n = in ? ::pread(fd, sram + c.done, left, at) : ::pwrite(fd, sram + c.done, left, at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return io_error(fmt::format("host memory region {} at {}", s.region, at), errno);
+    if (n == 0)
+      return Error(BATON_INVALID_ARGUMENT, fmt::format("host memory region {} ends at {}, before the copy's {} + {} bytes", s.region, at, s.payload_offset, s.bytes),
+                   "keep the host range inside of the memory object");
+    c.done += uint64_t(n);
+    left -= uint64_t(n);
+  }
+  if (c.done < s.bytes) return Went::on;
+  cost_ns_ = memcpy_cost(s);
+  return Went::over;
+}
+
+Result<Session::Went> Session::advance_copy(Command& c) {
+  const Submission& s = c.s;
+  BATON_ASSIGN(uint8_t* to, host_.wafer.range(id_, s.mem, s.address, s.bytes));
+  BATON_ASSIGN(const uint8_t* from, host_.wafer.range(id_, s.src_mem, s.src_address, s.bytes));
+  if (to < from + s.bytes && from < to + s.bytes && to != from)
+    return Error(BATON_INVALID_ARGUMENT, fmt::format("the source and the target of a copy of {} bytes overlap", s.bytes), "copy by way of another buffer");
+  const uint64_t n = std::min(kStepBytes, s.bytes - c.done);
+  if (n) std::memmove(to + c.done, from + c.done, n);
+  c.done += n;
+  return c.done < s.bytes ? Went::on : Went::over;
+}
+
+Result<Session::Went> Session::advance_fill(Command& c) {
+  const Submission& s = c.s;
+  BATON_ASSIGN(uint8_t* to, host_.wafer.range(id_, s.mem, s.address, s.bytes));
+  const uint64_t n = std::min(kStepBytes, s.bytes - c.done);  // kStepBytes is a multiple of every pattern's length
+  const uint32_t pattern = uint32_t(s.arg0);
+  if (s.arg1 == 1) {
+    std::memset(to + c.done, int(pattern & 0xff), n);
+  } else {
+    for (uint64_t i = 0; i < n; i += s.arg1) std::memcpy(to + c.done + i, &pattern, std::min<uint64_t>(s.arg1, n - i));
+  }
+  c.done += n;
+  return c.done < s.bytes ? Went::on : Went::over;
+}
+
+// The table of bindings is copied before it is looked at: the client could change it meanwhile.
+Status Session::begin_launch(Command& c) {
+  const std::vector<uint8_t> table(c.payload.data(), c.payload.data() + c.s.payload_bytes);
+  LaunchHead head{};
+  if (table.size() < sizeof head) return Error(BATON_CORRUPT, "a launch without its table", "");
+  std::memcpy(&head, table.data(), sizeof head);
+  if (head.bindings > kMaxBindings || head.args > kMaxArgs ||
+      table.size() != sizeof head + head.bindings * sizeof(LaunchBinding) + head.args * sizeof(int64_t))
+    return Error(BATON_CORRUPT, fmt::format("a launch table of {} bytes for {} bindings and {} arguments", table.size(), head.bindings, head.args), "");
+  const auto found = programs_.find(c.s.program);
+  if (found == programs_.end() || !found->second->executable())
+    return Error(BATON_INVALID_ARGUMENT, fmt::format("program {} is not loaded", c.s.program), "load it, and keep it until the launch is over");
+  std::vector<LaunchBinding> wire(head.bindings);
+  std::memcpy(wire.data(), table.data() + sizeof head, wire.size() * sizeof(LaunchBinding));
+  std::vector<engine::Binding> bindings;
+  for (LaunchBinding& b : wire) {
+    b.name[sizeof b.name - 1] = 0;
+    auto p = host_.wafer.range(id_, b.mem, b.address, b.bytes);
+    if (!p) return Error(p.error().code, fmt::format("binding '{}': {}", b.name, p.error().what), p.error().next);
+    bindings.push_back({b.name, std::span(*p, b.bytes)});
+  }
+  std::vector<int64_t> args(head.args);
+  std::memcpy(args.data(), table.data() + sizeof head + wire.size() * sizeof(LaunchBinding), args.size() * sizeof(int64_t));
+  engine::RunHooks hooks;
+  if (c.s.flags & kWantProgress)
+    hooks.on_mark = [this, id = c.s.id](uint64_t k, uint64_t offset_ns) {
+      Completion p{};
+      p.id = id;
+      p.kind = uint8_t(Kind::progress);
+      p.value = k;
+      p.cost_ns = offset_ns;
+      p.epoch = host_.wafer.epoch();
+      port_->post(p, "");
+      return true;  // a cancel ends the launch between two steps
+    };
+  launch_.run = std::make_unique<engine::Run>(*found->second->executable(), bindings, args, std::move(hooks));
+  launch_.program = found->second.get();
+  launch_.program->running = true;
+  for (const LaunchBinding& b : wire) {
+    launch_.buffers.push_back(b.mem);
+    host_.wafer.use(b.mem, +1);
+  }
+  return {};
+}
+
+void Session::end_launch() {
+  if (!launch_.run) return;
+  for (const uint32_t b : launch_.buffers) host_.wafer.use(b, -1);
+  launch_.program->running = false;
+  launch_ = Launch();
+}
+
+Result<Session::Went> Session::advance_launch(Command& c) {
+  if (!launch_.run) BATON_TRY(begin_launch(c));
+  const engine::Step step = launch_.run->step();
+  if (step == engine::Step::more) return Went::on;
+  cost_ns_ = launch_.run->modelled_ns();
+  Status st;
+  if (step == engine::Step::failed) st = launch_.run->error();
+  end_launch();
+  if (!st.ok()) return st.error();
+  return Went::over;
+}
+
+}  // namespace baton::cs3

@@ -1,0 +1,114 @@
+#include "emulators/cs3/loading.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace baton::cs3 {
+namespace {
+
+constexpr uint64_t kMaxProgramBytes = 64u << 20;
+
+Error out_of_order(const char* what) { return Error(BATON_INVALID_ARGUMENT, what, "send chunks in order, each once"); }
+
+uint64_t dense_bytes(const program::Value& v) {
+  uint64_t n = program::dtype_bytes(v.dtype);
+  for (const int64_t d : v.shape) n *= uint64_t(d);
+  return n;
+}
+
+}  // namespace
+
+Loading::Loading(Wafer& wafer, engine::Options options, uint64_t program_bytes) : wafer_(wafer), options_(options) {
+  if (program_bytes == 0 || program_bytes > kMaxProgramBytes)
+    error_ = Error(BATON_INVALID_ARGUMENT, fmt::format("a program of {} bytes", program_bytes), "1 byte to 64 MiB");
+  else
+    bytes_.resize(program_bytes);
+}
+
+Loading::~Loading() { wafer_.uncharge(charged_); }
+
+Status Loading::keep(Status s) {
+  if (!s.ok() && error_.code == BATON_OK) error_ = s.error();
+  return s;
+}
+
+Status Loading::program_chunk(uint64_t offset, std::span<const uint8_t> data) {
+  if (error_.code != BATON_OK) return error_;
+  if (offset != received_ || data.size() > bytes_.size() - received_) return keep(out_of_order("a chunk of the program out of order"));
+  std::memcpy(bytes_.data() + received_, data.data(), data.size());
+  received_ += data.size();
+  return received_ == bytes_.size() ? keep(parse_program()) : Status();
+}
+
+// Before any weight travels: does it fit?
+Status Loading::parse_program() {
+  auto p = program::parse(bytes_);
+  if (!p) return p.error();
+  if (p->ranks != 1)
+    return Error(BATON_UNSUPPORTED, fmt::format("'{}' has {} ranks: a CS-3 has one lane, so no collectives", p->name, p->ranks),
+                 "build the decode program with ranks = 1");
+  uint64_t weights = 0;
+  for (const program::Value& v : p->values)
+    if (v.storage == program::Storage::constant) weights += dense_bytes(v);
+  BATON_TRY(wafer_.charge(weights, p->name));
+  charged_ = weights;
+  auto loader = engine::Loader::begin(bytes_, options_);
+  if (!loader) return loader.error();
+  loader_.emplace(std::move(*loader));
+  program_.emplace(std::move(*p));
+  bytes_ = {};
+  received_ = 0;
+  return {};
+}
+
+Status Loading::begin_constant(std::string name, uint64_t bytes) {
+  if (error_.code != BATON_OK) return error_;
+  if (!loader_ || in_constant_) return keep(out_of_order("a constant begins before what precedes it is whole"));
+  const auto v = std::find_if(program_->values.begin(), program_->values.end(),
+                              [&](const program::Value& x) { return x.storage == program::Storage::constant && x.name == name; });
+  if (v == program_->values.end())
+    return keep(Error(BATON_MISMATCH, fmt::format("'{}' declares no constant '{}'", program_->name, name), "load the constants that the program declares"));
+  if (bytes != dense_bytes(*v))
+    return keep(Error(BATON_MISMATCH, fmt::format("constant '{}' has {} bytes, '{}' declares {}", name, bytes, program_->name, dense_bytes(*v)),
+                      "give it dense, in the dtype and shape that the program declares"));
+  constant_ = std::move(name);
+  constant_bytes_ = bytes;
+  constant_received_ = 0;
+  if (staging_.size() < bytes) staging_.resize(bytes);
+  in_constant_ = true;
+  return bytes == 0 ? keep(add_constant()) : Status();
+}
+
+Status Loading::constant_chunk(uint64_t offset, std::span<const uint8_t> data) {
+  if (error_.code != BATON_OK) return error_;
+  if (!in_constant_ || offset != constant_received_ || data.size() > constant_bytes_ - constant_received_)
+    return keep(out_of_order("a chunk of a constant out of order"));
+  std::memcpy(staging_.data() + constant_received_, data.data(), data.size());
+  constant_received_ += data.size();
+  return constant_received_ == constant_bytes_ ? keep(add_constant()) : Status();
+}
+
+Status Loading::add_constant() {
+  in_constant_ = false;
+  return loader_->add({constant_, std::span(staging_).first(constant_bytes_)});
+}
+
+Status Loading::finish() {
+  if (error_.code != BATON_OK) return error_;
+  if (!loader_ || in_constant_) return keep(out_of_order("the load ends before what it announced has come"));
+  staging_ = {};
+  auto exe = std::move(*loader_).finish();
+  loader_.reset();
+  if (!exe) return keep(exe.error());
+  const uint64_t whole = exe->constant_bytes() + exe->scratch_bytes();  // as packed
+  wafer_.uncharge(charged_);
+  charged_ = 0;
+  BATON_TRY(keep(wafer_.charge(whole, program_->name)));
+  charged_ = whole;
+  executable_.emplace(std::move(*exe));
+  return {};
+}
+
+}  // namespace baton::cs3

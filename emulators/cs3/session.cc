@@ -1,0 +1,219 @@
+// What a client asks for that is answered at once.
+#include "emulators/cs3/session.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include <cstring>
+
+namespace baton::cs3 {
+namespace {
+
+constexpr size_t kQueued = 2 * kSqEntries;          // an honest client has at most kSqEntries in flight
+constexpr uint64_t kQueuedBytes = 64ull << 20;      // inline payloads of queued commands (TCP)
+constexpr uint16_t kFabricW = 755, kFabricH = 1170; // usable rectangle: facts/cs3 1.3, 762x1172 less the reserved columns and rows (derived)
+constexpr uint16_t kSramSymbol = 1;
+constexpr size_t kMaxPrograms = 64;                 // guess: a session that loads more has lost count
+
+}  // namespace
+
+Session::Session(uint64_t id, Host& host, std::unique_ptr<Port> port) : id_(id), host_(host), port_(std::move(port)) {}
+
+Session::~Session() {
+  end_launch();
+  programs_.clear();
+  host_.wafer.free_session(id_);
+}
+
+bool Session::blocked() { return port_->room() < 2; }
+
+bool Session::runnable() { return !stream_.empty() && !blocked(); }
+
+bool Session::serve() {
+  bool any = false;
+  uint64_t bytes = 0;
+  for (const Command& c : stream_) bytes += c.payload.own.size();
+  while (!blocked() && stream_.size() < kQueued && bytes < kQueuedBytes) {
+    Submission s;
+    Payload payload;
+    if (port_->next(s, payload) != Pop::got) break;
+    any = true;
+    if (is_stream(Op(s.op)) && running_) {
+      bytes += payload.own.size();
+      stream_.push_back({s, std::move(payload)});
+    } else {
+      control(s, payload);
+    }
+  }
+  return any;
+}
+
+void Session::finish(const Submission& s, const Status& st, Completion c) {
+  c.id = s.id;
+  c.kind = uint8_t(Kind::done);
+  c.epoch = host_.wafer.epoch();
+  std::string text;
+  if (!st.ok()) {
+    c.code = st.error().code;
+    c.payload_bytes = 0;
+    text = std::string(op_name(s.op)) + ": " + st.error().what;
+    if (st.error().next[0]) text += std::string("\n") + st.error().next;
+    if (text.size() > kTextBytes) text.resize(kTextBytes);
+  }
+  port_->post(c, text);
+}
+
+void Session::control(const Submission& s, const Payload& payload) {
+  Completion c{};
+  Status st;
+  switch (Op(s.op)) {
+    case Op::info: send_info(s, c); break;
+    case Op::telemetry:
+      c.payload_bytes = std::min<uint32_t>(s.payload_bytes, sizeof(TelemetryReply));
+      std::memcpy(port_->answer(s), &host_.wafer.counters, c.payload_bytes);
+      break;
+    case Op::get_id: {
+      const std::string name(reinterpret_cast<const char*>(payload.data()), std::min<uint32_t>(s.payload_bytes, 256));
+      if (name == "sram") c.handle = kSramSymbol;
+      else st = Error(BATON_NOT_FOUND, "no symbol '" + name + "'", "symbols: sram");
+      break;
+    }
+    case Op::run: running_ = true; break;
+    case Op::stop:
+      drop_everything(Error(BATON_CANCELLED, "the command stream was stopped"));
+      running_ = false;
+      break;
+    case Op::reset: host_.reset(id_); break;
+    case Op::cancel: cancel(s.arg0); break;
+    case Op::alloc:
+    case Op::free: st = control_memory(s, c); break;
+    case Op::region_add:
+    case Op::region_drop: st = control_region(s); break;
+    case Op::load_begin:
+    case Op::load_program:
+    case Op::load_constant:
+    case Op::load_chunk:
+    case Op::load_finish:
+    case Op::unload: st = control_load(s, payload, c); break;
+    default: st = Error(BATON_INVALID_ARGUMENT, "the command stream is not running", "send run first"); break;
+  }
+  if (!st.ok()) ++host_.wafer.counters.ops_failed;
+  finish(s, st, c);
+}
+
+void Session::send_info(const Submission& s, Completion& c) {
+  InfoReply r{};
+  r.bytes = sizeof r;
+  r.emulated = r.lanes = r.progress = 1;
+  r.modelled = host_.wafer.cost() != nullptr;
+  r.programs = uint32_t(programs_.size());
+  r.epoch = host_.wafer.epoch();
+  r.sram_bytes = host_.wafer.capacity();
+  r.sram_used = host_.wafer.used();
+  r.fabric_w = kFabricW;
+  r.fabric_h = kFabricH;
+  r.sessions = host_.sessions();
+  Error::put(r.model, "CS-3");
+  Error::put(r.firmware, host_.firmware);
+  if (host_.wafer.cost()) Error::put(r.timing, host_.wafer.cost()->name());
+  c.payload_bytes = std::min<uint32_t>(s.payload_bytes, sizeof r);
+  std::memcpy(port_->answer(s), &r, c.payload_bytes);
+}
+
+Status Session::control_memory(const Submission& s, Completion& c) {
+  if (Op(s.op) == Op::free) return host_.wafer.free(id_, s.mem);
+  BATON_ASSIGN(const Block* b, host_.wafer.alloc(id_, s.bytes));
+  c.handle = b->handle;
+  c.address = b->address;
+  return {};
+}
+
+Status Session::control_region(const Submission& s) {
+  if (s.region == 0 || s.region > kMaxRegions)
+    return Error(BATON_INVALID_ARGUMENT, fmt::format("region {}: there are 1 to {}", s.region, kMaxRegions), "");
+  if (Op(s.op) == Op::region_add) return add_region(s.region);
+  regions_[s.region - 1].reset();
+  return {};
+}
+
+// Only memory files: they are read and written with pread and pwrite, which neither block nor fault whatever the client does to them.
+Status Session::add_region(uint32_t number) {
+  Fd fd = port_->take_fd(number);
+  if (!fd) return Error(BATON_INVALID_ARGUMENT, fmt::format("no descriptor was passed for region {}", number), "pass it on the unix socket first");
+  struct stat st{};
+  struct statfs fs{};
+  if (::fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode) || ::fcntl(fd.get(), F_GET_SEALS) < 0 || ::fstatfs(fd.get(), &fs) != 0 ||
+      fs.f_type != TMPFS_MAGIC)
+    return Error(BATON_UNSUPPORTED, "the descriptor is no memory file", "pass a memfd or a tmpfs file, or copy through the arena");
+  regions_[number - 1] = std::move(fd);
+  return {};
+}
+
+Status Session::control_load(const Submission& s, const Payload& payload, Completion& c) {
+  if (Op(s.op) == Op::load_begin) {
+    if (programs_.size() >= kMaxPrograms) return Error(BATON_CAPACITY, fmt::format("{} programs are loaded already", kMaxPrograms), "unload some");
+    while (next_program_ == 0 || programs_.count(next_program_)) ++next_program_;
+    auto loading = std::make_unique<Loading>(host_.wafer, host_.engine, s.bytes);
+    c.handle = next_program_++;
+    programs_[c.handle] = std::move(loading);
+    return {};
+  }
+  const auto found = programs_.find(s.program);
+  if (found == programs_.end()) return Error(BATON_INVALID_ARGUMENT, fmt::format("there is no program {}", s.program), "it was unloaded, or never loaded");
+  Loading& l = *found->second;
+  const std::span<const uint8_t> data(payload.data(), s.payload_bytes);
+  switch (Op(s.op)) {
+    case Op::load_program: return l.program_chunk(s.address, data);
+    case Op::load_constant: return l.begin_constant(std::string(reinterpret_cast<const char*>(data.data()), data.size()), s.bytes);
+    case Op::load_chunk: return l.constant_chunk(s.address, data);
+    case Op::load_finish: return l.finish();
+    default:
+      if (l.running) return Error(BATON_BUSY, fmt::format("program {} is running", s.program), "wait for the launch, or cancel it");
+      programs_.erase(found);
+      return {};
+  }
+}
+
+void Session::cancel(uint64_t id) {
+  for (size_t i = 0; i < stream_.size(); ++i) {
+    if (stream_[i].s.id != id) continue;
+    const Error e(BATON_CANCELLED, "cancelled by the client");
+    if (i == 0) {
+      if (stream_.front().s.op == uint16_t(Op::launch)) end_launch();
+      finish_stream(e, 0);
+    } else {
+      const Submission s = stream_[i].s;
+      stream_.erase(stream_.begin() + ptrdiff_t(i));
+      finish(s, e, Completion{});
+    }
+    return;
+  }
+}
+
+// The completions of what is queued may need more room than there is; a client that cannot take its own is over anyway.
+void Session::drop_everything(const Error& why) {
+  end_launch();
+  while (!stream_.empty()) {
+    const Submission s = stream_.front().s;
+    stream_.pop_front();
+    finish(s, why, Completion{});
+  }
+}
+
+void Session::reset_by_other(uint64_t by_session) {
+  drop_everything(Error(BATON_DEVICE_LOST, fmt::format("the wafer was reset (epoch {})", host_.wafer.epoch()), "allocate and load again"));
+  programs_.clear();
+  host_.wafer.free_session(id_);
+  running_ = false;
+  for (Fd& r : regions_) r.reset();
+  if (by_session == id_) return;
+  Completion c{};
+  c.kind = uint8_t(Kind::lost);
+  c.epoch = host_.wafer.epoch();
+  port_->post(c, "");
+}
+
+}  // namespace baton::cs3

@@ -1,0 +1,172 @@
+#include "tools/baton/client.hpp"
+
+#include "tools/model/fail.hpp"
+
+#include <algorithm>
+
+namespace baton::runtime {
+
+using transport::Message;
+
+namespace {
+constexpr uint64_t kConnectMs = 3000;
+}
+
+Result<Client::Side> Client::reach(const ClientOptions::Side& to, const char* role) {
+  Side side;
+  side.name = to.name;
+  auto s = endpoint_->connect(to.address, std::min(options_.deadline_ns, deadline_in_ms(kConnectMs)));
+  if (!s) return with_hop(s.error(), to.name);
+  side.session = std::move(*s);
+  side.same_host = side.session->same_host();
+  uint64_t patience = std::min(options_.deadline_ns, deadline_in_ms(kConnectMs));
+  for (;;) {
+    if (auto m = side.session->receive()) {
+      if (m->type != "hello") continue;
+      BATON_ASSIGN(side.hello, Hello::from(*m));
+      break;
+    }
+    if (Status alive = side.session->alive(); !alive.ok()) return with_hop(alive.error(), to.name);
+    if (now_ns() >= patience)
+      return with_hop(fail(BATON_DEADLINE, "is it busy? try again", "{} took the connection but sent no hello in {} ms", to.name, kConnectMs), to.name);
+    pump_.turn();
+  }
+  if (side.hello.role != role)
+    return fail(BATON_INVALID_ARGUMENT, "swap --prefill and --decode?", "{} is a {} worker, not a {} worker", to.name, side.hello.role, role);
+  if (side.hello.model != options_.model)
+    return fail(BATON_MISMATCH, "give both sides the same --model and --precision", "{} has model {}, here it is {}", to.name, side.hello.model, options_.model);
+  clock_ns_ = std::max(clock_ns_, side.hello.clock_ns);
+  side.hello.leg.where = to.name.substr(to.name.find(' ') + 1);
+  return side;
+}
+
+Result<std::unique_ptr<Client>> Client::connect(Pump& pump, ClientOptions options) {
+  std::unique_ptr<Client> c(new Client(pump, std::move(options)));
+  BATON_ASSIGN(transport::Endpoint e, transport::Endpoint::open(pump.instance(), {.listen = "", .key = c->options_.key, .name = "client"}));
+  c->endpoint_.emplace(std::move(e));
+  BATON_ASSIGN(c->decode_, c->reach(c->options_.decode, "decode"));
+  BATON_ASSIGN(c->prefill_, c->reach(c->options_.prefill, "prefill"));
+  return c;
+}
+
+Status Client::check_time() const {
+  if (options_.stop && *options_.stop) return Error(BATON_CANCELLED, "interrupted", "the request was cancelled on both sides");
+  if (now_ns() >= options_.deadline_ns) return Error(BATON_DEADLINE, "the request took longer than --timeout", "raise --timeout, or look at the workers' logs");
+  return {};
+}
+
+void Client::cancel() {
+  for (Side* s : {&prefill_, &decode_}) (void)s->session->send({"cancel", {{"id", id_}}, {}}).ok();
+}
+
+Result<Answer> Client::generate(std::span<const int32_t> ids, const Params& p, const std::function<void(const Token&)>& on_token) {
+  Answer a;
+  a.prompt_tokens = uint32_t(ids.size());
+  a.vocab = options_.vocab;
+  a.began = {now_ns(), clock_ns_};
+  ++id_;
+  prefilled_ = decoded_ = false;
+  held_.clear();
+  held_logits_.clear();
+  Prefill ask{id_, options_.model, {ids.begin(), ids.end()}, p.sampling, p.logits, clock_ns_};
+  Reserve reserve{id_, options_.model, a.prompt_tokens, p.max_tokens, p.sampling, p.ignore_eos, p.logits};
+  if (Status s = prefill_.session->send(ask.message()); !s.ok()) return with_hop(s.error(), prefill_.name);
+  if (Status s = decode_.session->send(reserve.message()); !s.ok()) return with_hop(s.error(), decode_.name);
+  size_t told = 0;
+  while (!(prefilled_ && decoded_)) {
+    pump_.settle();
+    Status s = take(a, p);
+    for (; told < a.tokens.size(); ++told)
+      if (on_token) on_token(a.tokens[told]);
+    if (s.ok() && prefilled_ && decoded_) break;
+    if (s.ok()) s = check_time();
+    if (!s.ok()) {
+      cancel();
+      for (int i = 0; i < 3; ++i) pump_.turn(1); // lets the cancel out
+      return s.error();
+    }
+    pump_.turn();
+  }
+  return a;
+}
+
+Status Client::take(Answer& a, const Params& p) {
+  while (auto m = prefill_.session->receive()) BATON_TRY(prefill_message(*m, a));
+  while (auto m = decode_.session->receive()) BATON_TRY(decode_message(*m, a, p));
+  // A side that has said all that it had to say may go.
+  for (auto [side, over] : {std::pair<Side*, bool>{&decode_, decoded_}, {&prefill_, prefilled_}}) {
+    Status alive = side->session->alive();
+    if (over || alive.ok()) continue;
+    return with_hop(alive.error(), side->name);
+  }
+  return {};
+}
+
+Status Client::prefill_message(const Message& m, Answer& a) {
+  auto id = u64_field(m, "id");
+  if (!id.ok() || *id != id_) return {}; // of an earlier request
+  if (m.type == "failed") return with_hop(error_from_json(m.body.value("error", nlohmann::json())), prefill_.name);
+  if (m.type == "first") {
+    Token t;
+    BATON_ASSIGN(uint64_t token, u64_field(m, "token"));
+    BATON_ASSIGN(t.wall_ns, u64_field(m, "wall"));
+    BATON_ASSIGN(t.modelled_ns, u64_field(m, "modelled"));
+    BATON_ASSIGN(a.logits, floats_of(m));
+    t.id = int32_t(token);
+    if (!prefill_.same_host) t.wall_ns = now_ns(); // another host's clock says nothing here
+    a.tokens.insert(a.tokens.begin(), t);
+    a.tokens.insert(a.tokens.end(), held_.begin(), held_.end());
+    a.logits.insert(a.logits.end(), held_logits_.begin(), held_logits_.end());
+    held_.clear();
+    held_logits_.clear();
+  }
+  if (m.type == "prefilled") {
+    BATON_ASSIGN(uint64_t clock, u64_field(m, "clock"));
+    clock_ns_ = std::max(clock_ns_, clock);
+    a.prefill = leg_from_json(m.body.value("leg", nlohmann::json()));
+    a.prefill.where = prefill_.hello.leg.where;
+    a.transfer = transfer_from_json(m.body.value("transfer", nlohmann::json()));
+    prefilled_ = true;
+  }
+  return {};
+}
+
+Status Client::decode_message(const Message& m, Answer& a, const Params&) {
+  auto id = u64_field(m, "id");
+  if (!id.ok() || *id != id_) return {};
+  if (m.type == "failed") return with_hop(error_from_json(m.body.value("error", nlohmann::json())), decode_.name);
+  if (m.type == "reserved") {
+    BATON_ASSIGN(std::string ticket, text_field(m, "ticket"));
+    Handover h{id_, ticket, options_.decode.address};
+    if (Status s = prefill_.session->send(h.message()); !s.ok()) return with_hop(s.error(), prefill_.name);
+  }
+  if (m.type == "tokens") return more_tokens(m, a);
+  if (m.type == "decoded") {
+    BATON_ASSIGN(a.finish, text_field(m, "finish"));
+    BATON_ASSIGN(uint64_t clock, u64_field(m, "clock"));
+    clock_ns_ = std::max(clock_ns_, clock);
+    a.context_full = m.body.value("full", false);
+    a.decode = leg_from_json(m.body.value("leg", nlohmann::json()));
+    a.decode.where = decode_.hello.leg.where;
+    decoded_ = true;
+  }
+  return {};
+}
+
+Status Client::more_tokens(const Message& m, Answer& a) {
+  BATON_ASSIGN(auto ids, list_field(m, "tokens"));
+  BATON_ASSIGN(auto wall, list_field(m, "wall"));
+  BATON_ASSIGN(auto modelled, list_field(m, "modelled"));
+  BATON_ASSIGN(auto logits, floats_of(m));
+  if (wall.size() != ids.size() || modelled.size() != ids.size())
+    return fail(BATON_CORRUPT, "run the same version of baton on all sides", "message 'tokens': {} tokens, {} and {} times", ids.size(), wall.size(), modelled.size());
+  // The decode side learns the first token from the prefill side, and may be heard before it.
+  bool early = a.tokens.empty();
+  for (size_t i = 0; i < ids.size(); ++i)
+    (early ? held_ : a.tokens).push_back({int32_t(ids[i]), decode_.same_host ? wall[i] : now_ns(), modelled[i]});
+  auto& rows = early ? held_logits_ : a.logits;
+  rows.insert(rows.end(), logits.begin(), logits.end());
+  return {};
+}
+
+}  // namespace baton::runtime

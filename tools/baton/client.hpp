@@ -1,0 +1,62 @@
+// client.hpp: asks a prefill service and a decode service, here or elsewhere, for the continuation of a prompt.
+//
+// Owner    the Client owns its endpoint and the two sessions; requests follow one another on them.
+// Threads  as the Instance.
+// Cost     connect: two handshakes. A request: three messages before the compute is on its way.
+// Errors   the first cause, with the hop that it took: "decode baton://a:1 > cs3://b:2"; DEADLINE; CANCELLED when `stop` is set.
+//
+//     BATON_ASSIGN(auto c, Client::connect(pump, {.key = key, .prefill = {"127.0.0.1:7000"}, .decode = {"127.0.0.1:7001"}, .model = id}));
+//     BATON_ASSIGN(Answer a, c->generate(ids, params, [](const Token& t) { ... }));
+#pragma once
+
+#include "tools/baton/answer.hpp"
+#include "tools/baton/pump.hpp"
+
+#include <functional>
+#include <memory>
+
+namespace baton::runtime {
+
+struct ClientOptions {
+  transport::Key key{};
+  struct Side {
+    std::string address;                   // HOST:PORT
+    std::string name;                      // in errors: "prefill baton://HOST:PORT" or "prefill emu+neuron://0"
+  } prefill, decode;
+  std::string model;                       // identity
+  uint32_t vocab = 0;
+  uint64_t deadline_ns = BATON_NO_DEADLINE;
+  const volatile int* stop = nullptr;      // set by a signal handler
+};
+
+class Client {
+ public:
+  static Result<std::unique_ptr<Client>> connect(Pump&, ClientOptions);
+  Result<Answer> generate(std::span<const int32_t> ids, const Params&, const std::function<void(const Token&)>& on_token);
+
+ private:
+  struct Side {
+    std::string name;
+    std::unique_ptr<transport::Session> session;
+    Hello hello;
+    bool same_host = false;
+  };
+  Client(Pump& p, ClientOptions o) : pump_(p), options_(std::move(o)) {}
+  Result<Side> reach(const ClientOptions::Side&, const char* role);
+  Status check_time() const;
+  Status take(Answer&, const Params&);                                 // every message that is there
+  Status prefill_message(const transport::Message&, Answer&);
+  Status decode_message(const transport::Message&, Answer&, const Params&);
+  Status more_tokens(const transport::Message&, Answer&);
+  void cancel();
+  Pump& pump_;
+  ClientOptions options_;
+  std::optional<transport::Endpoint> endpoint_;
+  Side prefill_, decode_;
+  uint64_t id_ = 0, clock_ns_ = 0;
+  bool prefilled_ = false, decoded_ = false;
+  std::vector<Token> held_; // tokens of the decode side that came before the first
+  std::vector<float> held_logits_;
+};
+
+}  // namespace baton::runtime

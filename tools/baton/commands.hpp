@@ -1,0 +1,27 @@
+// commands.hpp: the subcommands of `baton`. Each adds itself to the command line and runs after parsing; the value is the exit code.
+#pragma once
+
+#include "tools/baton/engine.hpp"
+
+#include <CLI/CLI.hpp>
+
+#include <functional>
+#include <string>
+
+namespace baton::runtime {
+
+using Run = std::function<int()>;
+Run add_generate(CLI::App&);
+Run add_worker(CLI::App&);
+Run add_keygen(CLI::App&);
+Run add_version(CLI::App&);
+
+// What generate and worker share: model, precision, layout.
+struct EngineFlags {
+  std::string model_dir, precision = "auto", order = "token_major";
+  uint32_t context = 0, blocks = 0, block_tokens = 16, chunk = 2048, launch_tokens = 32, tp = 1;
+  void add(CLI::App&);
+  Result<EngineOptions> options() const;
+};
+
+}  // namespace baton::runtime

@@ -1,0 +1,31 @@
+#include "tools/baton/commands.hpp"
+#include "tools/model/fail.hpp"
+
+namespace baton::runtime {
+
+void EngineFlags::add(CLI::App& app) {
+  app.add_option("--model", model_dir, "folder with config.json, tokenizer.json, *.safetensors (default: BATON_MODEL, then the demo model)");
+  app.add_option("--precision", precision, "auto: as the checkpoint; f32: f32 activations and KV")->check(CLI::IsMember({"auto", "f32"}));
+  app.add_option("--tp", tp, "prefill ranks: 1, 2 or 4")->check(CLI::IsMember({1, 2, 4}));
+  app.add_option("--block-tokens", block_tokens, "tokens of a KV block")->check(CLI::Range(1, 4096));
+  app.add_option("--kv-order", order, "token_major, head_major or block_major")->check(CLI::IsMember({"token_major", "head_major", "block_major"}));
+  app.add_option("--context", context, "tokens that a request may reach (default: the model's, at most 8192)");
+  app.add_option("--blocks", blocks, "blocks of the KV-cache (default: four contexts)");
+  app.add_option("--prefill-chunk", chunk, "tokens of one prefill launch")->check(CLI::Range(1, 1 << 20));
+  app.add_option("--launch-tokens", launch_tokens, "tokens of one decode launch, at most; 0: all in one");
+}
+
+Result<EngineOptions> EngineFlags::options() const {
+  EngineOptions o;
+  BATON_ASSIGN(o.precision, model::parse_precision(precision));
+  BATON_ASSIGN(o.order, transport::parse_order(order));
+  o.block_tokens = block_tokens;
+  o.context = context;
+  o.blocks = blocks;
+  o.tp = tp;
+  o.chunk = chunk;
+  o.launch_tokens = launch_tokens;
+  return o;
+}
+
+}  // namespace baton::runtime

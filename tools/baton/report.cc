@@ -1,0 +1,135 @@
+#include "tools/baton/report.hpp"
+
+#include "tools/baton/stats.hpp"
+#include "tools/model/fail.hpp"
+
+#include <algorithm>
+#include <map>
+
+namespace baton::runtime {
+
+using nlohmann::json;
+
+namespace {
+
+std::string amount(uint64_t bytes) {
+  if (bytes >= 10ull << 20) return fmt::format("{:.1f} MiB", double(bytes) / (1 << 20));
+  if (bytes >= 10ull << 10) return fmt::format("{:.1f} KiB", double(bytes) / (1 << 10));
+  return fmt::format("{} B", bytes);
+}
+std::string time_text(double v) { return v < 10 ? fmt::format("{:.3f} ms", v) : fmt::format("{:.1f} ms", v); }
+std::string rate_text(double v) { return v > 0 ? fmt::format("{:.0f} tok/s", v) : "-"; }
+
+std::string row(const char* name, const Stats& s, std::string (*show)(double), double ClockStats::*field) {
+  std::string modelled = s.modelled.known ? show(s.modelled.*field) : "-";
+  return fmt::format("  {:<26}{:>14}{:>14}\n", name, show(s.wall.*field), modelled);
+}
+
+std::string models_of(const Answer& a) {
+  std::string all = a.prefill.timing;
+  if (!a.decode.timing.empty() && a.decode.timing != all) all += (all.empty() ? "" : ", ") + a.decode.timing;
+  return all.empty() ? "none: nothing below has a timing model" : all;
+}
+
+json clock_json(const ClockStats& c) {
+  if (!c.known) return nullptr;
+  return {{"ttft_ms", c.ttft_ms},         {"prefill_ms", c.prefill_ms},       {"itl_median_ms", c.itl_median_ms}, {"itl_p99_ms", c.itl_p99_ms},
+          {"prefill_tokens_per_s", c.prefill_per_s}, {"decode_tokens_per_s", c.decode_per_s}, {"transfer_ms", c.transfer_ms},
+          {"transfer_hidden", c.hidden}};
+}
+
+json leg_json(const Leg& l) {
+  return {{"where", l.where}, {"device", l.title}, {"ranks", l.ranks}, {"timing_model", l.timing.empty() ? json(nullptr) : json(l.timing)}};
+}
+
+// Spans as complete events; a lane or link is a thread.
+class TraceWriter {
+ public:
+  explicit TraceWriter(const Answer& a) : a_(a) {
+    name_process(1, "wall");
+    name_process(2, "modelled (" + models_of(a) + ")");
+  }
+  void add(const Leg& leg) {
+    for (const Span& s : leg.spans) add(leg.role, s);
+  }
+  void add(const std::string& group, const Span& s) {
+    put(1, group, s, s.wall_begin, s.wall_end, a_.began.wall);
+    if (s.modelled_end) put(2, group, s, s.modelled_begin, s.modelled_end, a_.began.modelled);
+  }
+  std::string text() const { return json({{"displayTimeUnit", "ms"}, {"traceEvents", events_}}).dump(-1, ' ', false, json::error_handler_t::replace); }
+
+ private:
+  void name_process(int pid, const std::string& name) { events_.push_back({{"ph", "M"}, {"name", "process_name"}, {"pid", pid}, {"tid", 0}, {"args", {{"name", name}}}}); }
+  int thread(int pid, const std::string& lane) {
+    auto [it, fresh] = threads_.try_emplace({pid, lane}, int(threads_.size()) + 1);
+    if (fresh) events_.push_back({{"ph", "M"}, {"name", "thread_name"}, {"pid", pid}, {"tid", it->second}, {"args", {{"name", lane}}}});
+    return it->second;
+  }
+  void put(int pid, const std::string& group, const Span& s, uint64_t begin, uint64_t end, uint64_t zero) {
+    double at = (double(begin) - double(zero)) / 1e3; // microseconds
+    json e = {{"name", s.what == "mark" ? "mark" : group + " " + s.what}, {"pid", pid}, {"tid", thread(pid, s.lane)}, {"ts", at}};
+    if (s.what == "mark") {
+      e["ph"] = "i";
+      e["s"] = "t";
+    } else {
+      e["ph"] = "X";
+      e["dur"] = double(end - begin) / 1e3;
+      e["args"] = {{"bytes", s.bytes}, {"failed", s.failed}};
+    }
+    events_.push_back(std::move(e));
+  }
+  const Answer& a_;
+  json events_ = json::array();
+  std::map<std::pair<int, std::string>, int> threads_;
+};
+
+}  // namespace
+
+std::string Check::text() const {
+  if (!same_tokens) return fmt::format("DIFFERENT tokens from one device ({})", device);
+  if (!same_logits) return fmt::format("same tokens as one device ({}), but different logits", device);
+  return fmt::format("same tokens as one device ({}), and the same logits bit for bit in all {} steps", device, steps);
+}
+
+std::string stats_text(const Answer& a) {
+  Stats s = stats_of(a);
+  std::string out = fmt::format("prefill   {}{}\n", a.prefill.title, a.prefill.ranks > 1 ? fmt::format(", {} ranks", a.prefill.ranks) : "");
+  out += fmt::format("decode    {}\n", a.decode.title);
+  if (!s.fabric.empty()) out += fmt::format("hand-over {} in {} segments by {}\n", amount(s.kv_bytes), s.kv_segments, s.fabric);
+  out += fmt::format("tokens    {} prompt, {} generated ({}{})\n", a.prompt_tokens, a.tokens.size(), a.finish, a.context_full ? ": the context is full" : "");
+  out += fmt::format("  {:<26}{:>14}{:>14}\n", "", "wall", "modelled");
+  out += row("time to first token", s, time_text, &ClockStats::ttft_ms);
+  out += row("inter-token, median", s, time_text, &ClockStats::itl_median_ms);
+  out += row("inter-token, p99", s, time_text, &ClockStats::itl_p99_ms);
+  out += row("prefill", s, rate_text, &ClockStats::prefill_per_s);
+  out += row("decode", s, rate_text, &ClockStats::decode_per_s);
+  if (!s.fabric.empty()) {
+    out += row("KV transfer", s, time_text, &ClockStats::transfer_ms);
+    out += row("  hidden behind prefill", s, [](double v) { return fmt::format("{:.0f} %", v * 100); }, &ClockStats::hidden);
+  }
+  out += fmt::format("  wall: this machine, emulating. modelled: {}\n", models_of(a));
+  return out;
+}
+
+json answer_json(const Answer& a, const std::string& model, const std::string& text, const std::optional<Check>& check) {
+  Stats s = stats_of(a);
+  json ids = json::array();
+  for (const Token& t : a.tokens) ids.push_back(t.id);
+  json j = {{"schema", "baton.generate/1"}, {"model", model},       {"text", text},          {"tokens", ids},
+            {"prompt_tokens", a.prompt_tokens}, {"finish", a.finish}, {"context_full", a.context_full}, {"prefill", leg_json(a.prefill)},
+            {"decode", leg_json(a.decode)},   {"wall", clock_json(s.wall)}, {"modelled", clock_json(s.modelled)}};
+  j["kv"] = s.fabric.empty() ? json(nullptr) : json{{"fabric", s.fabric}, {"bytes", s.kv_bytes}, {"segments", s.kv_segments}};
+  if (check)
+    j["check"] = {{"device", check->device}, {"same_tokens", check->same_tokens}, {"same_logits", check->same_logits}, {"steps", check->steps}, {"ttft_ms", check->ttft_ms}};
+  return j;
+}
+
+std::string chrome_trace(const Answer& a) {
+  TraceWriter w(a);
+  w.add(a.prefill);
+  for (const Span& s : a.transfer.spans) w.add("KV", s);
+  w.add(a.decode);
+  return w.text();
+}
+
+}  // namespace baton::runtime

@@ -1,0 +1,66 @@
+// service.hpp: what the prefill and the decode service have in common: an endpoint, its clients, and the log line of a request.
+//
+// Owner    a Service owns its endpoint and the sessions that it accepted.
+// Threads  as the Instance.   Cost  step(): a look at each session.
+// Errors   those of a request go to its client; those of the service come from open().
+//
+//     while (!stopped) { in.poll_wait(deadline_in_ms(50)); while (service.step()) {} }
+#pragma once
+
+#include "tools/baton/wire.hpp"
+#include "transport/session.hpp"
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace baton::runtime {
+
+struct ServiceOptions {
+  std::string listen = "127.0.0.1:0";
+  transport::Key key{};
+  std::string fabric = "auto";
+  EngineOptions engine;
+  std::function<void(const std::string&)> log; // one line a request; may be empty
+};
+
+class Service {
+ public:
+  virtual ~Service() = default;
+  // Handles what has happened. True: something did, call again before sleeping.
+  bool step();
+  const std::string& address() const { return endpoint_->address(); }
+  const Leg& leg() const { return leg_; }
+
+ protected:
+  struct Peer {
+    uint64_t number;
+    std::unique_ptr<transport::Session> session;
+  };
+  Service(SpanLog& log, const model::Model& m, ServiceOptions o) : log_(log), model_(m), options_(std::move(o)) {}
+  Status listen(const Instance&, std::string role, const OpenDevice&, uint32_t ranks);
+  virtual void message(Peer&, const transport::Message&) = 0;
+  virtual void gone(uint64_t peer, const Error& why) = 0; // cancel its requests
+  virtual bool advance() = 0;                             // requests; true: something happened
+  transport::Session* session(uint64_t peer);             // nullptr: gone
+  void send(uint64_t peer, const transport::Message&);
+  void say(const std::string& line) const {
+    if (options_.log) options_.log(line);
+  }
+  Status same_model(const std::string& theirs) const;
+
+  SpanLog& log_;
+  const model::Model& model_;
+  ServiceOptions options_;
+  std::string model_id_; // with the precision: what both sides must agree on
+  Leg leg_;
+  std::optional<transport::Endpoint> endpoint_;
+  std::vector<Peer> peers_;
+  uint64_t next_peer_ = 1;
+};
+
+// The identity that both sides compare: weights, config, precision.
+std::string model_identity(const model::Model&, model::Precision);
+
+}  // namespace baton::runtime

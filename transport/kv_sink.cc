@@ -1,0 +1,459 @@
+// The decode side: tickets, the agreement before the memory is disclosed, the contiguous prefix, and fencing.
+//
+// How a request that ends early is fenced: its slot of the landing is revoked first (mapped: a word that the sender reads before each chunk;
+// libfabric: a kv.cancel that the sender answers with kv.abort once nothing of it is in flight). Its generation leaves the active list, so a note
+// that still arrives matches nothing and is dropped. Its blocks stay in quarantine until the landing says that the slot is quiet; expect()
+// refuses them until then. If the session is lost, quiet means: mapped and shm, the peer's process is gone (or was not writing);
+// tcp and hardware, the endpoint is closed.
+#include "transport/fabric.hpp"
+#include "transport/kv_link.hpp"
+#include "transport/kv_wire.hpp"
+
+#include <fmt/format.h>
+
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+namespace baton::transport {
+
+struct Incoming::Impl {
+  enum class State : uint8_t { waiting, active, done, ended };
+
+  KvSink::Impl* sink = nullptr; // nullptr: the sink is closed
+  std::string ticket;
+  std::vector<int32_t> blocks;
+  uint64_t tokens = 0;
+  Timeline landed;
+  State state = State::waiting;
+  bool quiet = true;
+
+  Session::Impl* session = nullptr;
+  uint64_t transfer = 0, generation = 0; // the peer's id; ours
+  Landing* landing = nullptr;
+  uint32_t slot = 0;
+  uint64_t sources = 0;                  // bit s: source s sends
+  std::vector<uint64_t> arrived;         // by layer
+  std::vector<uint64_t> modelled;        // by layer: the latest of its sources
+  uint32_t prefix = 0;
+  std::optional<Message> seal;
+  bool seal_taken = false;
+  Stats stats;
+};
+
+struct KvSink::Impl final : Service, Watcher {
+  struct Link {
+    Session::Impl* session; // nullptr: lost
+    std::string fabric;
+    std::unique_ptr<Landing> landing;
+  };
+  struct Quarantine { // a request that ended while somebody may still write
+    Landing* landing;
+    uint32_t slot;
+    Session::Impl* session;
+    uint64_t transfer;
+    std::vector<int32_t> blocks;
+    Incoming::Impl* incoming; // nullptr: destroyed
+  };
+
+  ~Impl() override;
+  Status start(const Instance&, Endpoint::Impl&, const Buffer&, const KvLayout&, std::string model);
+  Result<Incoming> expect(std::vector<int32_t> blocks, uint64_t tokens);
+  void forget(Incoming::Impl&);
+  void cancel(Incoming::Impl&, const Error&);
+
+  bool on_message(Session::Impl&, Message&) override;
+  void on_lost(Session::Impl&, const Error&) override;
+  uint32_t on_poll(uint64_t now) override;
+  void ready(uint32_t) override { // the timer
+    uint64_t fired;
+    (void)!read(timer.get(), &fired, sizeof fired);
+  }
+
+ private:
+  void open(Session::Impl&, Incoming::Impl&, const Message&);
+  Status agree(Session::Impl&, Incoming::Impl&, const Message&, nlohmann::json& reply);
+  Result<Link*> choose(Session::Impl&, const std::vector<std::string>& wanted);
+  Status check_blocks(const std::vector<int32_t>&, uint64_t tokens) const;
+  uint32_t collect();
+  void take(const Note&);
+  void finish_if_complete(Incoming::Impl&);
+  void fail(Incoming::Impl&, Error);
+  void leave(Incoming::Impl&); // from active: revoke, forget, quarantine
+  void retick(uint64_t now, bool events);
+
+ public:
+  void settle();
+  Endpoint::Impl* ep = nullptr;
+  baton_instance* instance = nullptr;
+  LandingMemory memory;
+  KvLayout layout;
+  std::string model;
+  Fd fd, timer;
+
+ private:
+  uint64_t timer_tag_ = 0, tick_ns_ = 0, last_event_ns_ = 0;
+  std::map<std::string, Incoming::Impl*> waiting_;
+  std::vector<Incoming::Impl*> active_, all_;
+  std::vector<std::unique_ptr<Link>> links_;
+  std::vector<Quarantine> quarantine_;
+  std::vector<Note> notes_;
+};
+
+// ---- lifetime ----
+
+Status KvSink::Impl::start(const Instance& in, Endpoint::Impl& e, const Buffer& buffer, const KvLayout& l, std::string m) {
+  BATON_TRY(l.check());
+  if (buffer.bytes() < l.bytes())
+    return Error(BATON_INVALID_ARGUMENT, fmt::format("the landing buffer has {} bytes, its layout needs {}", buffer.bytes(), l.bytes()), "allocate KvLayout::bytes()");
+  BATON_ASSIGN(void* base, buffer.map());
+  instance = in.get();
+  layout = l;
+  model = std::move(m);
+  memory.id = random_hex(8);
+  memory.base = static_cast<uint8_t*>(base);
+  memory.bytes = l.bytes();
+  if (auto x = buffer.export_fd(); x.ok()) {
+    fd = Fd(x->fd);
+    memory.fd = x->fd;
+    memory.fd_offset = x->offset;
+  }
+  timer = Fd(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
+  if (!timer) return io_error("timerfd_create", errno);
+  ep = &e;
+  timer_tag_ = ep->watch(timer.get(), EPOLLIN, this);
+  ep->add(this);
+  notes_.reserve(256);
+  return {};
+}
+
+KvSink::Impl::~Impl() {
+  if (!ep) return;
+  ep->remove(this);
+  const auto mine = all_;
+  for (Incoming::Impl* in : mine) {
+    cancel(*in, Error(BATON_CANCELLED, "the sink was closed", "open it again"));
+    in->sink = nullptr;
+  }
+  for (auto& l : links_)
+    if (l->session) (void)send_transport(*l->session, "kv.gone", {{"sink", memory.id}});
+  links_.clear();
+  ep->unwatch(timer_tag_, timer.get());
+}
+
+Status KvSink::Impl::check_blocks(const std::vector<int32_t>& blocks, uint64_t tokens) const {
+  if (tokens == 0) return Error(BATON_INVALID_ARGUMENT, "a request of 0 tokens", "expect at least one");
+  const uint64_t need = (tokens + layout.block_tokens - 1) / layout.block_tokens;
+  if (blocks.size() < need)
+    return Error(BATON_INVALID_ARGUMENT, fmt::format("{} tokens need {} blocks of {}; {} given", tokens, need, layout.block_tokens, blocks.size()), "allocate more blocks");
+  std::vector<bool> mine(layout.blocks);
+  for (int32_t b : blocks) {
+    if (b < 0 || uint32_t(b) >= layout.blocks) return Error(BATON_INVALID_ARGUMENT, fmt::format("block {}: the buffer has 0..{}", b, layout.blocks - 1), "pass this buffer's blocks");
+    if (mine[size_t(b)]) return Error(BATON_INVALID_ARGUMENT, fmt::format("block {} is given twice", b), "give each block once");
+    mine[size_t(b)] = true;
+  }
+  for (const auto& q : quarantine_)
+    for (int32_t b : q.blocks)
+      if (mine[size_t(b)])
+        return Error(BATON_BUSY, fmt::format("block {} belongs to a cancelled request whose sender has not stopped yet", b), "use other blocks, or poll until quiesced()");
+  return {};
+}
+
+Result<Incoming> KvSink::Impl::expect(std::vector<int32_t> blocks, uint64_t tokens) {
+  settle();
+  BATON_TRY(check_blocks(blocks, tokens));
+  auto in = std::make_unique<Incoming::Impl>();
+  in->sink = this;
+  in->ticket = random_hex(16);
+  in->blocks = std::move(blocks);
+  in->tokens = tokens;
+  Error e;
+  baton_timeline* t = nullptr;
+  const std::string name = "landed " + in->ticket.substr(0, 8);
+  if (baton_timeline_create(instance, name.c_str(), &t, &e)) return e;
+  in->landed = Timeline(t);
+  in->arrived.resize(layout.layers);
+  in->modelled.resize(layout.layers);
+  in->stats.landed_wall_ns.resize(layout.layers);
+  in->stats.landed_modelled_ns.resize(layout.layers);
+  waiting_[in->ticket] = in.get();
+  all_.push_back(in.get());
+  return Incoming(std::move(in));
+}
+
+void KvSink::Impl::forget(Incoming::Impl& in) {
+  cancel(in, Error(BATON_CANCELLED, "the decode side dropped the request", "nothing: it was its choice"));
+  std::erase(all_, &in);
+  for (auto& q : quarantine_)
+    if (q.incoming == &in) q.incoming = nullptr;
+}
+
+// ---- ending ----
+
+void KvSink::Impl::leave(Incoming::Impl& in) {
+  if (!in.landing) return;
+  std::erase(active_, &in);
+  in.landing->revoke(in.slot);
+  in.quiet = in.landing->quiet(in.slot);
+  if (!in.quiet) quarantine_.push_back({in.landing, in.slot, in.session, in.transfer, in.blocks, &in});
+  in.landing = nullptr;
+  in.session = nullptr;
+}
+
+void KvSink::Impl::fail(Incoming::Impl& in, Error why) {
+  if (in.state == Incoming::Impl::State::ended || in.state == Incoming::Impl::State::done) return;
+  waiting_.erase(in.ticket);
+  in.state = Incoming::Impl::State::ended;
+  leave(in);
+  in.landed.poison(why);
+}
+
+void KvSink::Impl::cancel(Incoming::Impl& in, const Error& why) {
+  if (in.state == Incoming::Impl::State::active && in.session)
+    (void)send_transport(*in.session, "kv.cancel", {{"id", in.transfer}, {"error", to_json(why)}});
+  fail(in, why);
+}
+
+// Quarantined blocks whose sender has stopped are free again; landings of lost sessions go when nothing holds them.
+void KvSink::Impl::settle() {
+  std::erase_if(quarantine_, [](Quarantine& q) {
+    if (!q.landing->quiet(q.slot)) return false;
+    if (q.incoming) q.incoming->quiet = true;
+    return true;
+  });
+  std::erase_if(links_, [&](const auto& l) {
+    return !l->session && std::none_of(quarantine_.begin(), quarantine_.end(), [&](const Quarantine& q) { return q.landing == l->landing.get(); });
+  });
+}
+
+void KvSink::Impl::on_lost(Session::Impl& s, const Error& why) {
+  collect(); // what had landed before the end has landed
+  const auto mine = active_;
+  for (Incoming::Impl* in : mine)
+    if (in->session == &s) fail(*in, why);
+  for (auto& q : quarantine_)
+    if (q.session == &s) q.session = nullptr;
+  for (auto& l : links_)
+    if (l->session == &s) {
+      l->session = nullptr;
+      l->landing->session_lost();
+    }
+  settle();
+}
+
+// ---- agreeing ----
+
+bool KvSink::Impl::on_message(Session::Impl& s, Message& m) {
+  if (m.type == "kv.open") {
+    const auto it = waiting_.find(text_of(m.body, "ticket").value_or(""));
+    if (it == waiting_.end()) return false;
+    open(s, *it->second, m);
+    return true;
+  }
+  if (m.type != "kv.abort" && m.type != "kv.seal") return false;
+  const uint64_t id = u64_of(m.body, "id").value_or(0);
+  for (auto& q : quarantine_)
+    if (q.session == &s && q.transfer == id) {
+      q.landing->stopped(q.slot);
+      settle();
+      return true;
+    }
+  for (Incoming::Impl* in : active_) {
+    if (in->session != &s || in->transfer != id) continue;
+    in->landing->stopped(in->slot);
+    if (m.type == "kv.abort") {
+      fail(*in, s.hop(error_from(m.body)));
+    } else {
+      in->seal = Message{text_of(m.body, "type").value_or(""), m.body.contains("body") ? m.body["body"] : nlohmann::json::object(), std::move(m.bytes)};
+      collect();
+      if (in->state == Incoming::Impl::State::active) finish_if_complete(*in);
+    }
+    return true;
+  }
+  return false;
+}
+
+void KvSink::Impl::open(Session::Impl& s, Incoming::Impl& in, const Message& m) {
+  waiting_.erase(in.ticket); // single use, whatever comes of it
+  in.transfer = u64_of(m.body, "id").value_or(0);
+  nlohmann::json reply;
+  if (Status ok = agree(s, in, m, reply); !ok.ok()) {
+    (void)send_transport(s, "kv.refuse", {{"id", in.transfer}, {"error", to_json(ok.error())}});
+    fail(in, s.hop(ok.error()));
+    return;
+  }
+  in.session = &s;
+  in.state = Incoming::Impl::State::active;
+  in.quiet = false;
+  active_.push_back(&in);
+  last_event_ns_ = now_ns();
+  (void)send_transport(s, "kv.accept", std::move(reply)); // a failure loses the session, and on_lost ends this
+}
+
+Status KvSink::Impl::agree(Session::Impl& s, Incoming::Impl& in, const Message& m, nlohmann::json& reply) {
+  const auto theirs = text_of(m.body, "model");
+  const auto tokens = u64_of(m.body, "tokens");
+  const auto wanted = texts_of(m.body, "fabrics");
+  if (!theirs || !tokens || !wanted || !m.body.contains("sources") || !m.body["sources"].is_array() || m.body["sources"].empty() || m.body["sources"].size() > kMaxSources)
+    return Error(BATON_CORRUPT, "a kv.open with missing or malformed fields", "run the same Baton version on both sides");
+  if (*theirs != model)
+    return Error(BATON_MISMATCH, fmt::format("models differ: prefill has {}, decode has {}", theirs->substr(0, 64), model.substr(0, 64)), "load the same model on both sides");
+  if (*tokens != in.tokens)
+    return Error(BATON_MISMATCH, fmt::format("the prefill side brings {} tokens, the ticket is for {}", *tokens, in.tokens), "agree on the prompt before asking for a ticket");
+  std::vector<KvLayout> sources;
+  for (const auto& j : m.body["sources"]) {
+    BATON_ASSIGN(KvLayout l, layout_from(j));
+    sources.push_back(l);
+  }
+  BATON_ASSIGN(Shares shares, share_heads(sources, layout));
+  in.sources = 0;
+  for (size_t i = 0; i < sources.size(); ++i)
+    if (!shares.plans[i].empty()) in.sources |= uint64_t(1) << i;
+  // Only now is anything of the memory told.
+  BATON_ASSIGN(Link * link, choose(s, *wanted));
+  BATON_ASSIGN(nlohmann::json offer, link->landing->offer());
+  in.generation = random_u64();
+  BATON_ASSIGN(in.slot, link->landing->allow(in.generation));
+  in.landing = link->landing.get();
+  in.stats.fabric = link->fabric;
+  reply = {{"id", in.transfer},          {"generation", in.generation}, {"slot", in.slot},      {"fabric", link->fabric},
+           {"layout", to_json(layout)}, {"blocks", in.blocks},          {"plan", shares.hash}, {"offer", std::move(offer)}};
+  return {};
+}
+
+Result<KvSink::Impl::Link*> KvSink::Impl::choose(Session::Impl& s, const std::vector<std::string>& wanted) {
+  std::string why;
+  for (const std::string& f : wanted) {
+    if (auto no = fabric_unusable(f, s)) {
+      why += (why.empty() ? "" : "; ") + *no;
+      continue;
+    }
+    for (auto& l : links_)
+      if (l->session == &s && l->fabric == f) return l.get();
+    auto landing = make_landing(f, s, memory);
+    if (landing.ok()) {
+      links_.push_back(std::make_unique<Link>(Link{&s, f, std::move(*landing)}));
+      return links_.back().get();
+    }
+    why += (why.empty() ? "" : "; ") + std::string(landing.error().what);
+  }
+  return Error(BATON_UNSUPPORTED, fmt::format("no fabric between the two sides: {}", why.empty() ? "none was asked for" : why), "choose another fabric; 'devctl topo' lists them");
+}
+
+// ---- landing ----
+
+uint32_t KvSink::Impl::on_poll(uint64_t now) {
+  if (active_.empty() && quarantine_.empty()) {
+    if (tick_ns_) retick(now, false);
+    return 0;
+  }
+  const uint32_t n = collect();
+  if (!quarantine_.empty()) settle();
+  retick(now, n != 0);
+  return n;
+}
+
+uint32_t KvSink::Impl::collect() {
+  uint32_t n = 0;
+  for (size_t i = 0; i < links_.size(); ++i) {
+    Link& l = *links_[i];
+    notes_.clear();
+    const bool good = l.landing->poll(notes_);
+    for (const Note& note : notes_) take(note);
+    n += uint32_t(notes_.size());
+    if (good || !l.session) continue;
+    const Landing* broken = l.landing.get(); // cancelling may lose the session, and the link with it
+    const Error why(BATON_PEER_LOST, fmt::format("the {} fabric failed", l.fabric), "open a new session");
+    const auto mine = active_;
+    for (Incoming::Impl* in : mine)
+      if (in->landing == broken) cancel(*in, why);
+    break;
+  }
+  return n;
+}
+
+void KvSink::Impl::take(const Note& note) {
+  const auto it = std::find_if(active_.begin(), active_.end(), [&](const Incoming::Impl* a) { return a->generation == note.generation; });
+  if (it == active_.end()) return; // late: its request has ended
+  Incoming::Impl& in = **it;
+  const uint64_t bit = note.source < kMaxSources ? uint64_t(1) << note.source : 0;
+  if (note.layer >= layout.layers || !(in.sources & bit) || in.arrived[note.layer] & bit) return; // not one that was agreed
+  in.arrived[note.layer] |= bit;
+  in.modelled[note.layer] = std::max(in.modelled[note.layer], note.modelled_ns);
+  in.stats.bytes += note.bytes;
+  in.stats.segments += note.segments;
+  while (in.prefix < layout.layers && in.arrived[in.prefix] == in.sources) {
+    const uint32_t l = in.prefix++;
+    if (l) in.modelled[l] = std::max(in.modelled[l], in.modelled[l - 1]);
+    in.stats.landed_wall_ns[l] = now_ns();
+    in.stats.landed_modelled_ns[l] = in.modelled[l];
+    in.landed.signal(in.prefix, in.modelled[l]);
+  }
+  finish_if_complete(in);
+}
+
+// Everything landed and the seal is here: what becomes of the session no longer matters to this request.
+void KvSink::Impl::finish_if_complete(Incoming::Impl& in) {
+  if (!in.seal || in.prefix != layout.layers) return;
+  in.state = Incoming::Impl::State::done;
+  leave(in);
+}
+
+// Landings without a descriptor are polled by a timer: often while things arrive, every millisecond while nothing does.
+void KvSink::Impl::retick(uint64_t now, bool events) {
+  if (events) last_event_ns_ = now;
+  uint64_t want = 0;
+  if (!active_.empty() || !quarantine_.empty())
+    for (const auto& l : links_)
+      if (const uint64_t t = l->landing->tick_ns()) want = want ? std::min(want, t) : t;
+  if (!quarantine_.empty() && !want) want = 1'000'000; // mapped senders say nothing when they stop
+  if (want && now - last_event_ns_ > 2'000'000) want = std::max<uint64_t>(want, 1'000'000);
+  if (want == tick_ns_) return;
+  tick_ns_ = want;
+  itimerspec t{};
+  t.it_interval.tv_nsec = t.it_value.tv_nsec = long(want);
+  timerfd_settime(timer.get(), 0, &t, nullptr);
+}
+
+// ---- the public faces ----
+
+Incoming::Incoming(std::unique_ptr<Impl> i) : impl_(std::move(i)) {}
+Incoming::Incoming(Incoming&&) noexcept = default;
+Incoming::~Incoming() {
+  if (impl_ && impl_->sink) impl_->sink->forget(*impl_);
+}
+const std::string& Incoming::ticket() const { return impl_->ticket; }
+const Timeline& Incoming::landed() const { return impl_->landed; }
+const Incoming::Stats& Incoming::stats() const { return impl_->stats; }
+
+std::optional<Message> Incoming::sealed() {
+  if (impl_->state != Impl::State::done || impl_->seal_taken) return std::nullopt;
+  impl_->seal_taken = true;
+  return std::move(*impl_->seal);
+}
+
+void Incoming::cancel(const Error& cause) {
+  if (impl_->sink) impl_->sink->cancel(*impl_, cause);
+}
+
+bool Incoming::quiesced() {
+  if (!impl_->quiet && impl_->sink) impl_->sink->settle();
+  return impl_->quiet || !impl_->sink;
+}
+
+KvSink::KvSink(std::unique_ptr<Impl> i) : impl_(std::move(i)) {}
+KvSink::KvSink(KvSink&&) noexcept = default;
+KvSink::~KvSink() = default;
+
+Result<KvSink> KvSink::create(const Instance& in, Endpoint& ep, const Buffer& memory, const KvLayout& layout, std::string model) {
+  auto impl = std::make_unique<Impl>();
+  BATON_TRY(impl->start(in, ep.impl(), memory, layout, std::move(model)));
+  return KvSink(std::move(impl));
+}
+
+Result<Incoming> KvSink::expect(std::vector<int32_t> blocks, uint64_t tokens) { return impl_->expect(std::move(blocks), tokens); }
+
+}  // namespace baton::transport

@@ -1,0 +1,472 @@
+// The prefill side: agrees with the sink, then moves each (source, layer) as one op of a queue of its own.
+//
+// A poll does a bounded amount of work (kPollBytes), so that launches and other queues are driven between two pieces of a layer. Ops of the
+// queue may be in flight together; each completes, and its note goes out, when its own writes are visible at the sink.
+#include "transport/fabric.hpp"
+#include "transport/kv_link.hpp"
+#include "transport/kv_wire.hpp"
+
+#include <fmt/format.h>
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+
+namespace baton::transport {
+namespace {
+
+constexpr uint64_t kPollBytes = 2u << 20;      // about 0.2 ms of copying
+constexpr uint64_t kDrainNs = 1'000'000'000;   // for writes in flight when a transfer is destroyed
+constexpr long kTickNs = 50'000;               // looks for completions where there is no descriptor to wait on
+
+} // namespace
+
+struct KvTransfer::Impl final : Service {
+  struct Step { // one (source, layer)
+    enum class State : uint8_t { idle, queued, done };
+    State state = State::idle;
+    void* cookie = nullptr;
+    uint64_t start_ns = 0; // modelled
+    size_t part = 0;       // of the source's moves
+    Batch batch;
+  };
+
+  Impl(const Instance& in, Session::Impl& s) : instance(in.get()), session(&s), ep(s.ep), host(baton_queue_host(in.get())) {}
+  ~Impl() override;
+
+  Status open(const Instance&, const std::string& ticket, std::vector<KvSource>, uint64_t tokens, const TransferOptions&, uint64_t deadline_ns);
+  void fail(Error);
+  void tell_abort();
+  Status seal(const Message&, uint64_t deadline_ns);
+
+  bool on_message(Session::Impl&, Message&) override;
+  void on_lost(Session::Impl&, const Error&) override;
+
+  int32_t submit(const baton_driver_op*, uint32_t count, uint32_t* taken);
+  uint32_t poll();
+
+ private:
+  Status check(const std::vector<KvSource>&, uint64_t tokens);
+  Status agree(const std::string& ticket, uint64_t tokens, const TransferOptions&, uint64_t deadline_ns);
+  Status accept(const std::vector<KvSource>&, uint64_t tokens, uint64_t deadline_ns);
+  Status attach(const std::string& fabric, const nlohmann::json& offer, uint64_t deadline_ns);
+  Status make_queue(const Instance&);
+  bool advance(Step&, size_t index, uint64_t& bytes); // true: settled, remove it
+  void finish(Step&, size_t index, const Error*);
+  bool next_part(Step&, size_t index);
+  uint32_t in_flight() const;
+  void arm();
+  size_t source_of(size_t index) const { return index / layers; }
+  uint32_t layer_of(size_t index) const { return uint32_t(index % layers); }
+
+ public:
+  baton_instance* instance;
+  Session::Impl* session; // nullptr: lost or closed
+  Endpoint::Impl* ep;
+  const baton_driver_host* host;
+  Queue queue;
+  Stats stats;
+  std::optional<Error> failure;
+  bool sealed = false, told = false; // told: the sink knows that this ended, or cannot be told
+  size_t sources = 0, layers = 0;
+
+ private:
+  uint64_t id_ = random_u64(), generation_ = 0;
+  uint32_t slot_ = 0;
+  bool open_sent_ = false, has_timer_ = false, has_more_ = false;
+  LinkModel model_;
+  std::vector<KvLayout> layouts_;
+  std::vector<const uint8_t*> bases_;
+  Shares shares_;
+  std::vector<std::vector<KvMove>> moves_; // by source
+  std::vector<Step> steps_;
+  std::vector<uint32_t> pending_;
+  size_t left_ = 0; // steps not done
+  std::optional<Message> answer_;
+  Sender* sender_ = nullptr;
+  baton_driver table_{};
+  Fd epoll_, more_, timer_;
+};
+
+// ---- opening ----
+
+Status KvTransfer::Impl::check(const std::vector<KvSource>& all, uint64_t tokens) {
+  if (all.empty() || all.size() > kMaxSources) return Error(BATON_INVALID_ARGUMENT, fmt::format("{} sources", all.size()), fmt::format("1 to {}, one for each rank", kMaxSources));
+  for (size_t i = 0; i < all.size(); ++i) {
+    const KvSource& s = all[i];
+    if (!s.memory) return Error(BATON_INVALID_ARGUMENT, fmt::format("source {} has no memory", i), "give the rank's KV buffer");
+    BATON_TRY(s.layout.check());
+    if (s.memory->bytes() < s.layout.bytes())
+      return Error(BATON_INVALID_ARGUMENT, fmt::format("source {} has {} bytes, its layout needs {}", i, s.memory->bytes(), s.layout.bytes()), "allocate KvLayout::bytes()");
+    const uint64_t need = (tokens + s.layout.block_tokens - 1) / s.layout.block_tokens;
+    if (s.blocks.size() < need) return Error(BATON_INVALID_ARGUMENT, fmt::format("source {} has {} blocks, {} tokens need {}", i, s.blocks.size(), tokens, need), "give every block");
+    BATON_ASSIGN(void* base, s.memory->map());
+    bases_.push_back(static_cast<const uint8_t*>(base));
+    layouts_.push_back(s.layout);
+  }
+  return {};
+}
+
+Status KvTransfer::Impl::agree(const std::string& ticket, uint64_t tokens, const TransferOptions& o, uint64_t deadline_ns) {
+  std::vector<std::string> fabrics{o.fabric};
+  if (o.fabric == "auto") fabrics = session->same_host ? std::vector<std::string>{"mapped", "tcp"} : std::vector<std::string>{"tcp"};
+  for (const auto& f : fabrics)
+    if (auto why = fabric_unusable(f, *session); why && fabrics.size() == 1) return session->hop(Error(BATON_UNSUPPORTED, *why, "choose another fabric; 'devctl topo' lists them"));
+  nlohmann::json list = nlohmann::json::array();
+  for (const auto& l : layouts_) list.push_back(to_json(l));
+  BATON_TRY(send_transport(*session, "kv.open", {{"id", id_}, {"ticket", ticket}, {"model", o.model}, {"tokens", tokens}, {"fabrics", fabrics}, {"sources", list}}));
+  open_sent_ = true;
+  if (!ep->drive(deadline_ns, [&] { return answer_ || failure; }))
+    return session->hop(Error(BATON_DEADLINE, "the decode side did not answer before the deadline", "check that it polls"));
+  if (failure) return *failure;
+  if (answer_->type == "kv.refuse") {
+    told = true;
+    return session->hop(error_from(answer_->body));
+  }
+  return {};
+}
+
+Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t tokens, uint64_t deadline_ns) {
+  const nlohmann::json& b = answer_->body;
+  const auto generation = u64_of(b, "generation"), slot = u64_of(b, "slot"), plan = u64_of(b, "plan");
+  const auto fabric = text_of(b, "fabric");
+  const auto blocks = blocks_of(b, "blocks");
+  if (!generation || !slot || *slot > UINT32_MAX || !plan || !fabric || !blocks || !b.contains("layout") || !b.contains("offer"))
+    return session->hop(Error(BATON_CORRUPT, "the decode side's answer has missing or malformed fields", "run the same Baton version on both sides"));
+  BATON_ASSIGN(KvLayout sink, layout_from(b["layout"]));
+  BATON_ASSIGN(shares_, share_heads(layouts_, sink));
+  if (shares_.hash != *plan)
+    return session->hop(Error(BATON_MISMATCH, fmt::format("plans differ: prefill {:016x}, decode {:016x}", shares_.hash, *plan), "run the same Baton version on both sides"));
+  generation_ = *generation;
+  slot_ = uint32_t(*slot);
+  BATON_TRY(attach(*fabric, b["offer"], deadline_ns));
+  moves_.resize(all.size());
+  std::vector<void*> local(all.size());
+  for (size_t i = 0; i < all.size(); ++i) {
+    for (const KvPlan& p : shares_.plans[i]) {
+      BATON_ASSIGN(KvMove m, p.instantiate(all[i].blocks, *blocks, 0, tokens));
+      moves_[i].push_back(std::move(m));
+    }
+    if (moves_[i].empty()) continue;
+    BATON_ASSIGN(local[i], sender_->local(bases_[i], layouts_[i].bytes()));
+  }
+  sources = all.size();
+  layers = sink.layers;
+  left_ = sources * layers;
+  steps_.resize(left_);
+  pending_.reserve(left_);
+  stats.fabric = *fabric;
+  stats.spans.resize(left_);
+  for (size_t i = 0; i < left_; ++i) {
+    Batch& batch = steps_[i].batch;
+    batch.src = bases_[source_of(i)];
+    batch.local = local[source_of(i)];
+    batch.generation = generation_;
+    batch.slot = slot_;
+  }
+  return {};
+}
+
+Status KvTransfer::Impl::attach(const std::string& fabric, const nlohmann::json& offer, uint64_t deadline_ns) {
+  auto& slot = session->attached[sender_key(fabric, text_of(offer, "sink").value_or(""))];
+  if (slot) {
+    const auto state = static_cast<Sender*>(slot.get())->state();
+    if (state && !state->ok()) { // others may still hold it: it goes with the session
+      session->attached["dead:" + random_hex(8)] = std::move(slot);
+      slot.reset();
+    }
+  }
+  if (!slot) {
+    auto made = make_sender(fabric, *session, offer);
+    if (!made.ok()) return session->hop(made.error());
+    slot = std::move(*made);
+  }
+  sender_ = static_cast<Sender*>(slot.get());
+  ++sender_->users;
+  if (!ep->drive(deadline_ns, [&] { return sender_->state() || failure; }))
+    return session->hop(Error(BATON_DEADLINE, fmt::format("the {} fabric did not connect before the deadline", fabric), "check that the decode side polls"));
+  if (failure) return *failure;
+  if (!sender_->state()->ok()) return session->hop(sender_->state()->error());
+  return {};
+}
+
+Status KvTransfer::Impl::make_queue(const Instance& in) {
+  BATON_ASSIGN(epoll_, epoll_new());
+  more_ = Fd(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  timer_ = Fd(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
+  if (!more_ || !timer_) return io_error("eventfd or timerfd", errno);
+  epoll_add(epoll_.get(), more_.get(), EPOLLIN, 0);
+  epoll_add(epoll_.get(), timer_.get(), EPOLLIN, 0);
+  if (sender_->fd() >= 0) epoll_add(epoll_.get(), sender_->fd(), EPOLLIN, 0);
+  table_.struct_size = sizeof table_;
+  table_.abi_version = BATON_ABI_VERSION;
+  table_.scheme = "kv";
+  table_.description = "a KV transfer";
+  table_.submit = [](void* self, void*, const baton_driver_op* ops, uint32_t n, uint32_t* taken, baton_error*) { return static_cast<Impl*>(self)->submit(ops, n, taken); };
+  table_.poll = [](void* self, void*, uint32_t) { return static_cast<Impl*>(self)->poll(); };
+  const std::string name = fmt::format("link {} > {} ({})", ep->options.name.empty() ? "prefill" : ep->options.name, session->peer.name.empty() ? session->address : session->peer.name, stats.fabric);
+  Error e;
+  baton_queue* q = nullptr;
+  if (baton_queue_from_table(in.get(), name.c_str(), &table_, this, epoll_.get(), &q, &e)) return e;
+  queue = Queue(q);
+  return {};
+}
+
+Status KvTransfer::Impl::open(const Instance& in, const std::string& ticket, std::vector<KvSource> all, uint64_t tokens, const TransferOptions& o, uint64_t deadline_ns) {
+  if (session->cause) return *session->cause;
+  BATON_TRY(check(all, tokens));
+  BATON_ASSIGN(model_, link_model(o.link_model));
+  ep->add(this);
+  BATON_TRY(agree(ticket, tokens, o, deadline_ns));
+  if (Status s = accept(all, tokens, deadline_ns); !s.ok()) {
+    fail(s.error());
+    return s;
+  }
+  answer_.reset();
+  return make_queue(in);
+}
+
+// ---- ending ----
+
+KvTransfer::Impl::~Impl() {
+  if (!sealed && !failure) fail(Error(BATON_CANCELLED, "the prefill side dropped the transfer before sealing it", "see the prefill side's own error"));
+  queue.reset(); // polls until what was in flight has settled
+  const uint64_t until = now_ns() + kDrainNs;
+  while (sender_ && session && in_flight() && now_ns() < until) {
+    sender_->progress();
+    baton_poll_wait(instance, now_ns() + 200'000);
+  }
+  if (sender_ && in_flight()) sender_->abandon();
+  if (!sealed) tell_abort();
+  if (sender_ && session) --sender_->users;
+  if (ep) ep->remove(this);
+}
+
+uint32_t KvTransfer::Impl::in_flight() const {
+  uint32_t n = 0;
+  for (const Step& s : steps_) n += s.batch.outstanding;
+  return n;
+}
+
+void KvTransfer::Impl::fail(Error why) {
+  if (failure) return;
+  failure = session ? session->hop(std::move(why)) : std::move(why);
+  if (!in_flight()) tell_abort();
+  arm();
+}
+
+// Only when nothing is in flight: it is also what lifts the sink's quarantine.
+void KvTransfer::Impl::tell_abort() {
+  if (told || !session || !open_sent_) return;
+  told = true;
+  const Error why = failure ? *failure : Error(BATON_CANCELLED, "the transfer was dropped", "see the prefill side");
+  (void)send_transport(*session, "kv.abort", {{"id", id_}, {"error", to_json(why)}});
+}
+
+bool KvTransfer::Impl::on_message(Session::Impl& s, Message& m) {
+  if (&s != session || u64_of(m.body, "id").value_or(0) != id_) return false;
+  if (m.type == "kv.accept" || m.type == "kv.refuse") {
+    answer_ = std::move(m);
+    return true;
+  }
+  if (m.type != "kv.cancel") return false;
+  if (failure) return true;
+  failure = s.hop(error_from(m.body));
+  if (!in_flight()) tell_abort();
+  arm();
+  return true;
+}
+
+void KvTransfer::Impl::on_lost(Session::Impl& s, const Error& why) {
+  if (&s != session) return;
+  fail(why);
+  told = true;
+  if (sender_) {
+    sender_->abandon();
+    for (Step& st : steps_) st.batch.outstanding = 0;
+    --sender_->users;
+  }
+  sender_ = nullptr; // it goes with the session
+  session = nullptr;
+  arm();
+}
+
+Status KvTransfer::Impl::seal(const Message& m, uint64_t deadline_ns) {
+  if (sealed) return Error(BATON_INVALID_ARGUMENT, "the transfer is sealed already", "seal once");
+  if (!ep->drive(deadline_ns, [&] { return failure || left_ == 0; }))
+    return Error(BATON_DEADLINE, fmt::format("{} of {} layers of {} sources are not sent", left_, sources * layers, sources), "submit a copy for each source and layer, and see why their waits are not met");
+  if (failure) return *failure;
+  BATON_TRY(send_transport(*session, "kv.seal", {{"id", id_}, {"type", m.type}, {"body", m.body}}, m.bytes));
+  sealed = told = true;
+  return {};
+}
+
+// ---- the queue ----
+
+int32_t KvTransfer::Impl::submit(const baton_driver_op* ops, uint32_t count, uint32_t* taken) {
+  *taken = count;
+  for (uint32_t i = 0; i < count; ++i) {
+    const baton_driver_op& op = ops[i];
+    if (op.opcode == BATON_OP_NOP) {
+      host->complete(op.cookie, 0, nullptr);
+      continue;
+    }
+    const uint64_t index = op.u.plan.step;
+    if (op.opcode != BATON_OP_COPY || op.u.plan.plan != this || index >= steps_.size() || steps_[index].state != Step::State::idle) {
+      const Error e(BATON_INVALID_ARGUMENT, "this queue takes each of KvTransfer::copy(source, layer) once, and NOP", "submit other copies to a link of the devices");
+      host->complete(op.cookie, 0, &e);
+      continue;
+    }
+    Step& s = steps_[index];
+    s.state = Step::State::queued;
+    s.cookie = op.cookie;
+    s.start_ns = op.start_ns;
+    stats.spans[index].begin_ns = now_ns();
+    next_part(s, index);
+    pending_.push_back(uint32_t(index));
+  }
+  arm();
+  return BATON_OK;
+}
+
+// Points the batch at the next of the source's moves; false: there is none.
+bool KvTransfer::Impl::next_part(Step& s, size_t index) {
+  const auto& moves = moves_[source_of(index)];
+  if (s.part >= moves.size()) return false;
+  s.batch.segments = moves[s.part++].layer(layer_of(index));
+  s.batch.next = 0;
+  s.batch.offset = 0;
+  uint64_t bytes = 0;
+  for (const KvSegment& g : s.batch.segments) bytes += g.bytes;
+  s.batch.mode = pick_copy(bytes, s.batch.segments.size());
+  return true;
+}
+
+void KvTransfer::Impl::finish(Step& s, size_t index, const Error* error) {
+  s.state = Step::State::done;
+  --left_;
+  uint64_t bytes = 0, segments = 0;
+  for (const KvMove& m : moves_[source_of(index)]) {
+    bytes += m.bytes(layer_of(index));
+    segments += m.layer(layer_of(index)).size();
+  }
+  if (!error) {
+    stats.bytes += bytes;
+    stats.segments += segments;
+    stats.spans[index].end_ns = now_ns();
+  }
+  host->complete(s.cookie, error ? 0 : uint64_t(std::llround(model_.cost_ns(bytes, segments))), error);
+}
+
+bool KvTransfer::Impl::advance(Step& s, size_t index, uint64_t& bytes) {
+  Batch& b = s.batch;
+  if (!failure && !b.error && sender_) {
+    while (bytes) {
+      if (b.posted() && !next_part(s, index)) break;
+      const uint64_t n = sender_->step(b, bytes);
+      bytes -= std::min(n, bytes);
+      if (!n) break;
+    }
+    if (b.error) fail(*b.error);
+  }
+  if (b.outstanding) return false;
+  if (failure) {
+    finish(s, index, &*failure);
+    return true;
+  }
+  if (!b.posted() || s.part < moves_[source_of(index)].size()) return false;
+  if (!moves_[source_of(index)].empty()) { // the others send nothing, and the sink does not wait for them
+    Note note{};
+    note.generation = generation_;
+    note.source = uint32_t(source_of(index));
+    note.layer = layer_of(index);
+    note.slot = slot_;
+    for (const KvMove& m : moves_[note.source]) {
+      note.bytes += m.bytes(note.layer);
+      note.segments += uint32_t(m.layer(note.layer).size());
+    }
+    note.modelled_ns = s.start_ns + uint64_t(std::llround(model_.cost_ns(note.bytes, note.segments)));
+    if (!sender_->notify(note)) return false;
+  }
+  finish(s, index, nullptr);
+  return true;
+}
+
+uint32_t KvTransfer::Impl::poll() {
+  if (pending_.empty() && told == bool(failure)) return 0;
+  uint32_t handled = sender_ ? sender_->progress() : 0;
+  uint64_t bytes = kPollBytes;
+  size_t kept = 0;
+  for (size_t i = 0; i < pending_.size(); ++i) { // submit() may append meanwhile
+    const uint32_t index = pending_[i];
+    if (advance(steps_[index], index, bytes)) ++handled;
+    else pending_[kept++] = index;
+  }
+  pending_.resize(kept);
+  if (failure && !in_flight()) tell_abort();
+  if (bytes != kPollBytes) ++handled;
+  arm();
+  return handled;
+}
+
+// Keeps the descriptor readable exactly while a poll can get on.
+void KvTransfer::Impl::arm() {
+  if (!more_) return;
+  const bool pending = !pending_.empty();
+  const bool more = pending && (failure || !sender_ || sender_->copies()), tick = pending && !more;
+  if (more != has_more_) {
+    has_more_ = more;
+    uint64_t v = 1;
+    if (more) (void)!write(more_.get(), &v, sizeof v);
+    else (void)!read(more_.get(), &v, sizeof v);
+  }
+  if (tick || tick != has_timer_) {
+    uint64_t fired;
+    (void)!read(timer_.get(), &fired, sizeof fired);
+  }
+  if (tick != has_timer_) {
+    has_timer_ = tick;
+    itimerspec t{};
+    t.it_interval.tv_nsec = t.it_value.tv_nsec = tick ? kTickNs : 0;
+    timerfd_settime(timer_.get(), 0, &t, nullptr);
+  }
+}
+
+// ---- the public face ----
+
+KvTransfer::KvTransfer(std::unique_ptr<Impl> i) : impl_(std::move(i)) {}
+KvTransfer::KvTransfer(KvTransfer&&) noexcept = default;
+KvTransfer::~KvTransfer() = default;
+
+Result<KvTransfer> KvTransfer::open(const Instance& in, Session& s, const std::string& ticket, std::vector<KvSource> sources, uint64_t tokens, const TransferOptions& o,
+                                    uint64_t deadline_ns) {
+  auto impl = std::make_unique<Impl>(in, s.impl());
+  BATON_TRY(impl->open(in, ticket, std::move(sources), tokens, o, deadline_ns));
+  return KvTransfer(std::move(impl));
+}
+
+const Queue& KvTransfer::queue() const { return impl_->queue; }
+const KvTransfer::Stats& KvTransfer::stats() const { return impl_->stats; }
+Status KvTransfer::seal(const Message& m, uint64_t deadline_ns) { return impl_->seal(m, deadline_ns); }
+void KvTransfer::abort(const Error& cause) { impl_->fail(cause); }
+
+Op KvTransfer::copy(uint32_t source, uint32_t layer) const {
+  Op o;
+  o.opcode = BATON_OP_COPY;
+  o.plan_op = 1;
+  o.u.plan.plan = impl_.get();
+  o.u.plan.step = uint64_t(source) * impl_->layers + layer;
+  if (source >= impl_->sources || layer >= impl_->layers) o.u.plan.step = UINT64_MAX; // refused by the queue
+  return o;
+}
+
+void forget_memory(Endpoint& ep, const Buffer& b) {
+  if (auto base = b.map(); base.ok()) forget_source(ep.impl(), *base);
+}
+
+}  // namespace baton::transport
