@@ -28,8 +28,7 @@ void Session::step() {
 }
 
 void Session::finish_stream(const Status& st, uint64_t cost_ns) {
-  Command c = std::move(stream_.front());
-  stream_.pop_front();
+  const Command c = take(0);
   TelemetryReply& t = host_.wafer.counters;
   if (st.ok()) {
     if (!(c.s.flags & kMore)) ++t.ops_done;

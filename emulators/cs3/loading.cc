@@ -1,5 +1,7 @@
 #include "emulators/cs3/loading.h"
 
+#include "hal/program/limits.hpp"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -7,8 +9,6 @@
 
 namespace baton::cs3 {
 namespace {
-
-constexpr uint64_t kMaxProgramBytes = 64u << 20;
 
 Error out_of_order(const char* what) { return Error(BATON_INVALID_ARGUMENT, what, "send chunks in order, each once"); }
 
@@ -21,8 +21,8 @@ uint64_t dense_bytes(const program::Value& v) {
 }  // namespace
 
 Loading::Loading(Wafer& wafer, engine::Options options, uint64_t program_bytes) : wafer_(wafer), options_(options) {
-  if (program_bytes == 0 || program_bytes > kMaxProgramBytes)
-    error_ = Error(BATON_INVALID_ARGUMENT, fmt::format("a program of {} bytes", program_bytes), "1 byte to 64 MiB");
+  if (program_bytes == 0 || program_bytes > program::kMaxBytes)
+    error_ = Error(BATON_INVALID_ARGUMENT, fmt::format("a program of {} bytes", program_bytes), "1 byte to 256 MiB");
   else
     bytes_.resize(program_bytes);
 }
@@ -76,7 +76,11 @@ Status Loading::begin_constant(std::string name, uint64_t bytes) {
   constant_ = std::move(name);
   constant_bytes_ = bytes;
   constant_received_ = 0;
-  if (staging_.size() < bytes) staging_.resize(bytes);
+  if (staging_bytes_ < bytes) {
+    staging_ = nullptr;
+    staging_ = std::make_unique_for_overwrite<uint8_t[]>(bytes);
+    staging_bytes_ = bytes;
+  }
   in_constant_ = true;
   return bytes == 0 ? keep(add_constant()) : Status();
 }
@@ -85,20 +89,21 @@ Status Loading::constant_chunk(uint64_t offset, std::span<const uint8_t> data) {
   if (error_.code != BATON_OK) return error_;
   if (!in_constant_ || offset != constant_received_ || data.size() > constant_bytes_ - constant_received_)
     return keep(out_of_order("a chunk of a constant out of order"));
-  std::memcpy(staging_.data() + constant_received_, data.data(), data.size());
+  std::memcpy(staging_.get() + constant_received_, data.data(), data.size());
   constant_received_ += data.size();
   return constant_received_ == constant_bytes_ ? keep(add_constant()) : Status();
 }
 
 Status Loading::add_constant() {
   in_constant_ = false;
-  return loader_->add({constant_, std::span(staging_).first(constant_bytes_)});
+  return loader_->add({constant_, std::span<const uint8_t>(staging_.get(), constant_bytes_)});
 }
 
 Status Loading::finish() {
   if (error_.code != BATON_OK) return error_;
   if (!loader_ || in_constant_) return keep(out_of_order("the load ends before what it announced has come"));
-  staging_ = {};
+  staging_ = nullptr;
+  staging_bytes_ = 0;
   auto exe = std::move(*loader_).finish();
   loader_.reset();
   if (!exe) return keep(exe.error());

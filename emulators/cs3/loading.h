@@ -13,6 +13,7 @@
 #include "emulators/engine/engine.hpp"
 #include "hal/program/program.hpp"
 
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -46,8 +47,8 @@ class Loading {
   std::optional<program::Program> program_;
   std::optional<engine::Loader> loader_;
   std::string constant_;
-  std::vector<uint8_t> staging_;
-  uint64_t constant_bytes_ = 0, constant_received_ = 0;
+  std::unique_ptr<uint8_t[]> staging_;  // of the largest constant so far; touched as chunks come
+  uint64_t staging_bytes_ = 0, constant_bytes_ = 0, constant_received_ = 0;
   bool in_constant_ = false;
   std::optional<engine::Executable> executable_;
 };

@@ -7,7 +7,9 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+#include <algorithm>
 #include <cstring>
+#include <new>
 
 namespace baton::cs3 {
 namespace {
@@ -28,27 +30,33 @@ Session::~Session() {
   host_.wafer.free_session(id_);
 }
 
-bool Session::blocked() { return port_->room() < 2; }
+// Progress fills the ring to the half at most, so that the completions of all that is in flight always have room.
+bool Session::blocked() { return port_->room() < kSqEntries + 2; }
 
 bool Session::runnable() { return !stream_.empty() && !blocked(); }
 
 bool Session::serve() {
   bool any = false;
-  uint64_t bytes = 0;
-  for (const Command& c : stream_) bytes += c.payload.own.size();
-  while (!blocked() && stream_.size() < kQueued && bytes < kQueuedBytes) {
+  while (!blocked() && stream_.size() < kQueued && queued_bytes_ < kQueuedBytes) {
     Submission s;
     Payload payload;
     if (port_->next(s, payload) != Pop::got) break;
     any = true;
     if (is_stream(Op(s.op)) && running_) {
-      bytes += payload.own.size();
+      queued_bytes_ += payload.own.size();
       stream_.push_back({s, std::move(payload)});
     } else {
       control(s, payload);
     }
   }
   return any;
+}
+
+Session::Command Session::take(size_t index) {
+  Command c = std::move(stream_[index]);
+  stream_.erase(stream_.begin() + ptrdiff_t(index));
+  queued_bytes_ -= c.payload.own.size();
+  return c;
 }
 
 void Session::finish(const Submission& s, const Status& st, Completion c) {
@@ -97,7 +105,13 @@ void Session::control(const Submission& s, const Payload& payload) {
     case Op::load_constant:
     case Op::load_chunk:
     case Op::load_finish:
-    case Op::unload: st = control_load(s, payload, c); break;
+    case Op::unload:
+      try {
+        st = control_load(s, payload, c);
+      } catch (const std::bad_alloc&) {
+        st = Error(BATON_CAPACITY, "the daemon's host has no memory for this load", "load a smaller program, or use a larger host");
+      }
+      break;
     default: st = Error(BATON_INVALID_ARGUMENT, "the command stream is not running", "send run first"); break;
   }
   if (!st.ok()) ++host_.wafer.counters.ops_failed;
@@ -185,22 +199,15 @@ void Session::cancel(uint64_t id) {
       if (stream_.front().s.op == uint16_t(Op::launch)) end_launch();
       finish_stream(e, 0);
     } else {
-      const Submission s = stream_[i].s;
-      stream_.erase(stream_.begin() + ptrdiff_t(i));
-      finish(s, e, Completion{});
+      finish(take(i).s, e, Completion{});
     }
     return;
   }
 }
 
-// The completions of what is queued may need more room than there is; a client that cannot take its own is over anyway.
 void Session::drop_everything(const Error& why) {
   end_launch();
-  while (!stream_.empty()) {
-    const Submission s = stream_.front().s;
-    stream_.pop_front();
-    finish(s, why, Completion{});
-  }
+  while (!stream_.empty()) finish(take(0).s, why, Completion{});
 }
 
 void Session::reset_by_other(uint64_t by_session) {

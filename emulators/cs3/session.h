@@ -66,6 +66,7 @@ class Session {
   void cancel(uint64_t id);
   void finish(const Submission&, const Status&, Completion c);
   void finish_stream(const Status&, uint64_t cost_ns);
+  Command take(size_t index);
   void drop_everything(const Error& why);
 
   // commands.cc: a step of the command at the head of the stream
@@ -84,6 +85,7 @@ class Session {
   std::unique_ptr<Port> port_;
   bool running_ = false;  // between run() and stop()
   std::deque<Command> stream_;
+  uint64_t queued_bytes_ = 0;  // inline payloads in it
   std::unordered_map<uint32_t, std::unique_ptr<Loading>> programs_;
   uint32_t next_program_ = 1;
   Fd regions_[kMaxRegions];

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <new>
@@ -87,6 +88,9 @@ Machine probe_machine() {
       m.cpu = line.substr(line.find(": ") + 2);
       break;
     }
+  std::ifstream meminfo("/proc/meminfo");
+  for (std::string line; std::getline(meminfo, line);)
+    if (line.rfind("MemAvailable:", 0) == 0) m.available_bytes = std::strtoull(line.c_str() + 13, nullptr, 10) * 1024;  // kB
   m.cores = uint32_t(allowed_cores().size());
   m.memory_bytes = uint64_t(sysconf(_SC_PHYS_PAGES)) * uint64_t(sysconf(_SC_PAGESIZE));
   __builtin_cpu_init();
@@ -137,8 +141,11 @@ const char* ReadBandwidth::path() { return simd_loops().read_path; }
 double ReadBandwidth::once() {
   static const SimdLoops loops = simd_loops();
   size_t share = area_.bytes() / threads_ / 1024 * 1024;
-  double s = together(threads_, [&](uint32_t t) { sink.fetch_xor(loops.read(area_.data() + t * share, share)); });
-  return double(share * threads_) / s;
+  size_t passes = std::max<size_t>(1, (256u << 20) / area_.bytes());
+  double s = together(threads_, [&](uint32_t t) {
+    for (size_t i = 0; i < passes; ++i) sink.fetch_add(loops.read(area_.data() + t * share, share));
+  });
+  return double(share * threads_ * passes) / s;
 }
 
 // ---- arithmetic ----

@@ -58,7 +58,7 @@ Pair interleave(uint32_t runs, F&& figure, Y&& yardstick) {
 struct Machine {
   std::string cpu;              // model name as the kernel tells it
   uint32_t cores = 0;           // that this process may run on
-  uint64_t memory_bytes = 0;
+  uint64_t memory_bytes = 0, available_bytes = 0;
   bool avx2_fma = false, avx512f = false, avx512_bf16 = false, amx_bf16 = false;
   std::string flags() const;    // "avx2 avx512f avx512_bf16"
 };
@@ -100,7 +100,8 @@ class Memcpy {  // one thread, one call of memcpy
   Area src_, dst_;
 };
 
-class ReadBandwidth {  // every byte loaded once, widest loads that the CPU has; `bytes` well above the last-level cache
+// Loads with the widest vectors. `bytes` well above the last-level cache: memory; below: that cache, read again and again.
+class ReadBandwidth {
  public:
   ReadBandwidth(size_t bytes, uint32_t threads) : area_(bytes), threads_(threads) {}
   double once();              // bytes/s, all threads

@@ -63,7 +63,7 @@ void check(Case& c, uint32_t rows, double tolerance, int64_t position = 0) {
     std::vector<float> y(rows * out_width);
     std::vector<Binding> b = {{"y", bytes_of(y)}};
     for (auto& [name, x] : inputs) b.push_back({name, bytes_of(x)});
-    Status s = finish(Run(exe, b, std::vector<int64_t>{rows, position}, {}));
+    Status s = finish(engine::Run(exe, b, std::vector<int64_t>{rows, position}, {}));
     ASSERT_TRUE(s.ok()) << s.error().what;
     double worst = 0, scale = 0;
     for (size_t i = 0; i < y.size(); ++i) {
@@ -144,7 +144,7 @@ TEST_P(Dtypes, EmbedAndTakeLastFromRowsAndFromAPackedTable) {
     std::vector<float> rows(3 * hidden), one(hidden), logits(vocabulary);
     std::vector<Binding> bind = {{"ids", bytes_of(in)}, {p.values[x].name, bytes_of(rows)}, {p.values[last].name, bytes_of(one)}};
     if (tied) bind.push_back({"logits", bytes_of(logits)});
-    ASSERT_TRUE(finish(Run(exe, bind, std::vector<int64_t>{3}, {})).ok());
+    ASSERT_TRUE(finish(engine::Run(exe, bind, std::vector<int64_t>{3}, {})).ok());
     for (int r = 0; r < 3; ++r)
       for (int i = 0; i < hidden; ++i) ASSERT_EQ(rows[r * hidden + i], w["table"].data[in[r] * hidden + i]) << tied << " " << r << " " << i;
     EXPECT_EQ(std::memcmp(one.data(), &rows[2 * hidden], hidden * 4), 0);

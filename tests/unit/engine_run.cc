@@ -37,14 +37,14 @@ struct Launch {
       if (b.name == name) return b;
     return bindings[0];
   }
-  Status go(uint32_t* steps = nullptr) { return finish(Run(exe, bindings, args, hooks), steps); }
+  Status go(uint32_t* steps = nullptr) { return finish(engine::Run(exe, bindings, args, hooks), steps); }
 };
 
 void refused(Launch& l, const char* says) {
   const auto kv = l.kv;
   uint64_t marks = 0;
   l.hooks.on_mark = [&](uint64_t, uint64_t) { return ++marks, true; };
-  Run run(l.exe, l.bindings, l.args, l.hooks);
+  engine::Run run(l.exe, l.bindings, l.args, l.hooks);
   ASSERT_EQ(run.step(), Step::failed) << says;
   EXPECT_EQ(run.error().code, BATON_INVALID_ARGUMENT);
   EXPECT_NE(std::string(run.error().what).find(says), std::string::npos) << run.error().what;
@@ -140,14 +140,14 @@ TEST(Refused, RanksAndCollectives) {
   std::vector<uint8_t> kv(m.cache_elements(2) * 2);
   std::vector<Binding> b = {{"ids", bytes_of(ids)}, {"block_table", bytes_of(table)}, {"kv", kv}};
   const std::vector<int64_t> args = {10, 0, 0, std::bit_cast<int64_t>(1.0), 0};
-  Status s = finish(Run(exe, b, args, {}));
+  Status s = finish(engine::Run(exe, b, args, {}));
   ASSERT_FALSE(s.ok());
   EXPECT_NE(std::string(s.error().what).find("without a collective"), std::string::npos);
   engine::TreeCollective group(2, 1000000);
-  s = finish(Run(exe, b, args, {.collective = &group, .rank = 2}));
+  s = finish(engine::Run(exe, b, args, {.collective = &group, .rank = 2}));
   ASSERT_FALSE(s.ok());
   EXPECT_NE(std::string(s.error().what).find("rank 2 of 2"), std::string::npos);
-  s = finish(Run(exe, b, args, {.collective = &group, .rank = 0})); // rank 1 never comes
+  s = finish(engine::Run(exe, b, args, {.collective = &group, .rank = 0})); // rank 1 never comes
   ASSERT_FALSE(s.ok());
   EXPECT_EQ(s.error().code, BATON_DEADLINE);
 }
@@ -236,13 +236,13 @@ TEST(Modelled, SumsLaunchAndOpsAndOffsetsOfMarks) {
   Launch l(false, {}, &cost);
   std::vector<uint64_t> offsets, counts;
   l.hooks.on_mark = [&](uint64_t, uint64_t ns) { return offsets.push_back(ns), counts.push_back(cost.ops.size()), true; };
-  Run run(l.exe, l.bindings, l.args, l.hooks);
+  engine::Run run(l.exe, l.bindings, l.args, l.hooks);
   while (run.step() == Step::more) {}
   ASSERT_EQ(offsets.size(), l.m.layers);
   for (size_t i = 0; i < offsets.size(); ++i) EXPECT_EQ(offsets[i], uint64_t(std::llround(1000 + 10.25 * double(counts[i]))));
   EXPECT_EQ(run.modelled_ns(), uint64_t(std::llround(1000 + 10.25 * double(cost.ops.size()))));
   Launch none(false);
-  Run untimed(none.exe, none.bindings, none.args, {});
+  engine::Run untimed(none.exe, none.bindings, none.args, {});
   while (untimed.step() == Step::more) {}
   EXPECT_EQ(untimed.modelled_ns(), 0u);
 }

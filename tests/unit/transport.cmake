@@ -1,3 +1,6 @@
 if(TARGET baton_transport)
-  baton_test(transport_kv_layout SOURCES ${CMAKE_CURRENT_LIST_DIR}/transport_kv_layout.cc LIBS baton_transport LABELS unit TIMEOUT 60)
+  foreach(part kv_layout session)
+    baton_test(transport_${part} SOURCES ${CMAKE_CURRENT_LIST_DIR}/transport_${part}.cc LIBS baton_transport LABELS unit TIMEOUT 120)
+    target_include_directories(transport_${part} PRIVATE ${CMAKE_CURRENT_LIST_DIR})
+  endforeach()
 endif()

@@ -137,7 +137,7 @@ Status Client::decode_message(const Message& m, Answer& a, const Params&) {
   if (m.type == "failed") return with_hop(error_from_json(m.body.value("error", nlohmann::json())), decode_.name);
   if (m.type == "reserved") {
     BATON_ASSIGN(std::string ticket, text_field(m, "ticket"));
-    Handover h{id_, ticket, options_.decode.address};
+    Handover h{id_, ticket, options_.decode.address, options_.fabric};
     if (Status s = prefill_.session->send(h.message()); !s.ok()) return with_hop(s.error(), prefill_.name);
   }
   if (m.type == "tokens") return more_tokens(m, a);

@@ -24,6 +24,7 @@ struct ClientOptions {
     std::string name;                      // in errors: "prefill baton://HOST:PORT" or "prefill emu+neuron://0"
   } prefill, decode;
   std::string model;                       // identity
+  std::string fabric;                      // "": the prefill side's choice
   uint32_t vocab = 0;
   uint64_t deadline_ns = BATON_NO_DEADLINE;
   const volatile int* stop = nullptr;      // set by a signal handler

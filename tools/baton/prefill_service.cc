@@ -153,7 +153,7 @@ Status PrefillService::hand_over(Request& r) {
   for (uint32_t rank = 0; rank < engine_->ranks(); ++rank)
     sources.push_back({&engine_->kv(rank), engine_->layout(rank), {r.blocks.ids().begin(), r.blocks.ids().end()}});
   transport::TransferOptions o;
-  o.fabric = options_.fabric;
+  o.fabric = r.handover->fabric.empty() ? options_.fabric : r.handover->fabric;
   o.model = model_id_;
   auto opened = KvTransfer::open(shelf_.instance(), *s, r.handover->ticket, std::move(sources), r.ask.ids.size(), o, deadline_in_ms(kConnectMs));
   if (!opened) return opened.error();

@@ -123,12 +123,13 @@ Result<Prefill> Prefill::from(const Message& m) {
   return p;
 }
 
-Message Handover::message() const { return {"handover", {{"id", id}, {"ticket", ticket}, {"decode", decode}}, {}}; }
+Message Handover::message() const { return {"handover", {{"id", id}, {"ticket", ticket}, {"decode", decode}, {"fabric", fabric}}, {}}; }
 Result<Handover> Handover::from(const Message& m) {
   Handover h;
   BATON_ASSIGN(h.id, u64_field(m, "id"));
   BATON_ASSIGN(h.ticket, text_field(m, "ticket"));
   BATON_ASSIGN(h.decode, text_field(m, "decode"));
+  BATON_ASSIGN(h.fabric, text_field(m, "fabric"));
   return h;
 }
 

@@ -4,7 +4,7 @@
 //     client  -> decode   reserve    {id, model, prompt, max_tokens, sampling, ignore_eos, logits}
 //     decode  -> client   reserved   {id, ticket}
 //     client  -> prefill  prefill    {id, model, sampling, logits, start}      bytes: ids, i32 little-endian
-//     client  -> prefill  handover   {id, ticket, decode}                      the compute has begun by then
+//     client  -> prefill  handover   {id, ticket, decode, fabric}              the compute has begun by then
 //     prefill -> client   first      {id, token, wall, modelled}               bytes: logits, f32
 //     prefill -> client   prefilled  {id, leg, transfer, clock}
 //     decode  -> client   tokens     {id, tokens, wall, modelled}              bytes: logits, f32, a row a token
@@ -56,6 +56,7 @@ struct Prefill {
 struct Handover {
   uint64_t id = 0;
   std::string ticket, decode;
+  std::string fabric; // "": the prefill side's choice
   transport::Message message() const;
   static Result<Handover> from(const transport::Message&);
 };

@@ -6,6 +6,7 @@
 #include <hwloc.h>
 #include <infiniband/verbs.h>
 #include <sys/utsname.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <memory>
@@ -108,9 +109,11 @@ Result<MachineInfo> probe_machine() {
   m.packages = count(raw, HWLOC_OBJ_PACKAGE);
   m.cores = count(raw, HWLOC_OBJ_CORE);
   m.threads = count(raw, HWLOC_OBJ_PU);
-  m.memory_bytes = hwloc_get_root_obj(raw)->total_memory;
+  // sysfs, which hwloc reads, leaves out memory that was added while the machine ran
+  m.memory_bytes = uint64_t(sysconf(_SC_PHYS_PAGES)) * uint64_t(sysconf(_SC_PAGESIZE));
   read_caches(raw, m);
   read_numa(raw, m);
+  if (m.numa.size() == 1) m.numa[0].memory_bytes = m.memory_bytes;
   read_pci(raw, m);
   read_rdma(m);
   return m;

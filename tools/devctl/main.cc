@@ -4,7 +4,6 @@
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <csignal>
 #include <functional>
@@ -87,8 +86,8 @@ int run(int argc, char** argv) {
   } catch (const CLI::Success& e) {  // --help, --version
     return app.exit(e);
   } catch (const CLI::ParseError& e) {
-    auto sub = app.get_subcommands();
-    std::string command = sub.empty() ? "devctl" : "devctl " + sub[0]->get_name();
+    std::string command = "devctl";  // and the verbs that were understood
+    for (auto sub = app.get_subcommands(); !sub.empty(); sub = sub[0]->get_subcommands()) command += " " + sub[0]->get_name();
     return Output(false, false).fail(kUsage, e.what(), command + " --help");
   }
   Output out(a.output == "json", options.colour);

@@ -17,16 +17,19 @@ size_t width(std::string_view s) {  // code points: enough for the letters that 
 int exit_code(int32_t code) {
   switch (code) {
     case BATON_OK: return kOk;
-    case BATON_INVALID_ARGUMENT: return kUsage;
+    case BATON_INVALID_ARGUMENT:
+    case BATON_CORRUPT: return kUsage;
     case BATON_NOT_FOUND: return kNoDevice;
     case BATON_PERMISSION: return kPermission;
-    case BATON_BUSY: return kBusy;
+    case BATON_BUSY:
+    case BATON_CAPACITY: return kBusy;
     case BATON_UNSUPPORTED: return kUnsupported;
     case BATON_DEVICE_LOST:
     case BATON_PEER_LOST: return kLost;
     case BATON_DEADLINE: return kTimeout;
     case BATON_CANCELLED: return kInterrupted;
-    case BATON_VERSION: return kVersion;
+    case BATON_VERSION:
+    case BATON_MISMATCH: return kVersion;
     default: return kFinding;
   }
 }

@@ -22,17 +22,18 @@ namespace baton::devctl {
 
 using nlohmann::json;
 
+// The same codes as baton's.
 enum Exit : int {
   kOk = 0,
-  kFinding = 1,  // it ran, and what it found is bad: a failure, a mismatch, corrupt bytes
-  kUsage = 2,
+  kFinding = 1,  // it ran, and what it found is bad
+  kUsage = 2,    // the call, or bytes that it names, are malformed
   kNoDevice = 3,
   kPermission = 4,
-  kBusy = 5,
+  kBusy = 5,     // held by somebody, or full
   kUnsupported = 6,
   kLost = 7,
   kTimeout = 8,
-  kVersion = 9,
+  kVersion = 9,  // two sides do not fit each other
   kPartly = 10,  // some of several were done
   kInterrupted = 130,
 };

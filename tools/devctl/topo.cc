@@ -104,6 +104,7 @@ void print_machine(const Output& out, const MachineInfo& m) {
 }
 
 void print_matrix(const Output& out, const std::vector<Member>& all, const std::vector<std::vector<Cell>>& cells) {
+  if (all.empty()) return out.print(out.bold("devices") + "\n  none found by the drivers\n");
   Table devices({"  NAME", "KIND", "MODEL", "LANES", "MEMORY", "NUMA"});
   std::vector<std::string> header = {"  FROM \\ TO"};
   for (auto& m : all) {
@@ -182,7 +183,7 @@ int topo(const Context& c, const std::vector<std::string>& selectors) {
   print_matrix(c.out, *all, cells);
   auto emulated = c.devices.startable();
   if (selectors.empty() && !emulated.empty())
-    c.out.print(fmt::format("{}: devctl topo host0 {}\n", c.out.dim("with emulators"), fmt::join(emulated, " ")));
+    c.out.print(fmt::format("{}: devctl topo {}{}\n", c.out.dim("with emulators"), all->empty() ? "" : "all ", fmt::join(emulated, " ")));
   return kOk;
 }
 

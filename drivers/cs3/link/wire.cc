@@ -59,8 +59,8 @@ const char* check(const Submission& s) {
   if (s.payload_bytes > kMaxPayload) return "payload over 1 MiB";
   if (s.where == uint8_t(Where::arena)) {
     if (s.payload_offset > kArenaBytes || s.payload_bytes > kArenaBytes - s.payload_offset) return "payload outside the arena";
-  } else if (s.payload_bytes) {
-    return "payload bytes without a payload";
+  } else if (s.payload_bytes || (s.where == uint8_t(Where::none) && s.payload_offset)) {
+    return "payload place or bytes without a payload";
   }
   const Op op = Op(s.op);
   if (op == Op::memcpy_h2d || op == Op::memcpy_d2h) {

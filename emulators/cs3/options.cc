@@ -1,0 +1,54 @@
+#include "emulators/cs3/options.h"
+
+#include <cctype>
+#include <charconv>
+
+namespace baton::cs3 {
+namespace {
+
+template <class T>
+bool number(std::string_view text, T& out) {
+  const auto r = std::from_chars(text.data(), text.data() + text.size(), out);
+  return r.ec == std::errc() && r.ptr == text.data() + text.size();
+}
+
+Error bad(std::string_view key, std::string_view value, const char* next) {
+  return Error(BATON_INVALID_ARGUMENT, std::string(key) + " '" + std::string(value) + "' is not usable", next);
+}
+
+}  // namespace
+
+Status set_option(DaemonOptions& o, std::string_view key, std::string_view value) {
+  if (key == "threads") {
+    if (!number(value, o.threads) || o.threads == 0 || o.threads > 256) return bad(key, value, "1 to 256");
+  } else if (key == "isa") {
+    BATON_ASSIGN(o.isa, engine::parse_isa(value));
+  } else if (key == "sram_gb") {
+    if (!number(value, o.sram_gb) || !(o.sram_gb >= 0.001 && o.sram_gb <= 16384)) return bad(key, value, "gigabytes (10^9 bytes), 0.001 to 16384; a CS-3 has 44");
+  } else if (key == "timing") {
+    if (value.empty()) return bad(key, value, "cs3, none, or the path of a model file");
+    o.timing = value;
+  } else {
+    return Error(BATON_INVALID_ARGUMENT, "option '" + std::string(key) + "' is not known", "options of emu+cs3://: threads, isa, sram_gb, timing");
+  }
+  return {};
+}
+
+Status parse_rest(std::string_view rest, DaemonOptions& o) {
+  const size_t question = rest.find('?');
+  const std::string_view index = rest.substr(0, question);
+  bool digits = !index.empty();
+  for (const char c : index) digits = digits && std::isdigit(uint8_t(c));
+  if (!digits) return Error(BATON_INVALID_ARGUMENT, "'" + std::string(rest) + "' is not INDEX?key=value", "for example emu+cs3://0 or emu+cs3://0?threads=2");
+  std::string_view left = question == std::string_view::npos ? std::string_view() : rest.substr(question + 1);
+  while (!left.empty()) {
+    const size_t amp = left.find('&');
+    const std::string_view pair = left.substr(0, amp);
+    left = amp == std::string_view::npos ? std::string_view() : left.substr(amp + 1);
+    const size_t equals = pair.find('=');
+    BATON_TRY(set_option(o, pair.substr(0, equals), equals == std::string_view::npos ? std::string_view() : pair.substr(equals + 1)));
+  }
+  return {};
+}
+
+}  // namespace baton::cs3

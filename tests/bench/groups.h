@@ -1,0 +1,34 @@
+// groups.h: the groups of figures that baton-bench measures. Each adds its rows to the report, or returns why it could not.
+//
+// Owner  -   Threads  one.   Cost  seconds to a minute each; --quick takes fewer repeats and smaller work.
+// Errors as the libraries below; what was measured before the error stays in the report.
+#pragma once
+
+#include "tests/bench/table.h"
+
+#include <functional>
+#include <span>
+#include <string>
+
+namespace baton::bench {
+
+struct Settings {
+  bool quick = false;
+  std::string model;    // folder of the tiny model
+  std::string fabrics = "all";
+  uint32_t repeats(uint32_t full) const { return quick ? (full + 2) / 3 : full; }
+};
+
+Status kv_rows(const Settings&, Report&);      // KV-cache between two processes, each fabric, beside memcpy
+Status submit_rows(const Settings&, Report&);  // submit to completion of an empty op, each device, beside a round trip
+Status model_rows(const Settings&, Report&);   // prefill and decode tokens/s, beside the machine's bandwidth and arithmetic
+Status ttft_rows(const Settings&, Report&);    // time to first token, handed over against one device
+
+struct Group {
+  const char* name;
+  const char* what;
+  Status (*run)(const Settings&, Report&);
+};
+std::span<const Group> groups();
+
+}  // namespace baton::bench

@@ -1,0 +1,82 @@
+#include "tools/baton/commands.hpp"
+#include "tools/baton/decode_service.hpp"
+#include "tools/baton/exit_code.hpp"
+#include "tools/baton/options.hpp"
+#include "tools/baton/prefill_service.hpp"
+#include "tools/baton/pump.hpp"
+#include "tools/baton/signals.hpp"
+#include "tools/model/fail.hpp"
+
+#include <cstdio>
+
+namespace baton::runtime {
+
+namespace {
+
+struct Flags {
+  EngineFlags engine;
+  std::string role, device, listen, key_file, fabric = "auto";
+};
+
+Status serve(const Flags& f) {
+  ServiceOptions o;
+  BATON_ASSIGN(o.key, transport::read_key_file(f.key_file));
+  BATON_ASSIGN(o.engine, f.engine.options());
+  o.listen = f.listen;
+  o.fabric = f.fabric;
+  o.log = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
+  BATON_ASSIGN(model::Model m, model::Model::load(f.engine.model_dir.empty() ? default_model() : f.engine.model_dir));
+  BATON_ASSIGN(Instance in, Instance::create());
+  SpanLog log(in);
+  Shelf shelf(in);
+  std::unique_ptr<Service> service;
+  if (f.role == "prefill") { BATON_ASSIGN(service, PrefillService::open(shelf, log, f.device, m, o)); }
+  else { BATON_ASSIGN(service, DecodeService::open(shelf, log, f.device, m, o)); }
+  std::printf("ready baton://%s %s on %s, model %s %s\n", service->address().c_str(), f.role.c_str(), service->leg().title.c_str(), m.title().c_str(), m.id.c_str());
+  std::fflush(stdout);
+  Pump pump(in);
+  pump.add(*service);
+  while (!Signals::stop) pump.turn();
+  return {};
+}
+
+}  // namespace
+
+Run add_worker(CLI::App& app) {
+  auto f = std::make_shared<Flags>();
+  CLI::App* c = app.add_subcommand("worker", "Serve one side of the hand-over until SIGINT or SIGTERM");
+  c->add_option("--role", f->role, "prefill or decode")->required()->check(CLI::IsMember({"prefill", "decode"}));
+  c->add_option("--device", f->device, "the device to serve")->required();
+  c->add_option("--listen", f->listen, "HOST:PORT; port 0: any")->required();
+  c->add_option("--key-file", f->key_file, "key shared with clients and the other side ('baton keygen FILE')")->required();
+  c->add_option("--fabric", f->fabric, "mapped, shm, tcp or auto, where the client does not say")->check(CLI::IsMember({"mapped", "shm", "tcp", "auto"}));
+  f->engine.add(*c);
+  return [f] {
+    Signals::install();
+    Status s = serve(*f);
+    if (!s.ok()) return report_error(s.error());
+    return Signals::stop == SIGINT ? 130 : 0;
+  };
+}
+
+Run add_keygen(CLI::App& app) {
+  auto path = std::make_shared<std::string>();
+  CLI::App* c = app.add_subcommand("keygen", "Write a new random key file, mode 0600");
+  c->add_option("file", *path, "the file; it must not exist")->required();
+  return [path] {
+    Status s = transport::write_key_file(*path);
+    if (!s.ok()) return report_error(s.error());
+    std::printf("%s\n", path->c_str());
+    return 0;
+  };
+}
+
+Run add_version(CLI::App& app) {
+  app.add_subcommand("version", "Print the version");
+  return [] {
+    std::printf("baton %s\n", baton_version());
+    return 0;
+  };
+}
+
+}  // namespace baton::runtime
