@@ -1,6 +1,8 @@
 // The loop: events, steps, sleep. Connections and handshakes are in greet.cc.
 #include "emulators/cs3/daemon.h"
 
+#include "emulators/engine/kernels.hpp"
+
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/random.h>
@@ -16,7 +18,7 @@ namespace {
 
 constexpr uint64_t kTcpId = 1, kUnixId = 2, kStdinId = 3, kSignalId = 4;
 constexpr uint64_t kSpinNs = 50'000;   // idle, before sleeping: a client that answers at once is met awake
-constexpr uint64_t kEventsNs = 20'000; // how often descriptors are looked at while awake
+constexpr uint64_t kEventsNs = 20'000;  // how often descriptors are looked at while awake
 
 }  // namespace
 

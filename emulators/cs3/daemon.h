@@ -1,7 +1,7 @@
 // daemon.h: the wafer daemon: one thread, one loop over listeners, greetings, sessions and the wafer.
 //
 // The loop takes what came from every session, then makes one step for the next session that has work, round robin. With work it
-// looks at the descriptors every 100 us; idle, it spins for 50 us, then asks all clients to ring and sleeps in epoll.
+// looks at the descriptors every 20 us; idle, it spins for 50 us, then asks all clients to ring and sleeps in epoll.
 //
 // Owner    main.   Threads  the caller's only (the engine's pool fans out below a step).
 // Cost     idle: nothing. At most kMaxSessions sessions and as many greetings at a time.
