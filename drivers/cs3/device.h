@@ -114,7 +114,7 @@ class Device {
 
   baton_driver_host host_;
   Options options_;
-  Daemon daemon_;
+  DaemonInfo daemon_;
   Fd epoll_;       // fd(): link_epoll_ and again_
   Fd link_epoll_;  // the carrier's descriptors
   Fd again_;       // eventfd, readable: poll again at once

@@ -27,11 +27,15 @@ ChipShape chip_shape(const Machine& m, uint32_t chip) {
   uint32_t per_chip = std::max(1u, f.physical_cores / m.lnc());
   for (uint32_t vnc = 0; vnc < m.cores.size(); ++vnc) {
     if (m.cores[vnc] / per_chip != chip) continue;
-    uint32_t hbm = m.cores[vnc] % per_chip * f.hbm_stacks / per_chip;
-    auto same = std::find_if(shape.heaps.begin(), shape.heaps.end(), [&](const Heap& h) { return h.index == hbm; });
-    uint32_t heap = uint32_t(same - shape.heaps.begin());
-    if (same == shape.heaps.end()) shape.heaps.push_back({hbm, int32_t(vnc), f.hbm_bytes, 0});
-    shape.lanes.push_back({uint32_t(shape.lanes.size()), int32_t(vnc), heap, m.lnc()});
+    uint32_t core = m.cores[vnc] % per_chip, sharers = std::max(1u, per_chip / f.hbm_stacks);
+    Heap h{"", int32_t(vnc), f.hbm_bytes, 0};
+    uint32_t hbm = core * f.hbm_stacks / per_chip;
+    if (sharers > 1)
+      std::snprintf(h.name, sizeof h.name, "hbm%u.%u", hbm, core % sharers);
+    else
+      std::snprintf(h.name, sizeof h.name, "hbm%u", hbm);
+    shape.heaps.push_back(h);
+    shape.lanes.push_back({uint32_t(shape.lanes.size()), int32_t(vnc), hbm, m.lnc()});
   }
   return shape;
 }
@@ -49,7 +53,7 @@ void describe(const ChipShape& shape, const Machine& m, uint32_t chip, baton_dev
   out.heap_count = std::min<uint32_t>(uint32_t(shape.heaps.size()), BATON_MAX_HEAPS);
   out.numa_node = UINT32_MAX;
   for (uint32_t i = 0; i < out.heap_count; ++i) {
-    std::snprintf(out.heaps[i].name, sizeof out.heaps[i].name, "hbm%u", shape.heaps[i].index);
+    Error::put(out.heaps[i].name, shape.heaps[i].name);
     out.heaps[i].bytes_total = shape.heaps[i].bytes;
   }
 }
@@ -63,7 +67,7 @@ Result<std::unique_ptr<Device>> Device::open(const baton_driver_host& host, std:
     std::string there = options.chip < chip_count(m) ? "chip " + std::to_string(options.chip) + " has no core visible to this process"
                                                      : "there is no chip " + std::to_string(options.chip) + ": this machine has 0 to " +
                                                            std::to_string(chip_count(m) - 1);
-    return Error(BATON_NOT_FOUND, there, "see devctl list, or NEURON_RT_VISIBLE_CORES", short_uri(uri));
+    return Error(BATON_NOT_FOUND, there, "see devctl list and NEURON_RT_VISIBLE_CORES; an emulated machine has more chips with ?chips=N", short_uri(uri));
   }
   return std::unique_ptr<Device>(new Device(std::move(lease), host, uri, options.chip, std::move(shape)));
 }
@@ -133,14 +137,14 @@ Status Device::reset() {
 
 Result<Memory*> Device::alloc(uint32_t heap, uint64_t bytes) {
   if (heap >= shape_.heaps.size())
-    return Error(BATON_INVALID_ARGUMENT, "heap " + std::to_string(heap) + " of " + std::to_string(shape_.heaps.size()), "heaps count from 0: one for each HBM stack",
+    return Error(BATON_INVALID_ARGUMENT, "heap " + std::to_string(heap) + " of " + std::to_string(shape_.heaps.size()), "heaps count from 0: one for each lane",
                  shared_.uri);
   Heap& h = shape_.heaps[heap];
-  auto m = Memory::allocate(shared_.port, h.vnc, h.index, bytes);
+  auto m = Memory::allocate(shared_.port, h.vnc, heap, bytes);
   if (!m.ok()) {
     Error e = m.error();
     if (e.code == BATON_CAPACITY)
-      e = Error(BATON_CAPACITY, "hbm" + std::to_string(h.index) + ": " + gib(bytes) + " asked, " + gib(heap_used(h)) + " of " + gib(h.bytes) + " in use",
+      e = Error(BATON_CAPACITY, std::string(h.name) + ": " + gib(bytes) + " asked, " + gib(heap_used(h)) + " of " + gib(h.bytes) + " in use",
                 "free buffers, unload programs, or use another heap and its lane");
     Error::put(e.device, shared_.uri);
     return e;

@@ -1,7 +1,8 @@
 // device.hpp: one open chip: its lanes and heaps, and everything allocated, loaded and queued on it.
 //
-// Lanes are the chip's visible logical cores; heaps are the HBM stacks behind them, each reached through one of its cores. With LNC 2 on
-// Trainium2 lane i computes on heap i.
+// Lanes are the chip's visible logical cores. Heap i is the memory of lane i: the HBM stack behind its core, allocated through that core,
+// because a launch may only touch its own core's tensors. With LNC 2 on Trainium2 each heap is a stack; with LNC 1 two heaps share one,
+// and each shows the stack's size and use.
 //
 // Owner    the core, by handle.   Threads  under the core's device lock.
 // Cost     open: nrt_init for the first device of a process.
@@ -17,7 +18,7 @@
 namespace baton::neuron {
 
 struct Heap {
-  uint32_t index;      // HBM stack of the chip
+  char name[16];       // "hbm2"; "hbm2.1" where two heaps share the stack
   int32_t vnc;         // the core through which it is allocated
   uint64_t bytes;      // capacity
   uint64_t allocated;  // by this driver

@@ -3,6 +3,8 @@
 #include "drivers/neuron/neff.hpp"
 #include "drivers/neuron/quirks.hpp"
 
+#include <fmt/format.h>
+
 #include <atomic>
 #include <cstring>
 
@@ -59,7 +61,7 @@ void LoadedProgram::describe(const program::Program& p) {
 // One allocation for all slots: [args | page] each, at 64 bytes.
 Status LoadedProgram::make_slots() {
   uint64_t args_bytes = round_up(std::max<uint64_t>(args_, 1) * sizeof(int64_t), 64), slot_bytes = args_bytes + page_bytes_;
-  BATON_ASSIGN(arena_, Memory::allocate(port_, place_.vnc, place_.heap, kSlots * slot_bytes));
+  BATON_ASSIGN(arena_, Memory::allocate(port_, place_.vnc, place_.lane, kSlots * slot_bytes));
   for (uint32_t i = 0; i < kSlots; ++i) {
     LaunchSlot& s = slots_[i];
     BATON_ASSIGN(s.args, arena_->range(i * slot_bytes, args_bytes));
@@ -101,9 +103,8 @@ Status LoadedProgram::bind_one(LaunchSlot& slot, const baton_driver_binding& b) 
     return Error(BATON_INVALID_ARGUMENT, "program '" + name_ + "' has nothing named '" + b.name + "' to bind", "bind the inputs, outputs and caches that it declares");
   if (!m->tensor()) return Error(BATON_DEVICE_LOST, std::string("the buffer bound to '") + b.name + "' was lost in a reset", "allocate it again");
   if (m->vnc() >= 0 && m->vnc() != place_.vnc)
-    return Error(BATON_INVALID_ARGUMENT, std::string("'") + b.name + "' is bound to memory of hbm" + std::to_string(m->heap()) + ", lane " +
-                                             std::to_string(place_.lane) + " reads hbm" + std::to_string(place_.heap),
-                 "allocate what a lane works on in heap " + std::to_string(place_.heap));
+    return Error(BATON_INVALID_ARGUMENT, fmt::format("'{}' is bound to memory of heap {}, lane {} works on heap {}", b.name, m->heap(), place_.lane, place_.lane),
+                 fmt::format("allocate what a lane works on in its own heap: {}", place_.lane));
   BATON_ASSIGN(nrt::Tensor* t, m->range(b.offset, b.bytes));
   if (v->second.in) BATON_TRY(add(slot.in, b.name, t));
   if (v->second.out) BATON_TRY(add(slot.out, b.name, t));

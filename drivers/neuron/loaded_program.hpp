@@ -40,10 +40,11 @@ struct LaunchResult {
   uint64_t cost_ns = 0;
 };
 
+// A lane: which core it is. Heap i of a device is the memory of lane i.
 struct Placement {
   uint32_t lane;
-  int32_t vnc;
-  uint32_t heap;
+  int32_t vnc;   // process-relative core
+  uint32_t hbm;  // HBM stack of the chip
   uint32_t lnc;
 };
 

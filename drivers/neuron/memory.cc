@@ -21,7 +21,7 @@ Result<std::unique_ptr<Memory>> Memory::allocate(const Port& port, int32_t vnc, 
   m->vnc_ = vnc;
   m->heap_ = heap;
   if (int32_t s = port.tensor_allocate(nrt::kPlacementDevice, vnc, bytes, "baton", &m->tensor_))
-    return status_error(port, s, "nrt_tensor_allocate", "heap hbm" + std::to_string(heap) + ", " + std::to_string(bytes) + " bytes");
+    return status_error(port, s, "nrt_tensor_allocate", "heap " + std::to_string(heap) + ", " + std::to_string(bytes) + " bytes");
   if (port.tensor_va) m->address_ = port.tensor_va(m->tensor_);
   return m;
 }

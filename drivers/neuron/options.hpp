@@ -4,6 +4,7 @@
 //     libnrt     the runtime library; default: libnrt.so.1 on the loader path, then /opt/aws/neuron/lib
 //     env.NAME   exported to the runtime before nrt_init (env.NEURON_RT_LOG_LEVEL=INFO): the runtime's settings are environment
 //                variables, and this is the one place where they can be set for a device. Restored when the last device closes.
+//                setenv is not for programs whose other threads read the environment at that moment: open devices first.
 //
 // Owner    plain values.   Threads  parse and visible_cores are called under the core's lock.
 // Errors   INVALID_ARGUMENT with the known options listed.

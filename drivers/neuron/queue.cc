@@ -2,6 +2,7 @@
 
 #include "drivers/neuron/quirks.hpp"
 
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/timerfd.h>
@@ -37,7 +38,12 @@ Descriptor::~Descriptor() {
 Result<std::unique_ptr<Queue>> Queue::open(Shared& shared, const Placement& place) {
   std::unique_ptr<Queue> q(new Queue(shared, place));
   BATON_TRY(q->open_descriptors());
+  // Signals are the application's: none is delivered here.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
   q->thread_ = std::thread([raw = q.get()] { raw->run(); });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return q;
 }
 

@@ -165,7 +165,7 @@ uint64_t blocks_used(const Run::Impl& r, uint32_t block_tokens) {
 
 void copy_tables(Run::Impl& r) {
   for (BlockTable& t : r.x.tables)
-    std::memcpy(t.entries.data(), r.x.base[t.value], blocks_used(r, t.block_tokens) * sizeof(int32_t));
+    std::memcpy(t.entries(), r.x.base[t.value], blocks_used(r, t.block_tokens) * sizeof(int32_t));
 }
 
 Status check_cache(const Run::Impl& r, size_t op_index, uint32_t cache) {
@@ -174,9 +174,9 @@ Status check_cache(const Run::Impl& r, size_t op_index, uint32_t cache) {
   const BlockTable& t = r.x.tables[r.x.table_of[op_index]];
   const uint64_t blocks = blocks_in(op.view, op.layer, op.kv_heads, op.head_dim, r.x.bound[cache] / dtype_bytes(c.dtype));
   for (uint64_t i = 0, n = blocks_used(r, t.block_tokens); i < n; ++i)
-    if (t.entries[i] < 0 || uint64_t(t.entries[i]) >= blocks)
+    if (t.entries()[i] < 0 || uint64_t(t.entries()[i]) >= blocks)
       return invalid(r, fmt::format("'{}' [{}] is block {}, but cache '{}' ({} bytes) holds {} blocks of layer {}", r.x.program.values[t.value].name,
-                                    i, t.entries[i], c.name, r.x.bound[cache], blocks, op.layer),
+                                    i, t.entries()[i], c.name, r.x.bound[cache], blocks, op.layer),
                      "allocate blocks within the bound cache");
   return {};
 }

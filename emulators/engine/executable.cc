@@ -58,15 +58,17 @@ Status make_rope(Executable::Impl& x, size_t op_index) {
   return {};
 }
 
-void make_table(Executable::Impl& x, size_t op_index) {
+Status make_table(Executable::Impl& x, size_t op_index) {
   const Op& op = x.program.ops[op_index];
   uint32_t value = op.in[2];
   auto same = std::find_if(x.tables.begin(), x.tables.end(),
                            [&](const BlockTable& t) { return t.value == value && t.block_tokens == op.view.block_tokens; });
   x.table_of[op_index] = uint32_t(same - x.tables.begin());
-  if (same != x.tables.end()) return;
+  if (same != x.tables.end()) return {};
   uint64_t blocks = (uint64_t(x.program.max_context) + op.view.block_tokens - 1) / op.view.block_tokens;
-  x.tables.push_back({value, op.view.block_tokens, std::vector<int32_t>(blocks)});
+  BATON_ASSIGN(Region memory, Region::make(blocks * sizeof(int32_t), "block table"));
+  x.tables.push_back({value, op.view.block_tokens, std::move(memory)});
+  return {};
 }
 
 // More rope tables or block tables than any model has are a hostile program: each costs memory in proportion to max_tokens.
@@ -78,7 +80,7 @@ Status make_tables(Executable::Impl& x) {
   for (size_t i = 0; i < x.program.ops.size(); ++i) {
     OpCode code = x.program.ops[i].code;
     if (code == OpCode::rope) BATON_TRY(make_rope(x, i));
-    if (code == OpCode::kv_store || code == OpCode::attention) make_table(x, i);
+    if (code == OpCode::kv_store || code == OpCode::attention) BATON_TRY(make_table(x, i));
     if (x.ropes.size() > kMaxTables || x.tables.size() > kMaxTables)
       return Error(BATON_UNSUPPORTED, fmt::format("{}: more than {} different rope or block tables", x.program.name, kMaxTables),
                    "share inv_freq and block_table values between the ops");
@@ -146,8 +148,8 @@ Result<Loader> Loader::begin(std::span<const uint8_t> bytes, const Options& opti
   BATON_TRY(make_tables(*x));
   BATON_ASSIGN(x->plan, plan_scratch(x->program));
   BATON_ASSIGN(x->arena, Region::make(x->plan.bytes, "scratch"));
-  x->probabilities.resize(x->max_vocabulary);
-  x->order.resize(x->max_vocabulary);
+  BATON_ASSIGN(x->probabilities, Region::make(x->max_vocabulary * sizeof(float), "sampling"));
+  BATON_ASSIGN(x->order, Region::make(x->max_vocabulary * sizeof(uint32_t), "sampling"));
   x->base.resize(values);
   x->bound.resize(values);
   x->wanted.resize(values);

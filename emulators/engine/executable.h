@@ -40,7 +40,8 @@ struct RopeTable {
 struct BlockTable {
   uint32_t value = 0;
   uint32_t block_tokens = 0;
-  std::vector<int32_t> entries; // room for max_context
+  Region memory; // room for max_context
+  int32_t* entries() const { return reinterpret_cast<int32_t*>(memory.data()); }
 };
 
 struct Executable::Impl {
@@ -57,8 +58,7 @@ struct Executable::Impl {
   std::vector<BlockTable> tables;
   std::vector<uint32_t> table_of; // by op: index into tables (kv_store, attention)
   uint32_t max_vocabulary = 0;    // of the sample ops
-  std::vector<float> probabilities; // sampling: [max_vocabulary]
-  std::vector<uint32_t> order;
+  Region probabilities, order; // sampling: f32 and u32 [max_vocabulary]
   bool collective = false; // has an all_reduce
 
   // The current launch.

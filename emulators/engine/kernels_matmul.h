@@ -11,7 +11,7 @@ namespace {
 
 constexpr uint64_t kForkMacs = 1 << 17;   // guess: about 5 us of one thread
 constexpr uint32_t kGroupStrips = 8;      // strips that share a piece of the panel while it is in cache
-constexpr uint32_t kStreamAhead = 4096;   // bytes between the block multiplied and the one prefetched, when weights are used once
+constexpr uint32_t kStreamAhead = 2048;   // bytes between the block multiplied and the one prefetched, when weights are used once
 
 struct MatmulCall {
   const float* x;

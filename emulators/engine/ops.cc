@@ -112,7 +112,7 @@ void kv_store(Run::Impl& r, const Frame& f, OpWork& w) {
   const uint64_t run = uint64_t(op.head_dim) * (dense ? op.kv_heads : 1);
   for (uint32_t row = 0; row < w.tokens; ++row) {
     const uint32_t at = r.now() + row;
-    const uint64_t block = uint64_t(t.entries[at / t.block_tokens]);
+    const uint64_t block = uint64_t(t.entries()[at / t.block_tokens]);
     for (int v = 0; v < 2; ++v)
       for (uint32_t h = 0; h < runs; ++h) {
         const uint64_t element = kv_element(op.view, op.layer, v, block, at % t.block_tokens, h);
@@ -140,7 +140,7 @@ void attention(Run::Impl& r, const Frame& f, OpWork& w) {
   a.cache = r.x.base[op.in[1]];
   a.view = op.view;
   a.layer = op.layer;
-  a.block_table = f.table().entries.data();
+  a.block_table = f.table().entries();
   r.x.kernels->attention(*r.x.pool, a);
   uint64_t keys = 0; // seen, summed over rows
   auto seen = [&](uint32_t row) { return std::min<uint64_t>(a.position + row + 1, op.window ? op.window : UINT32_MAX); };
@@ -159,9 +159,10 @@ Status all_reduce(Run::Impl& r, const Frame& f) {
   return r.hooks.collective->all_reduce(r.hooks.rank, f.out(), n);
 }
 
-void take_last(const Frame& f) {
+void take_last(const Frame& f, OpWork& w) {
   const uint64_t width = f.width(f.op().in[0]);
   std::memcpy(f.out(), f.in(0) + (f.rows(f.op().in[0]) - 1) * width, width * sizeof(float));
+  w.act_bytes = 2 * width * sizeof(float);
 }
 
 void sample(Run::Impl& r, const Frame& f) {
@@ -169,7 +170,8 @@ void sample(Run::Impl& r, const Frame& f) {
   const bool loop = r.x.program.loop;
   Draw d{.temperature = r.temperature, .top_p = r.top_p, .seed = r.seed};
   d.position = uint64_t(r.now()) + (loop ? 1 : r.tokens); // the token drawn follows the last row
-  const int32_t token = int32_t(draw(*r.x.kernels, f.in(0), uint32_t(f.width(op.in[0])), d, r.x.probabilities.data(), r.x.order.data()));
+  const int32_t token = int32_t(draw(*r.x.kernels, f.in(0), uint32_t(f.width(op.in[0])), d, reinterpret_cast<float*>(r.x.probabilities.data()),
+                                     reinterpret_cast<uint32_t*>(r.x.order.data())));
   int32_t* to = f.i32(op.out[0]);
   if (!loop) {
     to[0] = token;
@@ -216,7 +218,7 @@ Status compute(Run::Impl& r, const Frame& f, OpWork& w) {
     case OpCode::silu_mul: r.x.kernels->silu_mul(*r.x.pool, f.in(0), f.in(1), f.count(op.in[0]), f.out()); break;
     case OpCode::add: r.x.kernels->add(*r.x.pool, f.in(0), f.in(1), f.count(op.in[0]), f.out()); break;
     case OpCode::all_reduce: return all_reduce(r, f);
-    case OpCode::take_last: take_last(f); break;
+    case OpCode::take_last: take_last(f, w); break;
     case OpCode::sample: sample(r, f); break;
     case OpCode::mark: break;
   }

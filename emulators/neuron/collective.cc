@@ -1,5 +1,6 @@
 #include "emulators/neuron/collective.hpp"
 
+#include "drivers/neuron/nrt_abi.hpp"
 #include "emulators/engine/kernels.hpp"
 
 #include <algorithm>
@@ -42,10 +43,7 @@ void Group::end(uint32_t rank, bool failed) {
   Seat& me = seats_[rank];
   me.executing = false;
   me.stop = nullptr;
-  if (me.arrived) {
-    me.arrived = false;
-    --arrived_;
-  }
+  me.arrived = false;
   if (!failed) return;
   for (Seat& s : seats_)
     if (s.executing && s.aborted.empty()) s.aborted = "rank " + std::to_string(rank) + " of " + std::to_string(ranks()) + " failed or was cancelled";
@@ -60,16 +58,14 @@ Status Group::all_reduce(uint32_t rank, float* x, uint64_t count) {
   me.count = count;
   me.arrived = true;
   uint64_t round = round_;
-  if (++arrived_ == ranks()) {
-    if (!agree()) {
+  if (complete()) {
+    if (agree()) {
+      reduce();
+      for (Seat& s : seats_) s.arrived = false;
+      ++round_;
+    } else {
       for (Seat& s : seats_) s.aborted = "the ranks run different launches (arguments, token ids or sizes differ)";
-      changed_.notify_all();
-      return Error(BATON_FAILED, "all_reduce: " + me.aborted);
     }
-    reduce();
-    for (Seat& s : seats_) s.arrived = false;
-    arrived_ = 0;
-    ++round_;
     changed_.notify_all();
   }
   while (round_ == round) {
@@ -83,10 +79,13 @@ Status Group::all_reduce(uint32_t rank, float* x, uint64_t count) {
   return {};
 }
 
-bool Group::agree() {
-  return std::all_of(seats_.begin(), seats_.end(), [&](const Seat& s) {
-    return s.fingerprint == seats_[0].fingerprint && s.count == seats_[0].count && s.aborted.empty();
-  });
+bool Group::complete() const {
+  return std::all_of(seats_.begin(), seats_.end(), [](const Seat& s) { return s.arrived && s.aborted.empty(); });
+}
+
+bool Group::agree() const {
+  return std::all_of(seats_.begin(), seats_.end(),
+                     [&](const Seat& s) { return s.fingerprint == seats_[0].fingerprint && s.count == seats_[0].count; });
 }
 
 void Group::reduce() {
@@ -116,9 +115,14 @@ std::shared_ptr<Group> Groups::join(uint32_t rank, uint32_t ranks, const std::st
   return g;
 }
 
-bool HostRounds::all_gather(uint32_t rank, uint32_t ranks, uint32_t bytes, const void* in, void* out, uint64_t timeout_s) {
+int32_t HostRounds::all_gather(uint32_t rank, uint32_t ranks, uint32_t bytes, const void* in, void* out, uint64_t timeout_s) {
   std::unique_lock lock(mutex_);
-  if (!arrived_) gathering_.assign(uint64_t(ranks) * bytes, 0);
+  if (!arrived_) {
+    gathering_.assign(uint64_t(ranks) * bytes, 0);
+    ranks_ = ranks;
+    bytes_ = bytes;
+  }
+  if (ranks != ranks_ || bytes != bytes_) return nrt::kInvalid;
   if (bytes) std::memcpy(gathering_.data() + uint64_t(rank) * bytes, in, bytes);
   uint64_t round = round_;
   if (++arrived_ == ranks) {
@@ -128,10 +132,10 @@ bool HostRounds::all_gather(uint32_t rank, uint32_t ranks, uint32_t bytes, const
     changed_.notify_all();
   } else if (!changed_.wait_for(lock, std::chrono::seconds(timeout_s), [&] { return round_ != round; })) {
     --arrived_;
-    return false;
+    return nrt::kTimeout;
   }
   if (bytes) std::memcpy(out, done_.data(), uint64_t(ranks) * bytes);
-  return true;
+  return nrt::kSuccess;
 }
 
 }  // namespace baton::neuron_emu

@@ -47,14 +47,14 @@ class Group final : public engine::Collective {
     float* x = nullptr;
     std::function<Status()> stop;
   };
-  bool agree();
+  bool complete() const;  // every rank has arrived, none of them on its way out
+  bool agree() const;
   void reduce();
   std::string signature_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<Seat> seats_;
   std::vector<float> sum_;
-  uint32_t arrived_ = 0;
   uint64_t round_ = 0;
 };
 
@@ -71,14 +71,14 @@ class Groups {
 // Host collectives among threads of this process (nrt_barrier, nrt_all_gather): each call is one round of `ranks`.
 class HostRounds {
  public:
-  // Copies `bytes` from each rank's `in` to all ranks' `out`, in rank order. False on timeout.
-  bool all_gather(uint32_t rank, uint32_t ranks, uint32_t bytes, const void* in, void* out, uint64_t timeout_s);
+  // Copies `bytes` from each rank's `in` to all ranks' `out`, in rank order. TIMEOUT, or INVALID if the ranks differ in what they ask.
+  int32_t all_gather(uint32_t rank, uint32_t ranks, uint32_t bytes, const void* in, void* out, uint64_t timeout_s);
 
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<uint8_t> gathering_, done_;
-  uint32_t arrived_ = 0;
+  uint32_t arrived_ = 0, ranks_ = 0, bytes_ = 0;  // of the round in progress
   uint64_t round_ = 0;
 };
 

@@ -118,9 +118,10 @@ int32_t baton::nrt::nrt_all_gather(int32_t vnc, uint32_t rank, uint32_t ranks, u
   return entry([&](Machine& m) -> int32_t {
     if (int32_t s = check_rank(m, vnc, rank, ranks)) return s;
     if (bytes && (!in || !out)) return fail(nrt::kInvalid, "an argument is NULL");
-    if (!m.host_rounds.all_gather(rank, ranks, bytes, in, out, m.options.exec_timeout_s))
-      return fail(nrt::kTimeout, "not every rank came within " + std::to_string(m.options.exec_timeout_s) + " s");
-    return nrt::kSuccess;
+    int32_t status = m.host_rounds.all_gather(rank, ranks, bytes, in, out, m.options.exec_timeout_s);
+    if (status == nrt::kTimeout) return fail(status, "not every rank came within " + std::to_string(m.options.exec_timeout_s) + " s");
+    if (status) return fail(status, "the ranks call with different counts or sizes");
+    return status;
   });
 }
 

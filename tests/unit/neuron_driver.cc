@@ -274,7 +274,7 @@ TEST_F(NeuronLaunch, WrongLaunchesAreRefused) {
       {"has nothing named 'nose'", &b.queue, {good[0], good[1], bind("nose", b.ids)}, {2, 0}},
       {"binds 1 of the 2 values", &b.queue, {good[0]}, {2, 0}},
       {"takes 2 arguments", &b.queue, good, {2}},
-      {"lane 0 reads hbm0", &b.queue, {bind("ids", far), good[1]}, {2, 0}},
+      {"lane 0 works on heap 0", &b.queue, {bind("ids", far), good[1]}, {2, 0}},
       {"lane 0", &lane2, good, {2, 0}},
       {"'tokens' is 17", &b.queue, good, {17, 0}},
       {"is bound to 8 bytes", &b.queue, good, {3, 0}},

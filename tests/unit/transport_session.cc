@@ -160,7 +160,6 @@ TEST(Session, ClientNamesTheServersVersion) {
     std::string* reply;
   } fake;
   fake.peer = &peer, fake.l = l.get(), fake.reply = &reply;
-  fcntl(l.get(), F_SETFL, O_NONBLOCK);
   ep.impl().add(&fake);
   auto s = ep.connect(local_address(l.get()), deadline_in_ms(3000));
   ep.impl().remove(&fake);

@@ -15,7 +15,7 @@
 
 namespace baton::cs3 {
 
-struct Daemon { // what the handshake said
+struct DaemonInfo { // what the handshake said
   uint64_t instance = 0, epoch = 0, capabilities = 0;
   uint32_t pid = 0;
   bool emulated = false, same_host = false;
@@ -23,7 +23,7 @@ struct Daemon { // what the handshake said
 
 struct Link {
   std::unique_ptr<Carrier> carrier;
-  Daemon daemon;
+  DaemonInfo daemon;
 };
 
 Result<Link> connect(const HostPort&, CarrierKind, uint64_t deadline_ns);

@@ -1,0 +1,149 @@
+// The command as a person and a script see it.
+#include "tests/support/process.h"
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+
+namespace {
+
+using baton::test::Exit;
+using baton::test::Process;
+using baton::test::TempDir;
+using nlohmann::json;
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr int kPatience = 120000;
+#else
+constexpr int kPatience = 30000;
+#endif
+
+const std::string kModel = std::string(BATON_SOURCE_DIR) + "/models/baton-tiny";
+const char* kPrompt = "It is a truth universally acknowledged, that a single man";
+
+struct Outcome {
+  int code;
+  std::string out, err;
+};
+Outcome baton(std::vector<std::string> args, std::map<std::string, std::string> env = {}) {
+  args.insert(args.begin(), baton::test::tool("baton"));
+  Process p(args, env);
+  p.close_stdin();
+  Exit e = p.wait(kPatience);
+  EXPECT_TRUE(e.ended);
+  return {e.code, p.out(), p.err()};
+}
+std::string slurp(const std::string& path) {
+  std::ifstream f(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(f), {}};
+}
+
+TEST(Cli, HelpAndVersion) {
+  for (std::vector<std::string> args : {std::vector<std::string>{"--help"}, {"generate", "--help"}, {"worker", "--help"}, {"keygen", "--help"}, {"version"}, {"--version"}}) {
+    Outcome o = baton(args);
+    EXPECT_EQ(o.code, 0) << args[0];
+    EXPECT_NE(o.out, "") << args[0];
+    EXPECT_EQ(o.err, "") << args[0];
+  }
+}
+
+TEST(Cli, GoldenTextOnOneDevice) {
+  json golden = json::parse(slurp(kModel + "/golden/golden.json"));
+  Outcome o = baton({"generate", "--device", "host://", "--precision", "f32", "--max-tokens", "64", "--ignore-eos", kPrompt});
+  EXPECT_EQ(o.code, 0) << o.err;
+  EXPECT_EQ(o.out, golden["prompts"][0]["greedy_text"].get<std::string>() + "\n");
+  EXPECT_EQ(o.err, "");
+}
+
+TEST(Cli, HandOverWithEverything) {
+  TempDir dir;
+  std::string npy = dir.path() + "/a.npy", one = dir.path() + "/b.npy", trace = dir.path() + "/trace.json";
+  Outcome o = baton({"generate", "--check", "-o", "json", "--logits", npy, "--trace", trace, "--max-tokens", "12", "--ignore-eos", "--tp", "2", kPrompt});
+  ASSERT_EQ(o.code, 0) << o.err;
+  json j = json::parse(o.out);
+  EXPECT_EQ(j["schema"], "baton.generate/1");
+  EXPECT_EQ(j["tokens"].size(), 12u);
+  EXPECT_EQ(j["prompt_tokens"], 19);
+  EXPECT_EQ(j["check"]["same_tokens"], true);
+  EXPECT_EQ(j["check"]["same_logits"], true);
+  EXPECT_EQ(j["prefill"]["ranks"], 2);
+  EXPECT_GT(j["kv"]["bytes"].get<uint64_t>(), 0u);
+  EXPECT_GT(j["wall"]["ttft_ms"].get<double>(), 0);
+  EXPECT_FALSE(j["modelled"].is_null());
+
+  // The trace has both clocks, each with a named lane for the two ranks, the link and the wafer.
+  json t = json::parse(slurp(trace));
+  std::map<int, int> lanes;
+  for (auto& e : t["traceEvents"])
+    if (e["name"] == "thread_name") ++lanes[e["pid"].get<int>()];
+  EXPECT_GE(lanes[1], 4);
+  EXPECT_GE(lanes[2], 3);
+
+  Outcome single = baton({"generate", "--device", "host://", "-o", "json", "--logits", one, "--max-tokens", "12", "--ignore-eos", kPrompt});
+  ASSERT_EQ(single.code, 0) << single.err;
+  EXPECT_EQ(json::parse(single.out)["tokens"], j["tokens"]);
+  EXPECT_EQ(slurp(npy), slurp(one)); // bit for bit
+  EXPECT_GT(slurp(npy).size(), 12u * 2048 * 4);
+}
+
+TEST(Cli, StatsAndCheckForPeople) {
+  Outcome o = baton({"generate", "--stats", "--check", "--max-tokens", "4", kPrompt});
+  ASSERT_EQ(o.code, 0) << o.err;
+  for (const char* text : {"time to first token", "inter-token", "wall", "modelled", "hidden behind prefill", "segments by", "same tokens as one device"})
+    EXPECT_NE(o.out.find(text), std::string::npos) << text << "\n" << o.out;
+}
+
+TEST(Cli, PromptFromFileStdinAndEnvironment) {
+  TempDir dir;
+  std::ofstream(dir.path() + "/prompt.txt") << kPrompt;
+  std::vector<std::string> base = {"generate", "--device", "host://", "--max-tokens", "4"};
+  auto with = [&](std::vector<std::string> more) {
+    std::vector<std::string> all = base;
+    all.insert(all.end(), more.begin(), more.end());
+    return baton(all);
+  };
+  std::string want = with({kPrompt}).out;
+  EXPECT_EQ(with({"--file", dir.path() + "/prompt.txt"}).out, want);
+  Outcome empty = with({"-"}); // standard input is closed: BOS alone
+  EXPECT_EQ(empty.code, 0) << empty.err;
+  Outcome other = baton({"generate", "--device", "host://", "x"}, {{"BATON_MODEL", dir.path()}});
+  EXPECT_EQ(other.code, 2);
+  EXPECT_NE(other.err.find("config.json"), std::string::npos) << other.err;
+}
+
+TEST(Cli, InterruptEndsWith130) {
+  TempDir dir;
+  std::string key = dir.path() + "/key";
+  ASSERT_EQ(baton({"keygen", key}).code, 0);
+  EXPECT_NE(baton({"keygen", key}).code, 0); // never overwrites
+  Process worker({baton::test::tool("baton"), "worker", "--role", "decode", "--device", "host://?isa=scalar", "--listen", "127.0.0.1:0", "--key-file", key});
+  ASSERT_TRUE(worker.wait_out("\n", kPatience)) << worker.err();
+  size_t at = worker.out().find("baton://");
+  std::string address = worker.out().substr(at, worker.out().find(' ', at) - at);
+  std::vector<std::string> args = {baton::test::tool("baton"), "generate", "--prefill", "host://", "--decode", address, "--key-file", key, "--ignore-eos", "--max-tokens"};
+  {
+    args.push_back("450");
+    args.push_back(kPrompt);
+    Process p(args);
+    ASSERT_TRUE(p.wait_out_bytes(1, kPatience)) << p.err();
+    p.kill(SIGINT);
+    Exit e = p.wait(kPatience);
+    EXPECT_TRUE(e.code == 130 || e.code == 0) << e.code << p.err(); // 0: it was done before the signal
+  }
+  args[args.size() - 2] = "4";
+  Process again(args);
+  EXPECT_EQ(again.wait(kPatience).code, 0) << again.err() << worker.err();
+  worker.kill(SIGINT);
+  EXPECT_EQ(worker.wait(kPatience).code, 130) << worker.err();
+}
+
+TEST(Cli, TimeoutEndsWith8) {
+  Outcome o = baton({"generate", "--device", "host://?isa=scalar", "--ignore-eos", "--max-tokens", "490", "--timeout", "0.02", kPrompt});
+  EXPECT_EQ(o.code, 8) << o.err;
+  EXPECT_NE(o.err.find("DEADLINE"), std::string::npos) << o.err;
+}
+
+}  // namespace

@@ -1,0 +1,11 @@
+# devctl: its parts in process, and every verb of the program as a person would call it.
+if(TARGET baton_devctl)
+  set(devctl_needs devctl)
+  foreach(part baton-driver-host baton-driver-neuron baton-driver-cs3 baton-emu-neuron baton-emu-cs3)
+    if(TARGET ${part})
+      list(APPEND devctl_needs ${part})
+    endif()
+  endforeach()
+  baton_test(unit_devctl_parts SOURCES unit/devctl_parts.cc LIBS baton_devctl LABELS unit)
+  baton_test(unit_devctl_verbs SOURCES unit/devctl_verbs.cc LIBS baton_test_support nlohmann_json::nlohmann_json LABELS unit DEPENDS ${devctl_needs})
+endif()

@@ -1,0 +1,194 @@
+// Every verb of devctl, run as a person or a script would: help, text, JSON, wrong names, wrong calls.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "tests/support/process.h"
+
+namespace {
+
+using baton::test::Exit;
+using baton::test::Process;
+using nlohmann::json;
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr int kPatienceMs = 120'000;
+#else
+constexpr int kPatienceMs = 30'000;
+#endif
+
+struct Ran {
+  int code = -1;
+  std::string out, err;
+};
+
+Ran devctl(std::vector<std::string> args, std::map<std::string, std::string> env = {}) {
+  args.insert(args.begin(), baton::test::tool("devctl"));
+  Process p(args, std::move(env));
+  p.close_stdin();
+  Exit e = p.wait(kPatienceMs);
+  EXPECT_TRUE(e.ended) << "hangs";
+  return {e.code, p.out(), p.err()};
+}
+
+// Parses stdout as one JSON document and checks what every document has.
+json document(const std::vector<std::string>& args, const std::string& schema) {
+  std::vector<std::string> all = args;
+  all.insert(all.end(), {"-o", "json"});
+  Ran r = devctl(all);
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(r.err, "");
+  json j = json::parse(r.out, nullptr, false);
+  EXPECT_FALSE(j.is_discarded()) << r.out;
+  if (j.is_object()) EXPECT_EQ(j.value("schema", ""), "baton.devctl." + schema + "/1");
+  return j;
+}
+
+// An error is one line and a next: line on stderr, and nothing on stdout.
+void refused(const std::vector<std::string>& args, int code) {
+  Ran r = devctl(args);
+  SCOPED_TRACE(testing::PrintToString(args));
+  EXPECT_EQ(r.code, code) << r.err;
+  EXPECT_EQ(r.out, "");
+  EXPECT_EQ(std::count(r.err.begin(), r.err.end(), '\n'), 2) << r.err;
+  EXPECT_EQ(r.err.rfind("devctl: ", 0), 0u) << r.err;
+  EXPECT_NE(r.err.find("\nnext: "), std::string::npos) << r.err;
+}
+
+bool emulator(const std::string& scheme) { return std::filesystem::exists(baton::test::plugin("baton-emu-" + scheme)); }
+
+const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "kv"}, {"fabric"}, {"explain"}, {"version"}};
+
+TEST(DevctlVerbs, EachHasHelp) {
+  for (auto verb : kVerbs) {
+    verb.push_back("--help");
+    Ran r = devctl(verb);
+    EXPECT_EQ(r.code, 0) << testing::PrintToString(verb) << r.err;
+    EXPECT_NE(r.out.find("--help"), std::string::npos) << testing::PrintToString(verb);
+    EXPECT_EQ(r.err, "");
+  }
+  EXPECT_EQ(devctl({"--version"}).code, 0);
+}
+
+TEST(DevctlVerbs, EachPrintsText) {
+  for (const std::vector<std::string>& verb : std::vector<std::vector<std::string>>{
+           {}, {"list"}, {"list", "all"}, {"list", "host*"}, {"info", "host0"}, {"info", "host://"}, {"topo"}, {"topo", "host0", "host0"}, {"fabric"}, {"explain"}, {"explain", "busy"}, {"version"},
+           {"bench", "copy", "host0", "host0", "--bytes", "64k", "--count", "3"}}) {
+    Ran r = devctl(verb);
+    EXPECT_EQ(r.code, 0) << testing::PrintToString(verb) << r.err;
+    EXPECT_NE(r.out, "") << testing::PrintToString(verb);
+    EXPECT_EQ(r.err, "") << testing::PrintToString(verb);
+    EXPECT_EQ(r.out.find('\x1b'), std::string::npos) << "colour without a terminal";
+  }
+}
+
+TEST(DevctlVerbs, SummaryNamesTheNextCommand) {
+  json j = document({}, "summary");
+  EXPECT_EQ(j["next"].get<std::string>().rfind("devctl ", 0), 0u);
+  EXPECT_NE(devctl({}).out.find("\nnext: " + j["next"].get<std::string>() + "\n"), std::string::npos);
+}
+
+TEST(DevctlVerbs, ListShowsTheHostAndWhatCanBeStarted) {
+  json j = document({"list"}, "list");
+  auto host = std::find_if(j["devices"].begin(), j["devices"].end(), [](auto& d) { return d["name"] == "host0"; });
+  ASSERT_NE(host, j["devices"].end());
+  EXPECT_EQ((*host)["emulated"], false);
+  EXPECT_EQ((*host)["driver"], "host");
+  ASSERT_FALSE((*host)["heaps"].empty());
+  EXPECT_EQ((*host)["heaps"][0]["name"], "dram");
+  for (std::string scheme : {"neuron", "cs3"}) {
+    if (!emulator(scheme)) continue;
+    auto& s = j["startable"];
+    EXPECT_TRUE(std::any_of(s.begin(), s.end(), [&](auto& e) { return e["uri"] == "emu+" + scheme + "://0"; })) << scheme;
+    EXPECT_NE(devctl({"list"}).out.find("emu+" + scheme + "://0"), std::string::npos);
+  }
+}
+
+TEST(DevctlVerbs, NoEmulatorsIsAnEmptyList) {
+  baton::test::TempDir empty;
+  Ran r = devctl({"list", "-o", "json"}, {{"BATON_EMULATOR_PATH", empty.path()}});
+  EXPECT_EQ(r.code, 0);
+  json j = json::parse(r.out, nullptr, false);
+  ASSERT_TRUE(j.is_object()) << r.out;
+  EXPECT_TRUE(j["startable"].is_array());
+}
+
+TEST(DevctlVerbs, SelectorsMeanTheSameEverywhere) {
+  EXPECT_EQ(document({"list", "host0"}, "list")["devices"].size(), 1u);
+  EXPECT_EQ(document({"list", "ho*"}, "list")["devices"].size(), 1u);
+  EXPECT_EQ(document({"list", "host://"}, "list")["devices"].size(), 1u);
+  EXPECT_EQ(document({"info", "all"}, "info")["devices"].size(), document({"list", "all"}, "list")["devices"].size());
+}
+
+TEST(DevctlVerbs, AUriStartsAnEmulatorForTheCall) {
+  for (std::string scheme : {"neuron", "cs3"}) {
+    if (!emulator(scheme)) continue;
+    json j = document({"info", "emu+" + scheme + "://0"}, "info");
+    ASSERT_EQ(j["devices"].size(), 1u);
+    EXPECT_EQ(j["devices"][0]["emulated"], true);
+    EXPECT_EQ(j["devices"][0]["driver"], scheme);
+    EXPECT_NE(devctl({"info", "emu+" + scheme + "://0"}).out.find("(emulated)"), std::string::npos);
+  }
+}
+
+TEST(DevctlVerbs, TopoShowsThePathOfACopy) {
+  json all = document({"topo"}, "topo");
+  EXPECT_GE(all["machine"]["cores"], 1);
+  json one = document({"topo", "host0", "host0"}, "topo");
+  EXPECT_EQ(one["path"], "direct");
+  ASSERT_EQ(one["hops"].size(), 1u);
+  if (!emulator("neuron")) return;
+  json far = document({"topo", "host0", "emu+neuron://0"}, "topo");
+  EXPECT_NE(far["path"], "");
+  EXPECT_FALSE(far["hops"].empty());
+  json three = document({"topo", "host0", "emu+neuron://0", "emu+neuron://1"}, "topo");
+  EXPECT_EQ(three["devices"].size(), 3u);
+  EXPECT_EQ(three["paths"].size(), 9u);
+}
+
+TEST(DevctlVerbs, BenchCopyStandsBesideMemcpy) {
+  json j = document({"bench", "copy", "host0", "host0", "--bytes", "1MiB", "--count", "5"}, "bench.copy");
+  EXPECT_EQ(j["bytes"], 1 << 20);
+  EXPECT_GT(j["wall"]["median_ns"], 0);
+  EXPECT_LE(j["wall"]["min_ns"], j["wall"]["median_ns"]);
+  EXPECT_GE(j["wall"]["max_ns"], j["wall"]["median_ns"]);
+  EXPECT_GT(j["memcpy"]["bytes_per_s"], 0);
+  EXPECT_TRUE(j["modelled"].is_null()) << "the host has no timing model";
+  if (!emulator("neuron")) return;
+  json far = document({"bench", "copy", "host0", "emu+neuron://0", "--bytes", "256KiB", "--count", "2"}, "bench.copy");
+  EXPECT_EQ(far["emulated"], true);
+  EXPECT_GT(far["modelled"]["median_ns"], 0);
+}
+
+TEST(DevctlVerbs, FabricExplainVersion) {
+  json fabrics = document({"fabric"}, "fabric")["fabrics"];
+  EXPECT_TRUE(std::any_of(fabrics.begin(), fabrics.end(), [](auto& f) { return f["name"] == "mapped"; }));
+  EXPECT_EQ(document({"explain", "7"}, "explain")["codes"][0]["name"], "DEVICE_LOST");
+  EXPECT_EQ(document({"explain"}, "explain")["codes"].size(), 17u);
+  EXPECT_EQ(document({"version"}, "version")["abi"], 1);
+}
+
+TEST(DevctlVerbs, AWrongNameIsThree) {
+  for (auto& args : std::vector<std::vector<std::string>>{{"list", "trn99"}, {"info", "nothing"}, {"info", "zz*"}, {"info", "nodriver://0"}, {"topo", "trn99"},
+                                                          {"topo", "trn99", "host0"}, {"bench", "copy", "host0", "trn99"}})
+    refused(args, 3);
+}
+
+TEST(DevctlVerbs, AWrongCallIsTwo) {
+  for (auto& args : std::vector<std::vector<std::string>>{{"frobnicate"}, {"info"}, {"bench"}, {"bench", "copy"}, {"bench", "copy", "host0"}, {"list", "-o", "xml"}, {"list", "--bogus"},
+                                                          {"explain", "NO_SUCH_CODE"}, {"bench", "copy", "host0", "host0", "--bytes", "0"},
+                                                          {"bench", "copy", "host0", "host0", "--bytes", "many"}, {"bench", "copy", "host0", "host0", "--count", "0"},
+                                                          {"info", "Bad Scheme://0"}, {"info", "host://?nonsense=1"}})
+    refused(args, 2);
+}
+
+TEST(DevctlVerbs, NextOfAWrongCallNamesTheVerb) {
+  EXPECT_NE(devctl({"bench", "copy"}).err.find("next: devctl bench copy --help"), std::string::npos);
+}
+
+}  // namespace

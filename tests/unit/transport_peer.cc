@@ -1,0 +1,97 @@
+// transport_peer: the other process of transport_process.cc.
+//   transport_peer source KEY_HEX ADDRESS LEASE_MS   connects; obeys "go"
+//   transport_peer sink   KEY_HEX -       LEASE_MS   listens, prints its address; obeys "expect"
+// Ends when its session ends, or with its parent.
+#include "transport_test.hpp"
+
+#include "transport/crypto.hpp"
+
+#include <sys/prctl.h>
+
+#include <csignal>
+
+using namespace baton;
+using namespace baton::transport;
+
+namespace {
+
+Key key_from(const std::string& hex_text) {
+  Key k{};
+  for (size_t i = 0; i < k.size(); ++i) k[i] = uint8_t(std::stoul(hex_text.substr(2 * i, 2), nullptr, 16));
+  return k;
+}
+
+KvLayout layout_for(const nlohmann::json& b) {
+  KvLayout l = small_layout(KvOrder::head_major, 16, b.value("blocks", 12u));
+  l.head_dim = b.value("head_dim", 16u);
+  return l;
+}
+
+void serve_source(const Instance& in, Session& s, const nlohmann::json& b) {
+  Device host = must(in.open("host://"));
+  const KvLayout l = layout_for(b);
+  const uint64_t tokens = b["tokens"];
+  Buffer memory = must(host.alloc(l.bytes()));
+  std::vector<int32_t> blocks(l.blocks);
+  std::iota(blocks.rbegin(), blocks.rend(), 0);
+  fill_kv(memory, l, blocks, tokens, b["salt"]);
+  auto t = KvTransfer::open(in, s, b["ticket"], {{&memory, l, blocks}}, tokens, {.fabric = b["fabric"], .model = "m"}, deadline_in_ms(20000));
+  if (!t.ok()) {
+    (void)s.send({"refused", {{"text", t.error().text()}}, {}});
+    return;
+  }
+  const uint32_t layers = b.value("only", l.layers);
+  for (uint32_t y = 0; y < layers; ++y) (void)t->queue().submit(t->copy(0, y));
+  if (layers < l.layers) { // stays in the middle until something happens to it
+    (void)s.send({"paused", {}, {}});
+    while (s.alive().ok()) in.poll_wait(deadline_in_ms(100));
+    return;
+  }
+  if (Status sealed = t->seal({"first", {{"token", 7}}, {}}, deadline_in_ms(20000)); !sealed.ok()) (void)s.send({"failed", {{"text", sealed.error().text()}}, {}});
+}
+
+void serve_sink(const Instance& in, Endpoint& ep, Session& s, const nlohmann::json& b) {
+  Device host = must(in.open("host://"));
+  const KvLayout l = layout_for(b);
+  const uint64_t tokens = b["tokens"];
+  Buffer memory = must(host.alloc(l.bytes()));
+  std::vector<int32_t> blocks(l.blocks);
+  std::iota(blocks.begin(), blocks.end(), 0);
+  KvSink sink = must(KvSink::create(in, ep, memory, l, "m"));
+  Incoming incoming = must(sink.expect(blocks, tokens));
+  (void)s.send({"ticket", {{"ticket", incoming.ticket()}}, {}});
+  std::optional<Message> sealed;
+  while (s.alive().ok() && !(sealed = incoming.sealed())) in.poll_wait(deadline_in_ms(100));
+  if (sealed) (void)s.send({"result", {{"wrong", wrong_kv(memory, l, blocks, tokens, b["salt"])}}, {}});
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 5) return 2;
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  const std::string role = argv[1];
+  Instance in = must(Instance::create());
+  EndpointOptions o;
+  o.key = key_from(argv[2]);
+  o.name = role + " process";
+  o.lease_ns = std::stoull(argv[4]) * 1'000'000;
+  if (role == "sink") o.listen = "127.0.0.1:0";
+  Endpoint ep = must(Endpoint::open(in, o));
+  std::unique_ptr<Session> s;
+  if (role == "sink") {
+    printf("%s\n", ep.address().c_str());
+    fflush(stdout);
+    while (!(s = ep.accept())) in.poll_wait(deadline_in_ms(100));
+  } else {
+    s = must(ep.connect(argv[3], deadline_in_ms(20000)));
+  }
+  while (s->alive().ok()) {
+    in.poll_wait(deadline_in_ms(100));
+    while (auto m = s->receive()) {
+      if (m->type == "go") serve_source(in, *s, m->body);
+      if (m->type == "expect") serve_sink(in, ep, *s, m->body);
+    }
+  }
+  return 0;
+}
