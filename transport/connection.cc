@@ -316,7 +316,7 @@ Status Session::Impl::send_frame(FrameKind kind, const Message& m) {
   if (!sealed_) return Error(BATON_INTERNAL, "a frame before the session is sealed", "report this");
   std::string json;
   if (kind != FrameKind::heartbeat && kind != FrameKind::bye)
-    json = nlohmann::json{{"t", m.type}, {"b", m.body}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    json = nlohmann::json{{"t", m.type}, {"b", m.body.is_null() ? nlohmann::json::object() : m.body}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   const size_t plain_bytes = 5 + json.size() + m.bytes.size();
   if (plain_bytes > kMaxMessageBytes)
     return Error(BATON_INVALID_ARGUMENT, fmt::format("a message of {} bytes; the limit is {}", plain_bytes, kMaxMessageBytes), "send bulk bytes through a transfer, or in parts");

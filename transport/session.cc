@@ -113,7 +113,8 @@ uint32_t Endpoint::Impl::poll(uint32_t budget) {
       }
     }
   }
-  if (now >= next_tick_ns_) tick(now);
+  // Sessions may have begun since `now` was read: an older time would make them look ages old.
+  if (now >= next_tick_ns_) tick(now_ns());
   reap();
   return handled;
 }

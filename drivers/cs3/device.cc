@@ -99,7 +99,7 @@ Status Device::wait(uint64_t deadline_ns, const std::function<bool()>& done) {
     if (now >= deadline_ns)
       return Error(BATON_DEADLINE, options_.shown + " did not answer in " + std::to_string(kAnswerNs / 1'000'000'000) + " s",
                    "see whether process " + std::to_string(daemon_.pid) + " hangs or is stopped", options_.shown);
-    if (now < spin_until) {
+    if (now < spin_until && !carrier_->shares_cpu()) {
       __builtin_ia32_pause();
       continue;
     }

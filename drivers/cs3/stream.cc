@@ -313,7 +313,8 @@ void Device::settle(uint32_t handled) {
   }
   if (awake_) {
     if (handled) awake_until_ = now + kAwakeNs;
-    if (now < awake_until_ || !notices_.empty()) return;
+    const bool shared = carrier_->shares_cpu();
+    if ((now < awake_until_ && !shared) || !notices_.empty()) return;
     drain(again_.get());
     awake_ = false;
   } else if (notices_.empty() && carrier_->armed()) {

@@ -144,6 +144,13 @@ int Daemon::sleep_ms() const {
   return ms;
 }
 
+// Not while a client waits for this very CPU.
+bool Daemon::may_spin() const {
+  bool alone = true;
+  for (const auto& s : sessions_) alone = !s->port().shares_cpu() && alone;
+  return alone;
+}
+
 void Daemon::sleep() {
   bool nothing = true;
   for (const auto& s : sessions_) nothing = s->port().arm() && !s->over() && nothing;
@@ -159,7 +166,7 @@ void Daemon::run() {
     const uint64_t now = now_ns();
     if (busy) active = now;
     if (!greetings_.empty()) drop_late_greetings();
-    if (busy || now - active < kSpinNs) {
+    if (busy || (now - active < kSpinNs && may_spin())) {
       if (now - looked >= kEventsNs) {
         looked = now;
         poll_events(0);

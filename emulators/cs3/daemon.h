@@ -51,6 +51,7 @@ class Daemon {
   void drop_dead_sessions();
   bool work();
   int sleep_ms() const;
+  bool may_spin() const;
   void sleep();
 
   DaemonOptions options_;

@@ -40,6 +40,7 @@ class Port {
   // Before the loop sleeps: false if something is there.
   virtual bool arm() = 0;
   virtual void disarm() {}
+  virtual bool shares_cpu() { return false; }  // with the client: do not spin for its next command
   virtual const char* name() const = 0;
   bool broken() const { return broken_; }
   const std::string& why() const { return why_; }

@@ -28,6 +28,7 @@ class ShmPort : public Port {
   void on_event(uint32_t epoll_events) override;
   bool arm() override;
   void disarm() override { sq_.disarm(); }
+  bool shares_cpu() override { return same_cpu(segment_.layout().cpus.daemon, segment_.layout().cpus.client); }
   const char* name() const override { return "shm"; }
 
  private:

@@ -71,6 +71,7 @@ Pop TcpPort::next(Submission& s, Payload& payload) {
   }
   if (!in_.empty() && !read(in_.data(), in_.size())) return broken() ? Pop::broken : Pop::none;
   in_payload_ = false;
+  last_ns_ = now_ns();
   s = s_;
   payload.own = std::move(in_);
   payload.view = nullptr;

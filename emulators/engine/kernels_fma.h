@@ -56,6 +56,7 @@ struct FmaMultiplier {
    private:
     uint32_t rows_, count_;
   };
+  static uint32_t passes(const Tiling& t) { return t.count(); }
   struct Guard {
     explicit Guard(const Tiling&) {}
   };
@@ -69,7 +70,7 @@ struct FmaMultiplier {
 
   template <uint32_t R>
   static void tile(const float* a, const typename W::T* b, uint32_t blocks, float* acc, uint64_t ld, bool fresh, Ahead ahead) {
-    constexpr uint32_t C = R <= 2 ? 1 : S::kCols;
+    constexpr uint32_t C = R <= 4 ? 1 : S::kCols;
     for (uint32_t kb = 0; kb < blocks; ++kb, a += R * kBlock, b += kBlockElements, fresh = false) {
       for (uint32_t i = 0; i < ahead.lines; ++i, ahead.at += kLine) S::prefetch(ahead.at);
       for (uint32_t c0 = 0; c0 < 2; c0 += C) {

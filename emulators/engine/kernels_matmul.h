@@ -11,7 +11,7 @@ namespace {
 
 constexpr uint64_t kForkMacs = 1 << 17;   // guess: about 5 us of one thread
 constexpr uint32_t kGroupStrips = 8;      // strips that share a piece of the panel while it is in cache
-constexpr uint32_t kStreamAhead = 2048;   // bytes between the block multiplied and the one prefetched, when weights are used once
+constexpr uint32_t kStreamAhead = 0;
 
 struct MatmulCall {
   const float* x;
@@ -68,7 +68,7 @@ class StripRun {
   StripRun(const MatmulCall& c, const typename M::Elem* panel, const typename M::Tiling& t, Pool& pool, uint32_t thread)
       : c_(c), panel_(panel), tiling_(t), guard_(t), block_bytes_(kBlockElements * sizeof(typename M::Weight::T)) {
     // With one register tile of rows there is nothing to keep in cache: each strip is one linear stream.
-    streaming_ = t.count() <= 2;
+    streaming_ = M::passes(t) == 1;
     chunk_ = streaming_ ? c.w.segment_blocks : even_chunk(c.w.segment_blocks);
     group_ = streaming_ || (c.w.segments == 1 && chunk_ == c.w.segment_blocks) ? 1 : kGroupStrips;
     strip_floats_ = uint64_t(t.padded()) * kBlock;
@@ -112,7 +112,7 @@ class StripRun {
   // Streaming: a fixed distance in the same stream. Else the next piece of weights is fetched while this one is multiplied.
   Ahead ahead(uint32_t g, uint32_t strips, uint32_t i, uint32_t run, uint32_t blocks) const {
     const uint32_t lines = uint32_t(block_bytes_ / kLine);
-    if (streaming_) return {block(g + i, run) + kStreamAhead, tiling_.count() == 1 ? lines : 0};
+    if (streaming_) return {block(g + i, run) + kStreamAhead, lines};
     const uint8_t* next = i + 1 < strips ? block(g + i + 1, run) : run + blocks < c_.runs() ? block(g, run + blocks) : block(g + strips, 0);
     return {next, (lines + tiling_.count() - 1) / tiling_.count()};
   }

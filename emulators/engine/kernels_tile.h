@@ -44,6 +44,8 @@ struct TileMultiplier {
     uint32_t count_, slots_;
   };
 
+  static uint32_t passes(const Tiling& t) { return (t.count() + 1) / 2; }
+
   class Guard {
    public:
     explicit Guard(const Tiling& t) {

@@ -64,7 +64,17 @@ int32_t check_epoch(const baton_device* d, uint64_t epoch, const char* what, bat
 }
 
 void drop_child(baton_device* d) {
-  if (--d->children == 0 && d->closed) destroy_device(d);
+  if (--d->children || !d->closed) return;
+  if (d->instance->in_driver) d->instance->dead_devices.push_back(d);  // not under the driver's own feet
+  else destroy_device(d);
+}
+
+void free_dead_devices(baton_instance* in) {
+  while (!in->dead_devices.empty()) {
+    baton_device* d = in->dead_devices.back();
+    in->dead_devices.pop_back();
+    if (!d->children) destroy_device(d);
+  }
 }
 
 void lose_device(baton_device* d, const baton_error& cause) {

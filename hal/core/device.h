@@ -55,6 +55,7 @@ bool try_call(baton_device*);
 int32_t check_epoch(const baton_device*, uint64_t epoch, const char* what, baton_error*);
 // A child is gone. Closes the driver's device and frees `d` if it was closed and this was the last. Instance lock held.
 void drop_child(baton_device* d);
+void free_dead_devices(baton_instance*);
 // Fails everything in flight, raises the epoch. Instance lock held.
 void lose_device(baton_device*, const baton_error& cause);
 // Losses that were reported outside of submit and poll. Instance lock held.

@@ -6,7 +6,7 @@
 // Errors   NOT_FOUND (no such program), FAILED (ended or printed nothing: its last line on stderr is in the text), DEADLINE.
 //
 // The process gets three descriptors and no other: a pipe as stdin (its end of file is the order to exit, and comes also
-// when this process dies), a pipe as stdout, and a memory file as stderr, so that it never blocks on what it writes there.
+// when this process dies), a pipe as stdout, of which only the first line is read, and a memory file as stderr, so that it never blocks on what it writes there.
 //
 //     BATON_ASSIGN(auto p, EmulatorProcess::start("/usr/lib/baton/baton-emu-cs3", "0?threads=2"));
 //     p->address();   // "cs3://127.0.0.1:41234"

@@ -7,6 +7,8 @@
 #include "hal/core/services.h"
 #include "hal/core/timeline.h"
 
+#include <algorithm>
+
 using namespace baton::core;
 
 baton_instance::baton_instance(Options options) : registry(std::move(options)), services(make_services()), batch(64) {}
@@ -24,9 +26,10 @@ void baton_instance_destroy(baton_instance* in) {
   if (!in) return;
   const baton_error cause = make_error(BATON_CANCELLED, "", "", "the instance is being destroyed");
   in->span = nullptr;
-  // Links before the lanes that they own: an owned queue is closed by its owner.
-  for (size_t i = 0; i < in->queues.size(); ++i)
-    if (in->queues[i] && !in->queues[i]->owner) close_queue(in->queues[i], cause);
+  // An inner queue is closed by the link that owns it. Closing polls, which moves the queues: look anew each time.
+  auto open = [](const baton_queue* q) { return q && !q->owner; };
+  for (auto it = in->queues.begin(); (it = std::find_if(in->queues.begin(), in->queues.end(), open)) != in->queues.end();)
+    close_queue(*it, cause);
   for (baton_device *d = in->devices.head(), *next; d; d = next) {
     next = d->next;
     ++d->children;  // keeps it while its children go
@@ -37,6 +40,7 @@ void baton_instance_destroy(baton_instance* in) {
     drop_child(d);
   }
   while (baton_timeline* t = in->timelines.head()) baton_timeline_destroy(t);
+  for (baton_queue* q : in->graveyard) delete q;
   in->registry.end_emulators();
   delete in;
 }

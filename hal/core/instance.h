@@ -45,6 +45,7 @@ struct baton_instance {
   std::atomic<bool> lost_pending{false};  // a driver reported a loss outside of submit and poll
   std::vector<baton_buffer*> dead_buffers;    // freed by the caller while ops used them, and now unused
   std::vector<baton_program*> dead_programs;  // (a driver's free may not run inside its own poll, where ops complete)
+  std::vector<baton_device*> dead_devices;
   std::atomic<uint64_t> events{0};   // completions and marks, ever; written under `mu` alone, so without a locked instruction
   std::atomic<uint64_t> outside{0};  // timelines changed by users' threads, ever
   std::atomic<uint64_t> seen{0};     // happened() when poll_wait last returned
@@ -60,5 +61,4 @@ struct baton_instance {
   void* span_user = nullptr;
   baton_driver_host services{};  // for table queues
   std::vector<baton_driver_op> batch;  // scratch of schedule.cc
-  std::vector<baton::core::Op*> batch_ops;
 };

@@ -22,6 +22,13 @@ void ReadyList::insert(Op* op) {
   (op->ready_next ? op->ready_next->ready_prev : tail_) = op;
 }
 
+void ReadyList::push_front(Op* op) {
+  op->ready_prev = nullptr;
+  op->ready_next = head_;
+  (head_ ? head_->ready_prev : tail_) = op;
+  head_ = op;
+}
+
 void ReadyList::remove(Op* op) {
   (op->ready_prev ? op->ready_prev->ready_next : head_) = op->ready_next;
   (op->ready_next ? op->ready_next->ready_prev : tail_) = op->ready_prev;

@@ -113,7 +113,8 @@ class ReadyList {
  public:
   Op* front() const { return head_; }
   bool empty() const { return !head_; }
-  void insert(Op* op);  // O(1) when ops become ready in order
+  void insert(Op* op);      // O(1) when ops become ready in order
+  void push_front(Op* op);  // one that was in front before
   void remove(Op* op);
 
  private:

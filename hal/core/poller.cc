@@ -147,7 +147,7 @@ int32_t wait(baton_timeline& t, uint64_t value, uint64_t deadline_ns, baton_erro
     return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "submit an op that waits on the timeline instead",
                                   "a wait on timeline '%s' inside a driver's call or a span callback would never end", t.name.c_str()));
   auto done = [&] { return settled(t, value); };
-  while (!done() && now_ns() < deadline_ns) {
+  while (!done()) {  // at least one poll, also after the deadline
     uintptr_t nobody = 0;
     const uintptr_t self = OwnedMutex::self();
     if (in->driver_thread.load() == self) {  // a HOST op's function waits: its own thread polls on
@@ -158,6 +158,7 @@ int32_t wait(baton_timeline& t, uint64_t value, uint64_t deadline_ns, baton_erro
     } else {
       follow(t, value, deadline_ns);
     }
+    if (now_ns() >= deadline_ns) break;
   }
   if (!in->driver_thread.load()) in->waker.wake_one_follower();
   if (t.poisoned()) return fail(error, t.cause());
@@ -170,8 +171,8 @@ void after_change(baton_timeline& t, uint64_t value) {
   const bool inside = in->mu.owned();
   if (!inside) in->outside.fetch_add(1, std::memory_order_seq_cst);
   in->waker.wake_followers(&t, value);
-  if (!inside && in->woken.load(std::memory_order_relaxed)) in->waker.kick();
-  else in->waker.kick_sleepers();
+  if (inside) in->waker.kick_sleepers();
+  else in->waker.kick();  // an event loop elsewhere may look at this timeline when it wakes
 }
 
 }  // namespace baton::core

@@ -202,12 +202,12 @@ uint32_t fill_batch(baton_queue* q) {
 
 // Ops that the driver did not take go back to the front of the ready list.
 void take_back(baton_queue* q, uint32_t from, uint32_t count) {
-  for (uint32_t i = from; i < count; ++i) {
+  for (uint32_t i = count; i-- > from;) {
     Op* op = op_of_cookie(q->instance->batch[i].cookie);
     if (!op) continue;
     op->state = OpState::ready;
     --q->inflight;
-    q->ready.insert(op);
+    q->ready.push_front(op);
   }
 }
 
@@ -321,6 +321,7 @@ void drain(baton_instance* in) {
   }
   if (!in->dead_buffers.empty()) free_dead_buffers(in);
   if (!in->dead_programs.empty()) free_dead_programs(in);
+  if (!in->dead_devices.empty()) free_dead_devices(in);
   in->draining = false;
 }
 

@@ -26,8 +26,9 @@ struct baton_timeline {
   // True if it rose.
   bool signal(uint64_t value, uint64_t modelled_ns);
   bool poison(const baton_error& cause);
-  uint64_t value() const { return value_.load(std::memory_order_acquire); }
-  bool poisoned() const { return poisoned_.load(std::memory_order_acquire); }
+  // seq_cst: a thread about to sleep declares so first and looks second; a signal stores first and looks for sleepers second.
+  uint64_t value() const { return value_.load(std::memory_order_seq_cst); }
+  bool poisoned() const { return poisoned_.load(std::memory_order_seq_cst); }
   // Only if poisoned.
   const baton_error& cause() const { return *cause_; }
   uint64_t modelled(uint64_t value);

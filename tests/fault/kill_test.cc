@@ -2,6 +2,7 @@
 // the survivors serve the next request once the dead one is back, and hold no more than before.
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdlib>
@@ -72,19 +73,19 @@ class Cluster {
     Process p = request(max_tokens);
     Exit e = p.wait(20000 * kSlow);
     EXPECT_TRUE(e.ended);
-    EXPECT_EQ(e.code, 0) << p.err() << "\ndecode worker: " << decode_->err() << "\nprefill worker: " << prefill_->err();
+    EXPECT_EQ(e.code, 0) << p.err() << workers();
     return p.out();
   }
   // Kills `victim` once the request has begun to answer; returns how it ended.
   void kill_during(Process& victim, const char* what) {
     Process p = request(450);
-    ASSERT_TRUE(p.wait_out_bytes(1, 20000 * kSlow)) << what << ": " << p.err();
+    ASSERT_TRUE(p.wait_out_bytes(1, 20000 * kSlow)) << what << ": " << p.err() << workers();
     victim.kill(SIGKILL);
     expect_loss(p, what);
   }
   void kill_in_prefill(const char* what) {
     std::string longest;
-    for (int i = 0; i < 30; i++) longest += std::string(kPrompt) + " ";
+    for (int i = 0; i < 25; i++) longest += std::string(kPrompt) + " ";
     Process p = request(16, longest);
     ASSERT_TRUE(prefill_->wait_err("prefill", 20000 * kSlow));
     prefill_->kill(SIGKILL);
@@ -106,7 +107,13 @@ class Cluster {
   std::string key_, daemon_uri_, decode_address_, prefill_address_;
   std::unique_ptr<Process> daemon_, decode_, prefill_;
 
+  std::string workers() { return "\ndecode worker" + state(*decode_) + "\nprefill worker" + state(*prefill_); }
+
  private:
+  static std::string state(Process& p) {
+    Exit e = p.wait(100);
+    return (e.ended ? " (ended with " + std::to_string(e.code) + ")" : std::string(" (running)")) + ": " + p.err();
+  }
   void start_worker(std::unique_ptr<Process>& slot, std::string& address, const char* role, const std::string& device,
                     const std::string& listen) {
     slot.reset();
@@ -151,11 +158,18 @@ TEST(Kill, ClientGoneFreesTheWorkers) {
   std::string want = c.answer();
   for (int i = 0; i < 5; i++) {
     Process p = c.request(450);
-    ASSERT_TRUE(p.wait_out_bytes(1, 20000 * kSlow)) << p.err();
+    ASSERT_TRUE(p.wait_out_bytes(1, 20000 * kSlow)) << p.err() << c.workers();
     p.kill(SIGKILL);
     p.wait(5000);
   }
   EXPECT_EQ(c.answer(), want);
+}
+
+// What `pid` holds, once it has had time to see that its peers are gone.
+baton::test::Holdings settled(pid_t pid, const std::optional<baton::test::Holdings>& before) {
+  auto h = baton::test::holdings(pid);
+  for (int64_t end = now_ms() + 2000 * kSlow; before && h.fds > before->fds && now_ms() < end; h = baton::test::holdings(pid)) usleep(20000);
+  return h;
 }
 
 // Over a hundred deaths; what the survivors hold after the first round is what they hold after the last.
@@ -171,7 +185,7 @@ TEST(Kill, NothingLeaks) {
     c.kill_in_prefill("prefill worker");
     c.restart_prefill();
     ASSERT_EQ(c.answer(), want) << "round " << i;
-    auto d = baton::test::holdings(c.decode_->pid()); // survivor of both
+    auto d = settled(c.decode_->pid(), decode_before);  // survivor of both
     if (i == 1) decode_before = d;
     if (decode_before) {
       EXPECT_LE(d.fds, decode_before->fds) << "round " << i;
@@ -183,7 +197,7 @@ TEST(Kill, NothingLeaks) {
     c.kill_during(*c.decode_, "decode worker");
     c.restart_decode();
     ASSERT_EQ(c.answer(), want) << "round " << i;
-    auto p = baton::test::holdings(c.prefill_->pid());
+    auto p = settled(c.prefill_->pid(), prefill_before);
     if (i == 1) prefill_before = p;
     if (prefill_before) {
       EXPECT_LE(p.fds, prefill_before->fds) << "round " << i;

@@ -1,7 +1,8 @@
 # The runtime end to end: goldens on one device, then hand-overs that must equal one device bit for bit.
+set(generate_needs baton_cli baton-driver-host baton-driver-neuron baton-driver-cs3 nrt baton-emu-neuron baton-emu-cs3)
 baton_test(generate_golden_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_golden.cc LIBS baton_runtime LABELS pair TIMEOUT 120
-           DEPENDS product)
+           DEPENDS ${generate_needs})
 baton_test(generate_pair_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_pair.cc LIBS baton_runtime baton_test_support LABELS pair TIMEOUT 240
-           DEPENDS product)
+           DEPENDS ${generate_needs})
 baton_test(generate_cli_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_cli.cc LIBS baton_test_support nlohmann_json::nlohmann_json LABELS pair
-           TIMEOUT 120 DEPENDS product)
+           TIMEOUT 120 DEPENDS ${generate_needs})

@@ -5,6 +5,7 @@
 #include "tools/baton/decode_service.hpp"
 #include "tools/baton/one_device.hpp"
 #include "tools/baton/prefill_service.hpp"
+#include "tools/model/fail.hpp"
 #include "tools/model/json_file.hpp"
 
 #include <gtest/gtest.h>

@@ -115,17 +115,16 @@ class Driver : public ::testing::Test {
 TEST_F(Driver, LargeCopiesCrossTheArena) {
   for (const char* options : {"?carrier=shm", "?carrier=tcp"}) {
     open(options);
-    std::vector<uint8_t> from(45 * kMiB + 3), back(from.size());
-    for (size_t i = 0; i < from.size(); ++i) from[i] = uint8_t(i * 2654435761u >> 24);
+    std::vector<uint8_t> from = noise(45 * kMiB + 3, 1), back(from.size());
     void* m = alloc(from.size());
     Recorded in, out;
     run({copy(in, m, 0, from.data(), from.size(), true), copy(out, m, 0, back.data(), back.size(), false)}, 1);
     EXPECT_EQ(in.code, BATON_OK) << in.what;
-    EXPECT_TRUE(from == back) << options;
+    EXPECT_EQ(std::memcmp(from.data(), back.data(), from.size()), 0) << options;
     EXPECT_GT(in.cost_ns, 0u);
     Recorded one;
     run({copy(one, m, 0, from.data(), kMiB, true)});
-    EXPECT_LT(one.cost_ns * 20, in.cost_ns) << "a copy of 45 chunks is modelled as one transaction";
+    EXPECT_LT(in.cost_ns, one.cost_ns * 30) << "a copy of 45 chunks is modelled as one transaction";
     table->free(device, m);
   }
 }
@@ -136,10 +135,11 @@ TEST_F(Driver, DescriptorsAreUsedWhereTheyCanBe) {
   const auto both_ways = [&](int file, bool writable) {
     auto* p = static_cast<uint8_t*>(::mmap(nullptr, kAt + kBytes, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, file, 0));
     ASSERT_NE(p, MAP_FAILED);
-    std::vector<uint8_t> want(p + kAt, p + kAt + kBytes), copy_back(kBytes);
+    std::vector<uint8_t> want(kBytes), copy_back(kBytes);
+    std::memcpy(want.data(), p + kAt, kBytes);
     Recorded a, b, c;
     run({copy(a, m, 0, p + kAt, kBytes, true, file, kAt), copy(b, m, 0, copy_back.data(), kBytes, false)});
-    EXPECT_TRUE(copy_back == want);
+    EXPECT_EQ(std::memcmp(copy_back.data(), want.data(), kBytes), 0);
     if (writable) {
       std::memset(p + kAt, 0, kBytes);
       run({copy(c, m, 0, p + kAt, kBytes, false, file, kAt)});
@@ -149,8 +149,7 @@ TEST_F(Driver, DescriptorsAreUsedWhereTheyCanBe) {
   };
   const auto make = [&](uint8_t seed) {
     Fd f(::memfd_create("t", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-    std::vector<uint8_t> bytes(kAt + kBytes);
-    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = uint8_t(i * 7 + seed);
+    const std::vector<uint8_t> bytes = noise(kAt + kBytes, seed);
     EXPECT_EQ(::write(f.get(), bytes.data(), bytes.size()), ssize_t(bytes.size()));
     return f;
   };
@@ -158,7 +157,7 @@ TEST_F(Driver, DescriptorsAreUsedWhereTheyCanBe) {
   both_ways(plain.get(), true);
   const Fd read_only(::open(("/proc/self/fd/" + std::to_string(plain.get())).c_str(), O_RDONLY | O_CLOEXEC));
   both_ways(read_only.get(), false);
-  for (uint8_t i = 0; i < 40; ++i) both_ways(make(i).get(), true);  // more objects than are kept, and descriptor numbers reused
+  for (uint8_t i = 0; i < 40; ++i) both_ways(make(uint8_t(i + 2)).get(), true);  // more objects than are kept, and descriptor numbers reused
   char path[] = "/tmp/baton-cs3-XXXXXX";
   const Fd disk(::mkostemp(path, O_CLOEXEC));
   ::unlink(path);

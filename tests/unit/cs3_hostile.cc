@@ -54,7 +54,7 @@ class Hostile : public ::testing::Test {
     s.to_daemon = std::move(fds[1]);
     return s;
   }
-  std::vector<uint8_t> noise(size_t bytes) {
+  std::vector<uint8_t> garbage(size_t bytes) {
     std::vector<uint8_t> v(bytes);
     for (auto& b : v) b = uint8_t(random());
     return v;
@@ -67,7 +67,7 @@ TEST_F(Hostile, NoiseOnThePort) {
   const auto at = daemon.address();
   for (int i = 0; i < 60; ++i) {
     const Fd fd = must(connect_tcp(at.host, at.port, soon()));
-    auto bytes = noise(1 + random() % 2000);
+    auto bytes = garbage(1 + random() % 2000);
     const Hello hello = make_hello(CarrierKind::tcp);
     if (i % 3 == 1) bytes.insert(bytes.begin(), kMagic, kMagic + sizeof kMagic);
     if (i % 3 == 2) bytes.insert(bytes.begin(), reinterpret_cast<const uint8_t*>(&hello), reinterpret_cast<const uint8_t*>(&hello + 1));
@@ -82,7 +82,7 @@ TEST_F(Hostile, NoiseOnTheUnixSocket) {
   const Welcome w = say_hello(tcp.get(), make_hello(CarrierKind::tcp));
   for (int i = 0; i < 40; ++i) {
     const Fd fd = must(connect_abstract(w.unix_name));
-    auto bytes = noise(1 + random() % 500);
+    auto bytes = garbage(1 + random() % 500);
     const Hello hello = make_hello(CarrierKind::shm);
     if (i % 2) bytes.insert(bytes.begin(), reinterpret_cast<const uint8_t*>(&hello), reinterpret_cast<const uint8_t*>(&hello + 1));
     const int fds[] = {0, fd.get(), 0};
@@ -130,7 +130,7 @@ TEST_F(Hostile, RandomCommands) {
         s.payload_offset = random() % 2 ? 0 : odd();
       }
       (void)write_exact(fd.get(), &s, sizeof s, soon()).ok();
-      const auto payload = noise(inline_bytes(s));
+      const auto payload = garbage(inline_bytes(s));
       (void)write_exact(fd.get(), payload.data(), payload.size(), soon()).ok();
     }
   }
@@ -141,7 +141,7 @@ TEST_F(Hostile, RandomEntriesInTheRing) {
   for (int round = 0; round < 60; ++round) {
     Session s = steal();
     SegmentLayout& l = s.segment->layout();
-    const auto bytes = noise(sizeof l.submissions);
+    const auto bytes = garbage(sizeof l.submissions);
     std::memcpy(static_cast<void*>(l.submissions), bytes.data(), bytes.size());
     for (Submission& e : l.submissions) {
       if (round % 3 == 0) continue;  // noise throughout

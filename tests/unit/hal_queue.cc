@@ -114,6 +114,16 @@ TEST_F(QueueTest, ADriverThatIsFullGetsTheRestLater) {
   }
 }
 
+TEST_F(QueueTest, AFullDriverWithALongReadyListStaysCheap) {
+  Device d = open("fake://?depth=8");
+  Queue q = must(d.queue());
+  Timeline t = timeline();
+  std::vector<Op> ops;
+  for (uint64_t i = 1; i <= 50'000; ++i) ops.push_back(nop().signal(t, i));
+  EXPECT_OK(q.submit(ops));
+  EXPECT_OK(t.wait_until(50'000, soon()));  // quadratic, this would take minutes
+}
+
 TEST_F(QueueTest, TooManyIncompleteOpsAreRefusedWhole) {
   Device d = open("host://");
   Queue q = must(d.queue());

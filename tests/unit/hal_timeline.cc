@@ -42,6 +42,15 @@ TEST_F(TimelineTest, WaitEndsAtTheDeadlineWithNumbers) {
   EXPECT_THAT(s.error().what, ::testing::AllOf(::testing::HasSubstr("'landed' is at 3"), ::testing::HasSubstr("5")));
 }
 
+TEST_F(TimelineTest, AWaitWhoseDeadlineHasPassedPollsOnce) {
+  Device d = open("host://");
+  Queue q = must(d.queue());
+  Timeline t = timeline();
+  EXPECT_OK(q.submit(host([](void*) {}, nullptr).signal(t, 1)));
+  EXPECT_OK(t.wait_until(1, 0));
+  EXPECT_CODE(t.wait_until(2, 0), BATON_DEADLINE);
+}
+
 TEST_F(TimelineTest, ModelledTimeOfAValueIsThatOfTheFirstPointThatReachedIt) {
   Timeline t = timeline();
   t.signal(1);  // not modelled

@@ -14,7 +14,7 @@ namespace {
 
 using testing::HasSubstr;
 
-constexpr uint64_t kLeaseMs = kSanitized ? 2000 : 400;
+constexpr uint64_t kLeaseMs = kSanitized ? 3000 : 1000;
 constexpr uint64_t kSoonMs = kSanitized ? 40000 : 10000;
 
 class Child {

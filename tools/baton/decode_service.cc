@@ -63,7 +63,11 @@ Result<std::string> DecodeService::reserve(Peer& peer, Reserve ask) {
   if (engine_ && !lost_ && !engine_->device().device.info().ok()) lost_ = true;
   if (lost_ || !engine_) {
     close_engine();
-    BATON_TRY(open_engine());
+    if (Status s = open_engine(); !s.ok()) { // it was there when this worker started: lost, and not back
+      Error e = s.error();
+      e.code = BATON_DEVICE_LOST;
+      return e;
+    }
     BATON_ASSIGN(transport::KvSink sink, transport::KvSink::create(shelf_.instance(), *endpoint_, engine_->landing(), engine_->layout(), model_id_));
     sink_.emplace(std::move(sink));
     lost_ = false;

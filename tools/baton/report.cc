@@ -20,22 +20,29 @@ std::string amount(uint64_t bytes) {
 std::string time_text(double v) { return v < 10 ? fmt::format("{:.3f} ms", v) : fmt::format("{:.1f} ms", v); }
 std::string rate_text(double v) { return v > 0 ? fmt::format("{:.0f} tok/s", v) : "-"; }
 
-std::string row(const char* name, const Stats& s, std::string (*show)(double), double ClockStats::*field) {
-  std::string modelled = s.modelled.known ? show(s.modelled.*field) : "-";
+std::string row(const char* name, const Stats& s, std::string (*show)(double), double ClockStats::*field, bool ClockStats::*known) {
+  std::string modelled = s.modelled.*known ? show(s.modelled.*field) : "-";
   return fmt::format("  {:<26}{:>14}{:>14}\n", name, show(s.wall.*field), modelled);
 }
 
 std::string models_of(const Answer& a) {
   std::string all = a.prefill.timing;
   if (!a.decode.timing.empty() && a.decode.timing != all) all += (all.empty() ? "" : ", ") + a.decode.timing;
+  if (!all.empty() && !a.transfer.fabric.empty()) all += ", link efa-trn2";
   return all.empty() ? "none: nothing below has a timing model" : all;
 }
 
 json clock_json(const ClockStats& c) {
-  if (!c.known) return nullptr;
-  return {{"ttft_ms", c.ttft_ms},         {"prefill_ms", c.prefill_ms},       {"itl_median_ms", c.itl_median_ms}, {"itl_p99_ms", c.itl_p99_ms},
-          {"prefill_tokens_per_s", c.prefill_per_s}, {"decode_tokens_per_s", c.decode_per_s}, {"transfer_ms", c.transfer_ms},
-          {"transfer_hidden", c.hidden}};
+  if (!c.prefill && !c.decode) return nullptr;
+  auto known = [](bool k, double v) { return k ? json(v) : json(nullptr); };
+  return {{"ttft_ms", known(c.prefill, c.ttft_ms)},
+          {"prefill_ms", known(c.prefill, c.prefill_ms)},
+          {"prefill_tokens_per_s", known(c.prefill, c.prefill_per_s)},
+          {"transfer_ms", known(c.prefill, c.transfer_ms)},
+          {"transfer_hidden", known(c.prefill, c.hidden)},
+          {"itl_median_ms", known(c.decode, c.itl_median_ms)},
+          {"itl_p99_ms", known(c.decode, c.itl_p99_ms)},
+          {"decode_tokens_per_s", known(c.decode, c.decode_per_s)}};
 }
 
 json leg_json(const Leg& l) {
@@ -98,14 +105,14 @@ std::string stats_text(const Answer& a) {
   if (!s.fabric.empty()) out += fmt::format("hand-over {} in {} segments by {}\n", amount(s.kv_bytes), s.kv_segments, s.fabric);
   out += fmt::format("tokens    {} prompt, {} generated ({}{})\n", a.prompt_tokens, a.tokens.size(), a.finish, a.context_full ? ": the context is full" : "");
   out += fmt::format("  {:<26}{:>14}{:>14}\n", "", "wall", "modelled");
-  out += row("time to first token", s, time_text, &ClockStats::ttft_ms);
-  out += row("inter-token, median", s, time_text, &ClockStats::itl_median_ms);
-  out += row("inter-token, p99", s, time_text, &ClockStats::itl_p99_ms);
-  out += row("prefill", s, rate_text, &ClockStats::prefill_per_s);
-  out += row("decode", s, rate_text, &ClockStats::decode_per_s);
+  out += row("time to first token", s, time_text, &ClockStats::ttft_ms, &ClockStats::prefill);
+  out += row("inter-token, median", s, time_text, &ClockStats::itl_median_ms, &ClockStats::decode);
+  out += row("inter-token, p99", s, time_text, &ClockStats::itl_p99_ms, &ClockStats::decode);
+  out += row("prefill", s, rate_text, &ClockStats::prefill_per_s, &ClockStats::prefill);
+  out += row("decode", s, rate_text, &ClockStats::decode_per_s, &ClockStats::decode);
   if (!s.fabric.empty()) {
-    out += row("KV transfer", s, time_text, &ClockStats::transfer_ms);
-    out += row("  hidden behind prefill", s, [](double v) { return fmt::format("{:.0f} %", v * 100); }, &ClockStats::hidden);
+    out += row("KV transfer", s, time_text, &ClockStats::transfer_ms, &ClockStats::prefill);
+    out += row("  hidden behind prefill", s, [](double v) { return fmt::format("{:.0f} %", v * 100); }, &ClockStats::hidden, &ClockStats::prefill);
   }
   out += fmt::format("  wall: this machine, emulating. modelled: {}\n", models_of(a));
   return out;

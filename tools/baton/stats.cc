@@ -58,8 +58,8 @@ ClockStats clock(const Answer& a, const View& view) {
   ClockStats c;
   if (a.tokens.empty()) return c;
   Interval prefill = launches(a.prefill, view);
-  c.known = view.wall || prefill.end > 0 || view.of(a.tokens.back()) > view.of(a.began);
-  if (!c.known) return c;
+  c.prefill = view.wall || !a.prefill.timing.empty();
+  c.decode = view.wall || !a.decode.timing.empty();
   c.ttft_ms = ms(view.of(a.began), view.of(a.tokens[0]));
   c.prefill_ms = ms(prefill.begin, prefill.end);
   if (c.prefill_ms > 0) c.prefill_per_s = a.prompt_tokens / c.prefill_ms * 1e3;

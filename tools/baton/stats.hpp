@@ -10,13 +10,13 @@
 namespace baton::runtime {
 
 struct ClockStats {
-  bool known = false;           // modelled: false where no timing model is below
+  bool prefill = false, decode = false; // known: on the modelled clock only where a timing model is below that side
   double ttft_ms = 0;           // request to first token
   double prefill_ms = 0;        // compute alone: first launch to last
   double itl_median_ms = 0, itl_p99_ms = 0;
   double prefill_per_s = 0, decode_per_s = 0; // tokens
-  double transfer_ms = 0;       // summed over the pushes, as they overlap one another: from the first byte to the last
-  double hidden = 0;            // share of that time while prefill still computed
+  double transfer_ms = 0;       // while at least one push was under way
+  double hidden = 0;            // share of that time before prefill's last op ended
 };
 
 struct Stats {

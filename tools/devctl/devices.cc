@@ -87,7 +87,7 @@ uint64_t memory_bytes(const DeviceInfo& d) {
 
 std::string label(const DeviceInfo& d) { return d.name[0] ? d.name : d.uri; }
 
-nlohmann::json device_json(const DeviceInfo& d) {
+nlohmann::ordered_json device_json(const DeviceInfo& d) {
   json heaps = json::array();
   for (uint32_t h = 0; h < std::min<uint32_t>(d.heap_count, BATON_MAX_HEAPS); ++h)
     heaps.push_back({{"name", d.heaps[h].name},

@@ -45,7 +45,7 @@ class Devices {
   Options options_;
 };
 
-nlohmann::json device_json(const DeviceInfo&);
+nlohmann::ordered_json device_json(const DeviceInfo&);
 std::string kind(const DeviceInfo&);         // "emulated" | "real"
 uint64_t memory_bytes(const DeviceInfo&);    // all heaps
 std::string label(const DeviceInfo&);        // name, or the URI of a device that has none

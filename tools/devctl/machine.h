@@ -50,7 +50,7 @@ struct MachineInfo {
   std::vector<RdmaNic> rdma;
 };
 Result<MachineInfo> probe_machine();
-nlohmann::json machine_json(const MachineInfo&);
+nlohmann::ordered_json machine_json(const MachineInfo&);
 
 // What a PCI function is to Baton: "Trainium2", "EFA", ...; "" if it is nothing of interest.
 std::string pci_name(uint16_t vendor, uint16_t device);

@@ -20,7 +20,7 @@
 
 namespace baton::devctl {
 
-using nlohmann::json;
+using json = nlohmann::ordered_json;  // the schema stays first
 
 // The same codes as baton's.
 enum Exit : int {

@@ -67,6 +67,8 @@ class Carrier {
   virtual void disarm() {}
   // Nothing has come or rung since arm(): still fit for sleep.
   virtual bool armed() = 0;
+  // The daemon ran last on this very CPU: do not spin for its answer.
+  virtual bool shares_cpu() { return false; }
   // Looks whether the daemon is gone although no entry says so. One syscall.
   virtual void check_alive() = 0;
   // Passes a descriptor for a following region_add. False: not now (the socket is full) or not with this carrier.

@@ -1,6 +1,7 @@
 #include "drivers/cs3/link/segment.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -10,6 +11,12 @@
 namespace baton::cs3 {
 
 static constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+
+bool same_cpu(std::atomic<uint32_t>& mine, const std::atomic<uint32_t>& other) {
+  const uint32_t cpu = uint32_t(::sched_getcpu()) + 1;
+  if (mine.load(std::memory_order_relaxed) != cpu) mine.store(cpu, std::memory_order_relaxed);
+  return other.load(std::memory_order_relaxed) == cpu;
+}
 
 Result<Segment> Segment::create() {
   Fd fd(::memfd_create("baton-cs3-link", MFD_CLOEXEC | MFD_ALLOW_SEALING));

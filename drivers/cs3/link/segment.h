@@ -16,13 +16,23 @@
 
 namespace baton::cs3 {
 
+// On which CPU each side ran last, plus 1 (0: unknown). A hint: where it is one and the same, spinning only keeps the other from running.
+struct CpuHints {
+  alignas(64) std::atomic<uint32_t> client;
+  alignas(64) std::atomic<uint32_t> daemon;
+};
+
 struct SegmentLayout {
   RingControl sq, cq;
+  CpuHints cpus;
   alignas(4096) Submission submissions[kSqEntries];
   Completion completions[kCqEntries];
   char texts[kCqEntries][kTextBytes];
   alignas(4096) uint8_t arena[kArenaBytes]; // cut up by the client
 };
+
+// Notes this side's CPU; true if the other side's is the same.
+bool same_cpu(std::atomic<uint32_t>& mine, const std::atomic<uint32_t>& other);
 
 class Segment {
  public:

@@ -18,6 +18,7 @@ class ShmCarrier : public Carrier {
   bool arm() override;
   void disarm() override { cq_.disarm(); }
   bool armed() override { return cq_.armed(); }
+  bool shares_cpu() override { return same_cpu(segment_.layout().cpus.client, segment_.layout().cpus.daemon); }
   void check_alive() override;
   bool pass_fd(int fd, uint32_t region) override;
   const char* name() const override { return "shm"; }

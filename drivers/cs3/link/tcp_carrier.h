@@ -20,6 +20,7 @@ class TcpCarrier : public Carrier {
   Status watch(int epoll) override;
   bool arm() override;
   bool armed() override { return true; }  // the socket is level-triggered
+  bool shares_cpu() override { return true; }  // the kernel carries and wakes: spinning gains nothing
   void check_alive() override;
   bool pass_fd(int, uint32_t) override { return false; }
   const char* name() const override { return "tcp"; }
