@@ -15,11 +15,12 @@ function(baton_driver_module scheme)
   set_target_properties(baton-driver-${scheme} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${BATON_PLUGIN_DIR})
 endfunction()
 
-# baton_test(NAME SOURCES... LIBS... [LABELS...] [TIMEOUT s] [DEPENDS targets...])
+# baton_test(NAME SOURCES... LIBS... [LABELS...] [TIMEOUT s] [DEPENDS targets...] [LOCKS names...])
+# Tests with a lock in common do not run at the same time, in whichever tree (devshm: those that use or count /dev/shm).
 # A GoogleTest program registered as one ctest test; labels: the folder (unit, pair, fault, ...) and the sanitizer, if any.
 # Tests find the build tree by BATON_BUILD_DIR and the source tree by BATON_SOURCE_DIR (compile definitions).
 function(baton_test name)
-  cmake_parse_arguments(A "" "TIMEOUT" "SOURCES;LIBS;LABELS;DEPENDS" ${ARGN})
+  cmake_parse_arguments(A "" "TIMEOUT" "SOURCES;LIBS;LABELS;DEPENDS;LOCKS" ${ARGN})
   if(NOT A_TIMEOUT)
     set(A_TIMEOUT 120)
   endif()
@@ -30,12 +31,12 @@ function(baton_test name)
   if(A_DEPENDS)
     add_dependencies(${name} ${A_DEPENDS})
   endif()
-  baton_add_ctest(${name} COMMAND ${name} LABELS ${A_LABELS} TIMEOUT ${A_TIMEOUT})
+  baton_add_ctest(${name} COMMAND ${name} LABELS ${A_LABELS} TIMEOUT ${A_TIMEOUT} LOCKS ${A_LOCKS})
 endfunction()
 
 # baton_add_ctest(NAME COMMAND... LABELS... TIMEOUT s): names carry the sanitizer so that several trees run under one ctest.
 function(baton_add_ctest name)
-  cmake_parse_arguments(A "" "TIMEOUT" "COMMAND;LABELS" ${ARGN})
+  cmake_parse_arguments(A "" "TIMEOUT" "COMMAND;LABELS;LOCKS" ${ARGN})
   set(prefix "")
   set(scale 1)
   if(BATON_SANITIZE STREQUAL "address")
@@ -49,7 +50,7 @@ function(baton_add_ctest name)
   endif()
   math(EXPR timeout "${A_TIMEOUT} * ${scale}")
   add_test(NAME ${prefix}${name} COMMAND ${A_COMMAND})
-  set_tests_properties(${prefix}${name} PROPERTIES LABELS "${A_LABELS}" TIMEOUT ${timeout})
+  set_tests_properties(${prefix}${name} PROPERTIES LABELS "${A_LABELS}" TIMEOUT ${timeout} RESOURCE_LOCK "${A_LOCKS}")
   set(environment "TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=${CMAKE_SOURCE_DIR}/cmake/tsan.supp"
                   "LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/cmake/lsan.supp" "UBSAN_OPTIONS=print_stacktrace=1")
   set_tests_properties(${prefix}${name} PROPERTIES ENVIRONMENT "${environment}")

@@ -94,11 +94,43 @@ struct Avx2 {
     split8(p, even.a, odd.a);
     split8(p + 16, even.b, odd.b);
   }
+  BATON_INLINE void pairs(Planar, const uint32_t* p, V& even, V& odd) {
+    even = load(reinterpret_cast<const float*>(p));
+    odd = load(reinterpret_cast<const float*>(p + 16));
+  }
   BATON_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+  // Eight rows of eight dwords to columns: rounds of interleaving at 32, 64 and 128 bits.
+  BATON_INLINE void transpose8(const uint16_t* const* rows, uint32_t at, uint16_t* to, uint32_t stride) {
+    __m256i r[8], t[8];
+    for (int i = 0; i < 8; ++i) r[i] = load256(rows[i] + at);
+    for (int i = 0; i < 8; i += 2) {
+      t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
+      t[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      r[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
+      r[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+      r[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
+      r[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int c = 0; c < 4; ++c) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + c * stride), _mm256_permute2x128_si256(r[c], r[4 + c], 0x20));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + (4 + c) * stride), _mm256_permute2x128_si256(r[c], r[4 + c], 0x31));
+    }
+  }
 #undef BATON_INLINE
 
   template <class T>
-  static void pack_rows_as_n(const T* const* rows, T* to) { Portable::pack_rows_as_n(rows, to); }
+  static void pack_rows_as_n(const T* const* rows, T* to) {
+    if constexpr (sizeof(T) == 4) {
+      Portable::pack_rows_as_n(rows, to);
+    } else {
+      for (int n = 0; n < 32; n += 8)    // eight rows ...
+        for (int p = 0; p < 16; p += 8)  // ... of eight pairs, to [tile][pair][n][2]
+          transpose8(rows + n, uint32_t(2 * p), to + (n / 16 * 16 + p) * 32 + n % 16 * 2, 32);
+    }
+  }
   template <class T>
   static bool pack_rows_as_k(const T* const* rows, T exponent, T* to) { return Portable::pack_rows_as_k(rows, exponent, to); }
 };

@@ -57,9 +57,11 @@ struct Avx512 {
     odd = from_bits(_mm512_and_si512(x, _mm512_set1_epi32(int32_t(0xffff0000))));
   }
   BATON_INLINE void pairs(F16, const uint16_t* p, V& even, V& odd) {
-    const I x = _mm512_loadu_si512(p);
-    even = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x));
-    odd = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(x, 16)));
+    alignas(64) static constexpr uint16_t kSplit[32] = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
+                                                        1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+    const I x = _mm512_permutexvar_epi16(_mm512_load_si512(kSplit), _mm512_loadu_si512(p));
+    even = _mm512_cvtph_ps(_mm512_castsi512_si256(x));
+    odd = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(x, 1));
   }
   BATON_INLINE void pairs(F32, const uint32_t* p, V& even, V& odd) {
     const V x = from_bits(_mm512_loadu_si512(p)), y = from_bits(_mm512_loadu_si512(p + 16));
@@ -67,6 +69,10 @@ struct Avx512 {
     const I second = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
     even = _mm512_permutex2var_ps(x, first, y);
     odd = _mm512_permutex2var_ps(x, second, y);
+  }
+  BATON_INLINE void pairs(Planar, const uint32_t* p, V& even, V& odd) {
+    even = load(reinterpret_cast<const float*>(p));
+    odd = load(reinterpret_cast<const float*>(p + 16));
   }
   BATON_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 

@@ -14,6 +14,8 @@
 #include "emulators/engine/exp.h"
 #include "emulators/engine/kernels.hpp"
 
+#include <type_traits>
+
 namespace baton::engine {
 namespace {
 
@@ -68,21 +70,21 @@ struct FmaMultiplier {
     }
   }
 
-  template <uint32_t R>
-  static void tile(const float* a, const typename W::T* b, uint32_t blocks, float* acc, uint64_t ld, bool fresh, Ahead ahead) {
-    constexpr uint32_t C = R <= 4 ? 1 : S::kCols;
+  template <class P, uint32_t R>
+  static void tile(const float* a, const typename P::T* b, uint32_t blocks, float* acc, uint64_t ld, bool fresh, Ahead ahead) {
+    constexpr uint32_t C = R <= 2 ? 1 : S::kCols;  // few rows are bound by memory, which likes one stream
     for (uint32_t kb = 0; kb < blocks; ++kb, a += R * kBlock, b += kBlockElements, fresh = false) {
       for (uint32_t i = 0; i < ahead.lines; ++i, ahead.at += kLine) S::prefetch(ahead.at);
       for (uint32_t c0 = 0; c0 < 2; c0 += C) {
         V even[R][C], odd[R][C];
         for (uint32_t r = 0; r < R; ++r)
           for (uint32_t c = 0; c < C; ++c) even[r][c] = odd[r][c] = S::zero();
-        const typename W::T* pair = b + c0 * 512;
+        const typename P::T* pair = b + c0 * 512;
 #pragma GCC unroll 2
         for (uint32_t p = 0; p < 16; ++p, pair += 32) {
           V be[C], bo[C];
 #pragma GCC unroll 2
-          for (uint32_t c = 0; c < C; ++c) S::pairs(W{}, pair + c * 512, be[c], bo[c]);
+          for (uint32_t c = 0; c < C; ++c) S::pairs(P{}, pair + c * 512, be[c], bo[c]);
 #pragma GCC unroll 8
           for (uint32_t r = 0; r < R; ++r) {
             const V ae = S::set1(a[r * kBlock + 2 * p]), ao = S::set1(a[r * kBlock + 2 * p + 1]);
@@ -108,19 +110,52 @@ struct FmaMultiplier {
   static void run(const PanelView<float>& panel, const Tiling& t, const void* block, uint32_t blocks, float* acc, uint64_t ld, bool fresh,
                   Ahead ahead) {
     const auto* b = static_cast<const typename W::T*>(block);
+    if (kWidenFirst && t.count() >= kWorthWidening)
+      widened(panel, t, b, blocks, acc, ld, fresh, ahead);
+    else
+      tiles<W>(panel, t, b, blocks, acc, ld, fresh, ahead);
+  }
+
+ private:
+  // f16 and f32 take more to unpack than bf16's shift and mask: with many tiles of rows it is done once for all of them.
+  static constexpr bool kWidenFirst = !std::is_same_v<W, Bf16>;
+  static constexpr uint32_t kWorthWidening = 4;
+  static constexpr uint32_t kWidenBlocks = 4;  // 16 KiB of f32, half of L1
+
+  static void widened(PanelView<float> panel, const Tiling& t, const typename W::T* b, uint32_t blocks, float* acc, uint64_t ld, bool fresh,
+                      Ahead ahead) {
+    alignas(64) uint32_t wide[kWidenBlocks * kBlockElements];
+    for (uint32_t done = 0; done < blocks; done += kWidenBlocks, panel.first_run += kWidenBlocks, fresh = false) {
+      const uint32_t now = blocks - done < kWidenBlocks ? blocks - done : kWidenBlocks;
+      for (uint32_t i = 0; i < now * kBlockElements; i += 32) {
+        V even, odd;
+        S::pairs(W{}, b + done * kBlockElements + i, even, odd);
+        S::store(reinterpret_cast<float*>(wide) + i, even);
+        S::store(reinterpret_cast<float*>(wide) + i + 16, odd);
+      }
+      ahead.at = tiles<Planar>(panel, t, wide, now, acc, ld, fresh, ahead);
+    }
+  }
+
+  // Every tile of rows; returns how far `ahead` got.
+  template <class P>
+  static const uint8_t* tiles(const PanelView<float>& panel, const Tiling& t, const typename P::T* b, uint32_t blocks, float* acc,
+                              uint64_t ld, bool fresh, Ahead ahead) {
     for (uint32_t i = 0; i < t.count(); ++i, ahead.at += uint64_t(blocks) * ahead.lines * kLine) {
       const float* a = panel.tile(t.first(i), t.slots(i));
       float* to = acc + t.first(i) * ld;
       switch (t.slots(i)) {
-        case 1: tile<1>(a, b, blocks, to, ld, fresh, ahead); break;
-        case 2: tile<2>(a, b, blocks, to, ld, fresh, ahead); break;
-        case 3: tile<(S::kRows >= 3 ? 3 : 1)>(a, b, blocks, to, ld, fresh, ahead); break;
-        case 4: tile<(S::kRows >= 4 ? 4 : 1)>(a, b, blocks, to, ld, fresh, ahead); break;
-        case 5: tile<(S::kRows >= 5 ? 5 : 1)>(a, b, blocks, to, ld, fresh, ahead); break;
-        default: tile<(S::kRows >= 6 ? 6 : 1)>(a, b, blocks, to, ld, fresh, ahead); break;
+        case 1: tile<P, 1>(a, b, blocks, to, ld, fresh, ahead); break;
+        case 2: tile<P, 2>(a, b, blocks, to, ld, fresh, ahead); break;
+        case 3: tile<P, at_most(3)>(a, b, blocks, to, ld, fresh, ahead); break;
+        case 4: tile<P, at_most(4)>(a, b, blocks, to, ld, fresh, ahead); break;
+        case 5: tile<P, at_most(5)>(a, b, blocks, to, ld, fresh, ahead); break;
+        default: tile<P, at_most(6)>(a, b, blocks, to, ld, fresh, ahead); break;
       }
     }
+    return ahead.at;
   }
+  static constexpr uint32_t at_most(uint32_t rows) { return rows < S::kRows ? rows : S::kRows; }  // no larger tiles exist
 };
 
 }  // namespace

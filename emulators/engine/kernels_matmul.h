@@ -11,7 +11,6 @@ namespace {
 
 constexpr uint64_t kForkMacs = 1 << 17;   // guess: about 5 us of one thread
 constexpr uint32_t kGroupStrips = 8;      // strips that share a piece of the panel while it is in cache
-constexpr uint32_t kStreamAhead = 0;
 
 struct MatmulCall {
   const float* x;
@@ -67,7 +66,7 @@ class StripRun {
  public:
   StripRun(const MatmulCall& c, const typename M::Elem* panel, const typename M::Tiling& t, Pool& pool, uint32_t thread)
       : c_(c), panel_(panel), tiling_(t), guard_(t), block_bytes_(kBlockElements * sizeof(typename M::Weight::T)) {
-    // With one register tile of rows there is nothing to keep in cache: each strip is one linear stream.
+    // Weights that pass once leave nothing to keep in cache: each strip is one linear stream.
     streaming_ = M::passes(t) == 1;
     chunk_ = streaming_ ? c.w.segment_blocks : even_chunk(c.w.segment_blocks);
     group_ = streaming_ || (c.w.segments == 1 && chunk_ == c.w.segment_blocks) ? 1 : kGroupStrips;
@@ -109,10 +108,11 @@ class StripRun {
     }
   }
 
-  // Streaming: a fixed distance in the same stream. Else the next piece of weights is fetched while this one is multiplied.
+  // Streaming: the whole block at once, so that its misses overlap (further ahead was slower on Zen 4: kernels_bench gemv).
+  // Else the next piece of weights, while this one is multiplied.
   Ahead ahead(uint32_t g, uint32_t strips, uint32_t i, uint32_t run, uint32_t blocks) const {
     const uint32_t lines = uint32_t(block_bytes_ / kLine);
-    if (streaming_) return {block(g + i, run) + kStreamAhead, lines};
+    if (streaming_) return {block(g + i, run), lines};
     const uint8_t* next = i + 1 < strips ? block(g + i + 1, run) : run + blocks < c_.runs() ? block(g, run + blocks) : block(g + strips, 0);
     return {next, (lines + tiling_.count() - 1) / tiling_.count()};
   }

@@ -79,6 +79,11 @@ struct F32 {
   static constexpr T kExponent = 0x7f800000;
 };
 
+// A block that was widened to f32: 16 even k, then 16 odd k, for each pair.
+struct Planar {
+  using T = uint32_t;
+};
+
 struct Portable {
   struct V {
     float f[16];
@@ -194,6 +199,10 @@ struct Portable {
       even.f[l] = cast_bits<float>(p[2 * l]);
       odd.f[l] = cast_bits<float>(p[2 * l + 1]);
     }
+  }
+  static void pairs(Planar, const uint32_t* p, V& even, V& odd) {
+    std::memcpy(even.f, p, sizeof even.f);
+    std::memcpy(odd.f, p + 16, sizeof odd.f);
   }
   static void prefetch(const void* p) { __builtin_prefetch(p); }
 

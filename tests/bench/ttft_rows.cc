@@ -27,7 +27,10 @@ class Both {
     b->shelf_.emplace(b->in_);
     b->pump_.emplace(b->in_);
     EngineOptions engine;
-    ServiceOptions service{"127.0.0.1:0", transport::random_key(), "mapped", engine, {}};
+    ServiceOptions service;
+    service.key = transport::random_key();
+    service.fabric = "mapped";
+    service.engine = engine;
     BATON_ASSIGN(b->prefill_, PrefillService::open(*b->shelf_, *b->log_, kPrefill, m, service));
     BATON_ASSIGN(b->decode_, DecodeService::open(*b->shelf_, *b->log_, kDecode, m, service));
     b->pump_->add(*b->prefill_);

@@ -3,6 +3,6 @@ set(generate_needs baton_cli baton-driver-host baton-driver-neuron baton-driver-
 baton_test(generate_golden_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_golden.cc LIBS baton_runtime LABELS pair TIMEOUT 120
            DEPENDS ${generate_needs})
 baton_test(generate_pair_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_pair.cc LIBS baton_runtime baton_test_support LABELS pair TIMEOUT 240
-           DEPENDS ${generate_needs})
+           DEPENDS ${generate_needs} LOCKS devshm)
 baton_test(generate_cli_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_cli.cc LIBS baton_test_support nlohmann_json::nlohmann_json LABELS pair
-           TIMEOUT 120 DEPENDS ${generate_needs})
+           TIMEOUT 120 DEPENDS ${generate_needs} LOCKS devshm)

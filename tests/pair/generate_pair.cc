@@ -11,6 +11,7 @@ using test::Process;
 
 constexpr int kPatience = kSanitized ? 120000 : 30000;
 constexpr uint32_t kTokens = 4;
+constexpr uint64_t kLease = 60'000'000'000; // deaths are tests/fault's subject; a busy machine is none
 
 const Answer& reference(uint32_t prompt) {
   static std::map<uint32_t, Answer> known;
@@ -35,6 +36,8 @@ std::vector<std::string> fabrics() { return {"mapped", "shm", "tcp"}; }
 void every_prompt(World& w, ClientOptions o, const std::string& what) {
   o.model = model_identity(demo(), model::Precision::automatic);
   o.vocab = demo().config.vocab;
+  o.lease_ns = kLease;
+  for (uint32_t n : prompts()) reference(n); // not while sessions wait for their heartbeats
   for (const std::string& fabric : fabrics()) {
     o.fabric = fabric;
     o.deadline_ns = deadline_in_ms(kPatience * 4);
@@ -62,6 +65,7 @@ std::vector<Case> cases() {
 void one_process(const std::string& prefill_uri, const std::string& decode_uri, Case c, uint32_t decode_block, transport::KvOrder decode_order) {
   World w;
   ServiceOptions o;
+  o.lease_ns = kLease;
   o.key = transport::random_key();
   o.engine.tp = c.tp;
   o.engine.block_tokens = c.block_tokens;
@@ -94,7 +98,7 @@ TEST(Pair, LayoutsMayDiffer) {
 struct Worker {
   Worker(const char* role, const std::string& device, const std::string& key, Case c)
       : process({test::tool("baton"), "worker", "--role", role, "--device", device, "--listen", "127.0.0.1:0", "--key-file", key, "--model", demo_dir(),
-                 "--block-tokens", std::to_string(c.block_tokens), "--tp", std::to_string(c.tp)}) {
+                 "--block-tokens", std::to_string(c.block_tokens), "--tp", std::to_string(c.tp), "--lease-ms", "60000"}) {
     EXPECT_TRUE(process.wait_out("\n", kPatience)) << role << ": " << process.err();
     size_t at = process.out().find("baton://");
     if (at != std::string::npos) address = process.out().substr(at + 8, process.out().find(' ', at) - at - 8);
@@ -126,18 +130,20 @@ TEST(Pair, ManyClientsAtOnce) {
   // Requests overlap: blocks, launches and transfers of one must not touch another's.
   World w;
   ServiceOptions o;
+  o.lease_ns = kLease;
   o.key = transport::random_key();
   auto prefill = PrefillService::open(*w.shelf, *w.log, "host://?threads=1", demo(), o);
   auto decode = DecodeService::open(*w.shelf, *w.log, "host://", demo(), o);
   ASSERT_TRUE(prefill.ok() && decode.ok());
   w.pump->add(**prefill);
   w.pump->add(**decode);
-  test::TempDir dir;
   ClientOptions c{.key = o.key, .prefill = {(*prefill)->address(), "prefill"}, .decode = {(*decode)->address(), "decode"}};
   c.model = model_identity(demo(), model::Precision::automatic);
   c.vocab = demo().config.vocab;
+  c.lease_ns = kLease;
   auto first = Client::connect(*w.pump, c), second = Client::connect(*w.pump, c);
   ASSERT_TRUE(first.ok() && second.ok());
+  for (uint32_t n : {200u, 17u}) reference(n);
   // The second request begins when the first has its first token.
   std::optional<Result<Answer>> inner;
   auto outer = (*first)->generate(prompt_of(200), {.max_tokens = kTokens, .ignore_eos = true, .logits = true}, [&](const Token&) {
@@ -152,6 +158,7 @@ TEST(Pair, ManyClientsAtOnce) {
 TEST(Pair, RefusalsNameNumbersAndFreeEverything) {
   World w;
   ServiceOptions o;
+  o.lease_ns = kLease;
   o.key = transport::random_key();
   o.engine.blocks = 34; // one context and two blocks
   auto prefill = PrefillService::open(*w.shelf, *w.log, "host://?threads=1", demo(), o);
@@ -162,6 +169,7 @@ TEST(Pair, RefusalsNameNumbersAndFreeEverything) {
   ClientOptions c{.key = o.key, .prefill = {(*prefill)->address(), "prefill"}, .decode = {(*decode)->address(), "decode"}};
   c.model = model_identity(demo(), model::Precision::automatic);
   c.vocab = demo().config.vocab;
+  c.lease_ns = kLease;
   auto first = Client::connect(*w.pump, c), second = Client::connect(*w.pump, c);
   ASSERT_TRUE(first.ok() && second.ok());
   std::optional<Result<Answer>> inner;

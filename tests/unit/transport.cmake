@@ -1,6 +1,6 @@
 if(TARGET baton_transport)
   foreach(part kv_layout session kv_link process)
-    baton_test(transport_${part} SOURCES ${CMAKE_CURRENT_LIST_DIR}/transport_${part}.cc LIBS baton_transport LABELS unit TIMEOUT 120 DEPENDS baton-driver-host)
+    baton_test(transport_${part} SOURCES ${CMAKE_CURRENT_LIST_DIR}/transport_${part}.cc LIBS baton_transport LABELS unit TIMEOUT 120 DEPENDS baton-driver-host LOCKS devshm)
     target_include_directories(transport_${part} PRIVATE ${CMAKE_CURRENT_LIST_DIR})
   endforeach()
 

@@ -8,18 +8,15 @@ namespace baton::runtime {
 
 using transport::Message;
 
-namespace {
-constexpr uint64_t kConnectMs = 3000;
-}
-
 Result<Client::Side> Client::reach(const ClientOptions::Side& to, const char* role) {
   Side side;
   side.name = to.name;
-  auto s = endpoint_->connect(to.address, std::min(options_.deadline_ns, deadline_in_ms(kConnectMs)));
+  uint64_t patience_ns = 2 * options_.lease_ns;
+  auto s = endpoint_->connect(to.address, std::min(options_.deadline_ns, now_ns() + patience_ns));
   if (!s) return with_hop(s.error(), to.name);
   side.session = std::move(*s);
   side.same_host = side.session->same_host();
-  uint64_t patience = std::min(options_.deadline_ns, deadline_in_ms(kConnectMs));
+  uint64_t patience = std::min(options_.deadline_ns, now_ns() + patience_ns);
   for (;;) {
     if (auto m = side.session->receive()) {
       if (m->type != "hello") continue;
@@ -28,7 +25,7 @@ Result<Client::Side> Client::reach(const ClientOptions::Side& to, const char* ro
     }
     if (Status alive = side.session->alive(); !alive.ok()) return with_hop(alive.error(), to.name);
     if (now_ns() >= patience)
-      return with_hop(fail(BATON_DEADLINE, "is it busy? try again", "{} took the connection but sent no hello in {} ms", to.name, kConnectMs), to.name);
+      return with_hop(fail(BATON_DEADLINE, "is it busy? try again", "{} took the connection but sent no hello in {} ms", to.name, patience_ns / 1'000'000), to.name);
     pump_.turn();
   }
   if (side.hello.role != role)
@@ -42,7 +39,7 @@ Result<Client::Side> Client::reach(const ClientOptions::Side& to, const char* ro
 
 Result<std::unique_ptr<Client>> Client::connect(Pump& pump, ClientOptions options) {
   std::unique_ptr<Client> c(new Client(pump, std::move(options)));
-  BATON_ASSIGN(transport::Endpoint e, transport::Endpoint::open(pump.instance(), {.listen = "", .key = c->options_.key, .name = "client"}));
+  BATON_ASSIGN(transport::Endpoint e, transport::Endpoint::open(pump.instance(), {.listen = "", .key = c->options_.key, .name = "client", .lease_ns = c->options_.lease_ns}));
   c->endpoint_.emplace(std::move(e));
   BATON_ASSIGN(c->decode_, c->reach(c->options_.decode, "decode"));
   BATON_ASSIGN(c->prefill_, c->reach(c->options_.prefill, "prefill"));

@@ -27,6 +27,7 @@ struct ClientOptions {
   std::string fabric;                      // "": the prefill side's choice
   uint32_t vocab = 0;
   uint64_t deadline_ns = BATON_NO_DEADLINE;
+  uint64_t lease_ns = kLeaseNs;
   const volatile int* stop = nullptr;      // set by a signal handler
 };
 

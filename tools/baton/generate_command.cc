@@ -31,6 +31,7 @@ struct Flags {
   std::string check_device, logits, output = "text", trace, decode_order;
   uint32_t max_tokens = 128, decode_block_tokens = 0;
   double temperature = 0, top_p = 1, timeout = 0;
+  uint64_t lease_ms = kLeaseNs / 1'000'000;
   uint64_t seed = 0;
   bool ignore_eos = false, stats = false, check = false, echo = false;
 };
@@ -125,7 +126,8 @@ Status Generate::open_handover() {
     return fail(BATON_INVALID_ARGUMENT, "give the worker's --key-file; 'baton keygen FILE' makes one", "{} is a worker, and there is no --key-file", remote(f_.decode) ? f_.decode : f_.prefill);
   if (f_.key_file.empty()) o.key = transport::random_key();
   else { BATON_ASSIGN(o.key, transport::read_key_file(f_.key_file)); }
-  ServiceOptions s{f_.listen, o.key, f_.fabric, options_, {}};
+  o.lease_ns = f_.lease_ms * 1'000'000;
+  ServiceOptions s{f_.listen, o.key, f_.fabric, o.lease_ns, options_, {}};
   o.prefill = {remote(f_.prefill) ? f_.prefill.substr(kScheme.size()) : "", "prefill " + f_.prefill};
   o.decode = {remote(f_.decode) ? f_.decode.substr(kScheme.size()) : "", "decode " + f_.decode};
   if (!remote(f_.prefill)) {
@@ -238,6 +240,7 @@ Run add_generate(CLI::App& app) {
   c->add_option("-o,--output", f->output, "text or json")->check(CLI::IsMember({"text", "json"}))->capture_default_str();
   c->add_option("--key-file", f->key_file, "key shared with the workers");
   c->add_option("--listen", f->listen, "where a local side is reached by a remote one")->capture_default_str();
+  c->add_option("--lease-ms", f->lease_ms, "a peer silent for so long is lost")->check(CLI::Range(10, 3600000))->capture_default_str();
   c->add_option("--timeout", f->timeout, "seconds for the request, 0: no limit")->check(CLI::Range(0.0, 1e6));
   return [f] {
     Signals::install();

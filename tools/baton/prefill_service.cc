@@ -10,10 +10,6 @@ namespace baton::runtime {
 using transport::KvTransfer;
 using transport::Message;
 
-namespace {
-constexpr uint64_t kConnectMs = 1500; // a request ends within 2 s of a peer's death
-}
-
 Status PrefillService::open_engine() {
   BATON_ASSIGN(engine_, PrefillEngine::open(shelf_, log_, uri_, model_, options_.engine));
   return {};
@@ -142,7 +138,7 @@ Status PrefillService::start(Request& r) {
 Result<transport::Session*> PrefillService::decode_session(const std::string& address) {
   auto it = decoders_.find(address);
   if (it != decoders_.end() && it->second->alive().ok()) return it->second.get();
-  auto s = endpoint_->connect(address, deadline_in_ms(kConnectMs));
+  auto s = endpoint_->connect(address, now_ns() + options_.lease_ns);
   if (!s) return with_hop(s.error(), "decode baton://" + address);
   return (decoders_[address] = std::move(*s)).get();
 }
@@ -155,7 +151,7 @@ Status PrefillService::hand_over(Request& r) {
   transport::TransferOptions o;
   o.fabric = r.handover->fabric.empty() ? options_.fabric : r.handover->fabric;
   o.model = model_id_;
-  auto opened = KvTransfer::open(shelf_.instance(), *s, r.handover->ticket, std::move(sources), r.ask.ids.size(), o, deadline_in_ms(kConnectMs));
+  auto opened = KvTransfer::open(shelf_.instance(), *s, r.handover->ticket, std::move(sources), r.ask.ids.size(), o, now_ns() + options_.lease_ns);
   if (!opened) return opened.error();
   r.transfer.emplace(std::move(*opened));
   r.transfer_tag = log_.open();
@@ -190,7 +186,7 @@ Result<bool> PrefillService::all_sent(const Request& r) const {
 
 Status PrefillService::seal(Request& r) {
   Message m{"first", {{"token", uint32_t(r.run->token())}, {"modelled", r.run->token_modelled_ns()}}, {}};
-  return r.transfer->seal(m, deadline_in_ms(kConnectMs));
+  return r.transfer->seal(m, now_ns() + options_.lease_ns);
 }
 
 void PrefillService::end(Request& r, const Error* why) {

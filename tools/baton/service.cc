@@ -13,7 +13,7 @@ std::string model_identity(const model::Model& m, model::Precision p) { return m
 Status Service::listen(const Instance& in, std::string role, const OpenDevice& device, uint32_t ranks) {
   model_id_ = model_identity(model_, options_.engine.precision);
   leg_ = {role, device.given, device.title(), device.info.timing, ranks, {}};
-  BATON_ASSIGN(transport::Endpoint e, transport::Endpoint::open(in, {.listen = options_.listen, .key = options_.key, .name = role + " " + device.info.uri}));
+  BATON_ASSIGN(transport::Endpoint e, transport::Endpoint::open(in, {.listen = options_.listen, .key = options_.key, .name = role + " " + device.info.uri, .lease_ns = options_.lease_ns}));
   endpoint_.emplace(std::move(e));
   return {};
 }

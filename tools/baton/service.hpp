@@ -17,10 +17,14 @@
 
 namespace baton::runtime {
 
+// A peer that is silent for so long is lost: a request ends within 2 s of a death, also where no connection breaks.
+inline constexpr uint64_t kLeaseNs = 1'500'000'000;
+
 struct ServiceOptions {
   std::string listen = "127.0.0.1:0";
   transport::Key key{};
   std::string fabric = "auto";
+  uint64_t lease_ns = kLeaseNs;
   EngineOptions engine;
   std::function<void(const std::string&)> log; // one line a request; may be empty
 };

@@ -16,6 +16,7 @@ namespace {
 struct Flags {
   EngineFlags engine;
   std::string role, device, listen, key_file, fabric = "auto";
+  uint64_t lease_ms = kLeaseNs / 1'000'000;
 };
 
 Status serve(const Flags& f) {
@@ -24,6 +25,7 @@ Status serve(const Flags& f) {
   BATON_ASSIGN(o.engine, f.engine.options());
   o.listen = f.listen;
   o.fabric = f.fabric;
+  o.lease_ns = f.lease_ms * 1'000'000;
   o.log = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
   BATON_ASSIGN(model::Model m, model::Model::load(f.engine.model_dir.empty() ? default_model() : f.engine.model_dir));
   BATON_ASSIGN(Instance in, Instance::create());
@@ -50,6 +52,7 @@ Run add_worker(CLI::App& app) {
   c->add_option("--listen", f->listen, "HOST:PORT; port 0: any")->required();
   c->add_option("--key-file", f->key_file, "key shared with clients and the other side ('baton keygen FILE')")->required();
   c->add_option("--fabric", f->fabric, "mapped, shm, tcp or auto, where the client does not say")->check(CLI::IsMember({"mapped", "shm", "tcp", "auto"}));
+  c->add_option("--lease-ms", f->lease_ms, "a peer silent for so long is lost")->check(CLI::Range(10, 3600000))->capture_default_str();
   f->engine.add(*c);
   return [f] {
     Signals::install();
