@@ -157,9 +157,15 @@ Transfer transfer_from_json(const json& j) {
 
 Message failed_message(uint64_t id, const Error& e) { return {"failed", {{"id", id}, {"error", to_json(e)}}, {}}; }
 
-Error with_hop(const Error& cause, const std::string& hop) {
+Error with_hop(const Error& cause, const std::string& side) {
+  constexpr std::string_view kThen = " > ";
+  std::string rest = cause.hop;
+  size_t first = std::min(rest.find(kThen), rest.size());
+  std::string role = side.substr(0, side.find(' '));
+  if (rest.compare(0, first, "client") == 0 || rest.compare(0, role.size(), role) == 0) rest.erase(0, std::min(rest.size(), first + kThen.size()));
+  // What is left may begin with the same side as the transport names it: "decode cs3://b:2 (127.0.0.1:7001)".
   Error e = cause;
-  Error::put(e.hop, cause.hop[0] ? hop + " > " + cause.hop : hop);
+  Error::put(e.hop, rest.empty() ? side : rest.compare(0, role.size(), role) == 0 ? side + rest.substr(std::min(rest.size(), rest.find(kThen))) : side + " > " + rest);
   return e;
 }
 

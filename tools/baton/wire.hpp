@@ -73,7 +73,8 @@ Result<std::string> text_field(const transport::Message&, const char* key);
 Result<std::vector<uint64_t>> list_field(const transport::Message&, const char* key);
 Result<std::vector<float>> floats_of(const transport::Message&);
 
-// The cause with one more hop in front: "prefill baton://a:1 > ...".
-Error with_hop(const Error&, const std::string& hop);
+// The cause with a side of the request in front of the hops that it took: "prefill baton://a:1 > decode cs3://b:2". The side's own name for
+// itself (its endpoint's, "prefill neuron://0") is replaced; a cause from one of the client's own sessions names the side already.
+Error with_hop(const Error&, const std::string& side);
 
 }  // namespace baton::runtime
