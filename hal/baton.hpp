@@ -44,7 +44,7 @@ struct Error : baton_error {
   template <size_t N>
   static void put(char (&to)[N], std::string_view from) {
     size_t n = from.size() < N - 1 ? from.size() : N - 1;
-    std::memcpy(to, from.data(), n);
+    if (n) std::memcpy(to, from.data(), n);  // an empty view may hold no address
     to[n] = 0;
   }
   // "DEVICE_LOST neuron://0: what" without the next step.

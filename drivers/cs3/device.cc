@@ -35,6 +35,7 @@ Result<std::unique_ptr<Device>> Device::open(const baton_driver_host* host, std:
     epoll_event ev{.events = EPOLLIN, .data = {.fd = fd}};
     if (::epoll_ctl(d->epoll_.get(), EPOLL_CTL_ADD, fd, &ev) != 0) return io_error("epoll_ctl", errno);
   }
+  d->free_ops_.reserve(kOps);
   for (uint32_t i = 0; i < kOps; ++i) d->free_ops_.push_back(kOps - 1 - i);
   BATON_TRY(d->connect_link());
   return d;

@@ -14,10 +14,10 @@
 #pragma once
 
 #include "drivers/cs3/link/connect.h"
+#include "drivers/cs3/link/fifo.h"
 #include "drivers/cs3/options.h"
 #include "drivers/cs3/regions.h"
 
-#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -75,9 +75,9 @@ class Device {
     Error error;
   };
   struct Notice {  // for the core, at the next poll
-    uint32_t op;
-    bool done;
-    uint64_t k, offset_ns;
+    uint32_t op = 0;
+    bool done = false;
+    uint64_t k = 0, offset_ns = 0;
   };
 
   Device(const baton_driver_host* host, Options o) : host_(*host), options_(std::move(o)) {}
@@ -137,8 +137,8 @@ class Device {
 
   std::vector<StreamOp> ops_{kOps};
   std::vector<uint32_t> free_ops_;
-  std::deque<uint32_t> to_push_;  // in submit order
-  std::deque<Notice> notices_;
+  Fifo<uint32_t> to_push_;  // in submit order
+  Fifo<Notice> notices_;
   uint32_t cancels_wanted_ = 0;
   bool awake_ = false;
   uint64_t awake_until_ = 0, checked_ = 0;

@@ -156,7 +156,7 @@ void Device::push_ops() {
     const uint32_t index = to_push_.front();
     StreamOp& o = ops_[index];
     if (!o.pushed && !push_op(o, index)) break;
-    to_push_.pop_front();
+    to_push_.take();
     o.listed = false;
     finish_if_over(index);
   }
@@ -193,7 +193,7 @@ uint32_t Device::submit(void* queue, const baton_driver_op* ops, uint32_t count)
     o.op = ops[taken++];
     o.queue = queue;
     o.used = o.listed = true;
-    to_push_.push_back(index);
+    to_push_.push(index);
   }
   push_ops();
   wake();
@@ -237,7 +237,7 @@ void Device::absorb(const Event& ev) {
 void Device::absorb_op(uint32_t index, const Event& ev) {
   StreamOp& o = ops_[index];
   if (!ev.last) {
-    notices_.push_back({index, false, ev.c.value, ev.c.cost_ns});
+    notices_.push({index, false, ev.c.value, ev.c.cost_ns});
     return;
   }
   Ticket& t = *ev.ticket;
@@ -255,7 +255,7 @@ void Device::finish_if_over(uint32_t index) {
   StreamOp& o = ops_[index];
   if (o.listed || o.outstanding) return;
   if (o.region) regions_.done(o.region);
-  notices_.push_back({index, true, 0, 0});
+  notices_.push({index, true, 0, 0});
 }
 
 bool Device::deliver(const Notice& n) {
@@ -284,9 +284,7 @@ uint32_t Device::poll(uint32_t budget) {
       if (!pump()) break;
       continue;
     }
-    const Notice n = notices_.front();
-    notices_.pop_front();
-    handled += deliver(n);
+    handled += deliver(notices_.take());
   }
   if (!to_push_.empty() || cancels_wanted_) push_ops();
   if (!loss_ && !carrier_->is_broken()) settle(handled);

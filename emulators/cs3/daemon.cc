@@ -86,7 +86,7 @@ void Daemon::poll_events(int timeout_ms) {
       case kUnixId: accept_all(unix_, true); continue;
       case kSignalId: end_ = true; continue;
       case kStdinId:
-        if (::read(STDIN_FILENO, bytes, sizeof bytes) <= 0 && errno != EINTR) end_ = true;
+        if (const ssize_t got = ::read(STDIN_FILENO, bytes, sizeof bytes); got == 0 || (got < 0 && errno != EINTR && errno != EAGAIN)) end_ = true;
         continue;
       default: break;
     }

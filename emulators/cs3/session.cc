@@ -44,7 +44,7 @@ bool Session::serve() {
     any = true;
     if (is_stream(Op(s.op)) && running_) {
       queued_bytes_ += payload.own.size();
-      stream_.push_back({s, std::move(payload)});
+      stream_.push({s, std::move(payload)});
     } else {
       control(s, payload);
     }
@@ -53,8 +53,7 @@ bool Session::serve() {
 }
 
 Session::Command Session::take(size_t index) {
-  Command c = std::move(stream_[index]);
-  stream_.erase(stream_.begin() + ptrdiff_t(index));
+  Command c = stream_.take(index);
   queued_bytes_ -= c.payload.own.size();
   return c;
 }

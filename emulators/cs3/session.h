@@ -10,11 +10,11 @@
 //     if (s.serve()) busy = true;  if (s.runnable()) s.step();  if (s.over()) drop(s);
 #pragma once
 
+#include "drivers/cs3/link/fifo.h"
 #include "emulators/cs3/loading.h"
 #include "emulators/cs3/port.h"
 #include "emulators/cs3/wafer.h"
 
-#include <deque>
 #include <functional>
 #include <memory>
 #include <unordered_map>
@@ -45,7 +45,7 @@ class Session {
 
  private:
   struct Command {
-    Submission s;
+    Submission s{};
     Payload payload;
     uint64_t done = 0;     // bytes
     uint64_t wall_ns = 0;
@@ -84,7 +84,7 @@ class Session {
   Host& host_;
   std::unique_ptr<Port> port_;
   bool running_ = false;  // between run() and stop()
-  std::deque<Command> stream_;
+  Fifo<Command> stream_;
   uint64_t queued_bytes_ = 0;  // inline payloads in it
   std::unordered_map<uint32_t, std::unique_ptr<Loading>> programs_;
   uint32_t next_program_ = 1;

@@ -27,13 +27,14 @@ void TcpPort::want(uint32_t events) {
   ::epoll_ctl(epoll_, EPOLL_CTL_MOD, socket_.get(), &ev);
 }
 
-// Data waiting while the session takes no more must not keep the loop awake: EPOLLIN is off until it reads again. A hang-up shows anyway.
+// Data waiting while the session takes no more must not keep the loop awake: EPOLLIN is off until it reads again. A client that has
+// closed its side expects no answers.
 void TcpPort::on_event(uint32_t events) {
-  if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+  if (events & EPOLLIN) {
     readable_ = true;
     want((wanted_ & EPOLLOUT) | EPOLLRDHUP);
   }
-  if (events & (EPOLLHUP | EPOLLERR)) fail("the client is gone");
+  if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) fail("the client is gone");
   if (events & EPOLLOUT) flush();
 }
 

@@ -256,6 +256,26 @@ TEST_F(Cs3, KilledInMidLaunchIsLostWithinASecond) {
   }
 }
 
+// Nobody has polled since the death: the submit itself finds out.
+TEST_F(Cs3, SubmitToADeadDaemonFailsItsOps) {
+  for (const char* options : {"?carrier=shm", "?carrier=tcp"}) {
+    DaemonProcess mine({"0?sram_gb=0.1"});
+    auto d = must(in.open(mine.uri() + options));
+    auto b = must(d.alloc(4096));
+    auto q = must(d.queue());
+    auto t = must(in.timeline("t"));
+    must(q.submit(fill(b, 0, 4096, 1).signal(t, 1)));
+    must(t.wait_until(1, soon()));
+    mine.signal(SIGKILL);
+    mine.end();
+    EXPECT_FALSE(d.alloc(4096).ok());  // finds out, and may not tell the core from here
+    const Status submitted = q.submit({fill(b, 0, 4096, 1).signal(t, 2), nop().signal(t, 3)});
+    const Status s = submitted.ok() ? t.wait_until(3, soon()) : submitted;
+    ASSERT_FALSE(s.ok());
+    EXPECT_STREQ(baton_code_name(s.error().code), "DEVICE_LOST");
+  }
+}
+
 TEST_F(Cs3, ResetEndsEverythingAndTheDeviceGoesOn) {
   constexpr uint32_t kSteps = 100'000;
   const TinyDecode m = make_decode(kSteps, 1024);

@@ -1,5 +1,6 @@
 // The wafer link's parts in one process: rings, entries, tickets and slots, segments, addresses.
 #include "drivers/cs3/link/carrier.h"
+#include "drivers/cs3/link/fifo.h"
 #include "drivers/cs3/link/segment.h"
 #include "drivers/cs3/options.h"
 
@@ -168,6 +169,26 @@ TEST(Wire, EntriesThatCannotBeAreNamed) {
   c.kind = uint8_t(Kind::progress);
   c.payload_bytes = 8;
   EXPECT_NE(check(c), nullptr);
+}
+
+TEST(Fifo, KeepsOrderWhileItGrowsWrapsAndLosesItsMiddle) {
+  Fifo<int> q;
+  std::vector<int> model;
+  for (int i = 0; i < 5000; ++i) {
+    if (i % 3 != 2 || model.empty()) {
+      q.push(i);
+      model.push_back(i);
+    } else {
+      const size_t at = size_t(i * 7) % model.size() / 2;
+      ASSERT_EQ(q.take(at), model[at]);
+      model.erase(model.begin() + ptrdiff_t(at));
+    }
+    ASSERT_EQ(q.size(), model.size());
+    ASSERT_EQ(q.front(), model.front());
+    ASSERT_EQ(q[model.size() - 1], model.back());
+  }
+  q.clear();
+  EXPECT_TRUE(q.empty());
 }
 
 // A carrier whose daemon says what the test wants.
