@@ -133,7 +133,7 @@ void Session::send_info(const Submission& s, Completion& c) {
   Error::put(r.firmware, host_.firmware);
   if (host_.wafer.cost()) Error::put(r.timing, host_.wafer.cost()->name());
   c.payload_bytes = std::min<uint32_t>(s.payload_bytes, sizeof r);
-  std::memcpy(port_->answer(s), &r, c.payload_bytes);
+  if (c.payload_bytes) std::memcpy(port_->answer(s), &r, c.payload_bytes);
 }
 
 Status Session::control_memory(const Submission& s, Completion& c) {

@@ -48,7 +48,10 @@ class Driver : public ::testing::Test {
  protected:
   void SetUp() override { open(""); }
   void open(const std::string& options) {
-    if (device) table->close(device);
+    if (device) {
+      table->queue_close(device, queue);
+      table->close(device);
+    }
     auto* get = reinterpret_cast<baton_driver_fn>(::dlsym(library, BATON_DRIVER_SYMBOL));
     table = get();
     host = {sizeof host, BATON_ABI_VERSION, Recorder::complete, Recorder::progress, Recorder::lost, &recorder};

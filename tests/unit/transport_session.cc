@@ -73,7 +73,7 @@ TEST(KeyFile, RefusesWhatOthersMayReadOrWhatIsNoKey) {
     EXPECT_THAT(k.error().next, HasSubstr("chmod 600"));
   }
   EXPECT_EQ(read_key_file(dir.path + "/none").error().code, BATON_NOT_FOUND);
-  for (std::string text : {"", "00", "zz", std::string(62, 'a').c_str(), (std::string(66, 'a')).c_str(), (std::string(64, 'a') + " x").c_str()}) {
+  for (const std::string& text : {std::string(), std::string("00"), std::string("zz"), std::string(62, 'a'), std::string(66, 'a'), std::string(64, 'a') + " x"}) {
     std::ofstream(path, std::ios::trunc) << text;
     chmod(path.c_str(), 0600);
     EXPECT_EQ(read_key_file(path).error().code, BATON_CORRUPT) << text;
