@@ -8,7 +8,8 @@ target_compile_options(baton_flags INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-restr
                        $<$<AND:$<CXX_COMPILER_ID:GNU>,$<COMPILE_LANGUAGE:CXX>>:-Wno-maybe-uninitialized>)
 target_compile_definitions(baton_flags INTERFACE BATON_VERSION_STRING="${PROJECT_VERSION}")
 if(BATON_SANITIZE STREQUAL "address")
-  target_compile_options(baton_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1)
+  # memcpy of no bytes from or to a null pointer is not reported: C2y defines it (WG14 N3322).
+  target_compile_options(baton_flags INTERFACE -fsanitize=address,undefined -fno-sanitize=nonnull-attribute -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1)
   target_link_options(baton_flags INTERFACE -fsanitize=address,undefined)
 elseif(BATON_SANITIZE STREQUAL "thread")
   target_compile_options(baton_flags INTERFACE -fsanitize=thread -fno-omit-frame-pointer -g1)

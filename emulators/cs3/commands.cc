@@ -141,7 +141,7 @@ Status Session::begin_launch(Command& c) {
   if (found == programs_.end() || !found->second->executable())
     return Error(BATON_INVALID_ARGUMENT, fmt::format("program {} is not loaded", c.s.program), "load it, and keep it until the launch is over");
   std::vector<LaunchBinding> wire(head.bindings);
-  std::memcpy(wire.data(), table.data() + sizeof head, wire.size() * sizeof(LaunchBinding));
+  if (!wire.empty()) std::memcpy(wire.data(), table.data() + sizeof head, wire.size() * sizeof(LaunchBinding));
   std::vector<engine::Binding> bindings;
   for (LaunchBinding& b : wire) {
     b.name[sizeof b.name - 1] = 0;
@@ -150,7 +150,7 @@ Status Session::begin_launch(Command& c) {
     bindings.push_back({b.name, std::span(*p, b.bytes)});
   }
   std::vector<int64_t> args(head.args);
-  std::memcpy(args.data(), table.data() + sizeof head + wire.size() * sizeof(LaunchBinding), args.size() * sizeof(int64_t));
+  if (!args.empty()) std::memcpy(args.data(), table.data() + sizeof head + wire.size() * sizeof(LaunchBinding), args.size() * sizeof(int64_t));
   engine::RunHooks hooks;
   if (c.s.flags & kWantProgress)
     hooks.on_mark = [this, id = c.s.id](uint64_t k, uint64_t offset_ns) {

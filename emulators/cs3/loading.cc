@@ -37,7 +37,7 @@ Status Loading::keep(Status s) {
 Status Loading::program_chunk(uint64_t offset, std::span<const uint8_t> data) {
   if (error_.code != BATON_OK) return error_;
   if (offset != received_ || data.size() > bytes_.size() - received_) return keep(out_of_order("a chunk of the program out of order"));
-  std::memcpy(bytes_.data() + received_, data.data(), data.size());
+  if (!data.empty()) std::memcpy(bytes_.data() + received_, data.data(), data.size());
   received_ += data.size();
   return received_ == bytes_.size() ? keep(parse_program()) : Status();
 }
@@ -89,7 +89,7 @@ Status Loading::constant_chunk(uint64_t offset, std::span<const uint8_t> data) {
   if (error_.code != BATON_OK) return error_;
   if (!in_constant_ || offset != constant_received_ || data.size() > constant_bytes_ - constant_received_)
     return keep(out_of_order("a chunk of a constant out of order"));
-  std::memcpy(staging_.get() + constant_received_, data.data(), data.size());
+  if (!data.empty()) std::memcpy(staging_.get() + constant_received_, data.data(), data.size());
   constant_received_ += data.size();
   return constant_received_ == constant_bytes_ ? keep(add_constant()) : Status();
 }

@@ -80,7 +80,7 @@ void Session::control(const Submission& s, const Payload& payload) {
     case Op::info: send_info(s, c); break;
     case Op::telemetry:
       c.payload_bytes = std::min<uint32_t>(s.payload_bytes, sizeof(TelemetryReply));
-      std::memcpy(port_->answer(s), &host_.wafer.counters, c.payload_bytes);
+      if (c.payload_bytes) std::memcpy(port_->answer(s), &host_.wafer.counters, c.payload_bytes);
       break;
     case Op::get_id: {
       const std::string name(reinterpret_cast<const char*>(payload.data()), std::min<uint32_t>(s.payload_bytes, 256));

@@ -158,7 +158,7 @@ void DecodeService::stream(Request& r) {
   if (r.ask.logits) {
     uint64_t row = model_.config.vocab;
     m.bytes.resize((all.size() - from) * row * 4);
-    std::memcpy(m.bytes.data(), r.run->logits().data() + from * row, m.bytes.size());
+    if (!m.bytes.empty()) std::memcpy(m.bytes.data(), r.run->logits().data() + from * row, m.bytes.size());
   }
   send(r.peer, m);
 }

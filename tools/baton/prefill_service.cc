@@ -172,7 +172,7 @@ void PrefillService::tell_first(Request& r) {
   Message m{"first", {{"id", r.ask.id}, {"token", uint32_t(r.run->token())}, {"wall", r.run->token_wall_ns()}, {"modelled", r.run->token_modelled_ns()}}, {}};
   std::span<const float> logits = r.run->logits();
   m.bytes.resize(logits.size_bytes());
-  std::memcpy(m.bytes.data(), logits.data(), logits.size_bytes());
+  if (!m.bytes.empty()) std::memcpy(m.bytes.data(), logits.data(), logits.size_bytes());
   send(r.peer, m);
 }
 
