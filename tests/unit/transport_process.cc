@@ -23,6 +23,7 @@ class Child {
     int out[2];
     EXPECT_EQ(pipe2(out, O_CLOEXEC), 0);
     pid_ = fork();
+    EXPECT_GE(pid_, 0) << strerror(errno);
     if (pid_ == 0) {
       dup2(out[1], 1);
       const std::string lease = std::to_string(kLeaseMs);
@@ -34,7 +35,7 @@ class Child {
     out_ = Fd(out[0]);
   }
   ~Child() {
-    if (pid_ > 0) kill(SIGKILL);
+    if (pid_ > 1) kill(SIGKILL);
   }
   std::string line() {
     std::string s;
@@ -43,6 +44,7 @@ class Child {
     return s;
   }
   void kill(int signal) {
+    ASSERT_GT(pid_, 1) << "no child to signal; -1 would mean every process"; // fork failed, or it was reaped
     ::kill(pid_, signal);
     if (signal == SIGKILL) waitpid(std::exchange(pid_, -1), nullptr, 0);
   }
