@@ -1,11 +1,16 @@
 #include "transport/options.hpp"
 
 #include <cstdlib>
+#include <string>
 
 namespace baton::transport {
 
 void prepare_libfabric_environment() {
-  static const bool once = setenv("FI_HMEM", "system", 0) == 0;
+  static const bool once = [] {
+    setenv("FI_HMEM", "system", 0);
+    setenv("FI_OFI_RXM_CM_PROGRESS_INTERVAL", std::to_string(kRxmConnectUs).c_str(), 0);
+    return true;
+  }();
   (void)once;
 }
 

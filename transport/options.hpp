@@ -3,11 +3,15 @@
 // FI_HMEM  set to "system" unless it is set, before libfabric starts: its detection of device memory loads libnrt.so.1 where one is
 //          found, and its tcp provider has been seen to crash on it (libfabric 2.6, FI_OFI_RXM_DETECT_HMEM_IFACE). Releases that
 //          do not know the variable (1.17) ignore it.
+// FI_OFI_RXM_CM_PROGRESS_INTERVAL  set to kRxmConnectUs unless it is set: how often, in us, ofi_rxm looks for connections while its queue is
+//          read. Its own 10,000 would be most of the time to first token.
 //
 // Owner    -   Threads  once, before other threads read the environment.   Cost  nothing after the first.   Errors  none.
 #pragma once
 
 namespace baton::transport {
+
+inline constexpr int kRxmConnectUs = 100;
 
 void prepare_libfabric_environment();
 
