@@ -169,7 +169,7 @@ Holdings holdings(pid_t pid) {
 int dev_shm_entries() {
   int n = 0;
   std::error_code ec;
-  for (auto& e : std::filesystem::directory_iterator("/dev/shm", ec)) (void)e, n++;
+  for (auto& e : std::filesystem::directory_iterator("/dev/shm", ec)) n += e.path().filename().string().starts_with("baton-");
   return n;
 }
 
