@@ -72,6 +72,22 @@ class Mapping {
   size_t n_ = 0;
 };
 
+// Enters the pages that the object has already into this mapping's page table: once, as registering memory does elsewhere, in place of a fault a
+// page (0.3 us) in the first transfers. Holes stay holes. Of more than kPopulate bytes (50 ms) the rest is left to the faults.
+constexpr uint64_t kPopulate = 4ull << 30;
+void populate_backed(uint8_t* at, int fd, uint64_t offset, uint64_t bytes) {
+#ifdef MADV_POPULATE_WRITE
+  const off_t end = off_t(offset + std::min(bytes, kPopulate));
+  for (off_t from = off_t(offset); from < end;) {
+    const off_t data = lseek(fd, from, SEEK_DATA);
+    if (data < 0 || data >= end) return;
+    const off_t hole = std::min(end, lseek(fd, data, SEEK_HOLE));
+    if (hole <= data || madvise(at + (data - off_t(offset)), size_t(hole - data), MADV_POPULATE_WRITE)) return;
+    from = hole;
+  }
+#endif
+}
+
 // A mapping whose object is cut short ends this process with SIGBUS. Whoever holds the descriptor may add the seal that forbids it, unless
 // the object was made without MFD_ALLOW_SEALING. Then its size now must do: the peer is authenticated and has the same user.
 Status check_object(int fd, uint64_t need) {
@@ -371,6 +387,7 @@ class MappedSender final : public Sender, public Watcher {
     const uint64_t page = uint64_t(sysconf(_SC_PAGESIZE)), down = w.fd_offset / page * page;
     base_ = w.fd_offset - down;
     BATON_ASSIGN(memory_, Mapping::of(fds[0].get(), down, base_ + w.bytes));
+    populate_backed(memory_.get(), fds[0].get(), down, base_ + w.bytes);
     BATON_ASSIGN(control_, Mapping::of(fds[1].get(), 0, sizeof(Control), true));
     return {};
   }
