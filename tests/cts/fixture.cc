@@ -1,0 +1,62 @@
+#include "tests/cts/fixture.h"
+
+#include <cstring>
+
+namespace baton::cts {
+
+Fixture::Fixture(const Instance& in, const Subject& subject, uint32_t needs, uint64_t seed) : rng(seed), in_(in), subject_(subject) {
+  device = must(in.open(subject.uri));
+  info_ = must(device.info());
+  if (std::string why = missing(needs, info_); !why.empty()) skip(why);
+}
+
+const Device& Fixture::staging() {
+  if (!host_) host_ = must(in_.open("host://cts-staging"));
+  return host_;
+}
+
+Buffer Fixture::host(uint64_t bytes) { return must(staging().alloc(bytes)); }
+
+void Fixture::write(const Buffer& to, uint64_t offset, std::span<const uint8_t> data) {
+  Buffer from = host(data.size());
+  std::memcpy(mapped(from), data.data(), data.size());
+  Timeline moved = timeline("write");
+  Queue q = queue();
+  must(q.submit(copy(from, 0, to, offset, data.size()).signal(moved, 1)));
+  must(moved.wait_until(1, soon()));
+}
+
+Bytes Fixture::read(const Buffer& from, uint64_t offset, uint64_t bytes) {
+  Buffer to = host(bytes);
+  Timeline moved = timeline("read");
+  Queue q = queue();
+  must(q.submit(copy(from, offset, to, 0, bytes).signal(moved, 1)));
+  must(moved.wait_until(1, soon()));
+  return Bytes(mapped(to), mapped(to) + bytes);
+}
+
+void Fixture::fill(const Buffer& b, uint8_t value) {
+  Timeline filled = timeline("fill");
+  Queue q = queue();
+  must(q.submit(baton::fill(b, 0, b.bytes(), value).signal(filled, 1)));
+  must(filled.wait_until(1, soon()));
+}
+
+Bytes Fixture::random(uint64_t bytes) {
+  Bytes b(bytes);
+  for (uint8_t& x : b) x = uint8_t(rng());
+  return b;
+}
+
+void Fixture::check_memory() {
+  auto now = device.info();
+  if (!now) {
+    EXPECT_EQ(now.error().code, BATON_DEVICE_LOST) << now.error().text();
+    return;
+  }
+  for (uint32_t i = 0; i < info_.heap_count; ++i)
+    EXPECT_EQ(now->heaps[i].bytes_used, info_.heaps[i].bytes_used)
+        << "heap " << info_.heaps[i].name << ": the case freed all that it had allocated, the device says otherwise";
+}
+
+}  // namespace baton::cts

@@ -1,0 +1,47 @@
+// suite.h: a suite is a table of cases; a case is a function that is compiled once and run against any device.
+//
+// Owner    static tables, one a suite file.   Threads  a case may start its own.   Cost  -
+// Errors   a case reports with GoogleTest's EXPECT_ and ASSERT_, or by must() and skip() of fixture.h.
+//
+//     void stays_in_order(Fixture& f) { Queue q = f.queue(); ... }
+//     constexpr Case kCases[] = {{"StaysInOrder", kNone, stays_in_order}};
+//     const Suite& queue_suite() { static constexpr Suite s{"queue", kCases}; return s; }     // listed in suites.cc
+#pragma once
+
+#include "hal/baton.hpp"
+
+#include <span>
+#include <string>
+
+namespace baton::cts {
+
+class Fixture;
+
+// What a case needs, by what the device says of itself (baton_device_info). A device that lacks it is skipped with the reason.
+enum Need : uint32_t {
+  kNone = 0,
+  kMappable = 1 << 0,     // heap 0
+  kExportable = 1 << 1,   // heap 0
+  kProgress = 1 << 2,     // marks as they happen
+  kCollectives = 1 << 3,
+  kModelled = 1 << 4,
+  kLanes = 1 << 5,        // more than one
+};
+std::string missing(uint32_t needs, const DeviceInfo&);  // "": nothing
+
+struct Case {
+  const char* name;
+  uint32_t needs;
+  void (*run)(Fixture&);
+};
+
+struct Suite {
+  const char* name;
+  std::span<const Case> cases;
+};
+
+std::span<const Suite* const> suites();
+
+const Suite& queue_suite();
+
+}  // namespace baton::cts
