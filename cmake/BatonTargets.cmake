@@ -4,7 +4,13 @@
 function(baton_static name)
   cmake_parse_arguments(A "" "" "SOURCES;LIBS" ${ARGN})
   add_library(${name} STATIC ${A_SOURCES})
-  target_link_libraries(${name} PUBLIC baton_flags ${A_LIBS})
+  target_link_libraries(${name} PUBLIC $<BUILD_INTERFACE:baton_flags> ${A_LIBS})
+endfunction()
+
+# baton_public_headers(TARGET HEADERS...): headers of an installed library, written as insiders write them: "hal/baton.hpp".
+# They go to include/baton/; BatonInstall.cmake puts that folder on the include path of whoever links the target.
+function(baton_public_headers name)
+  target_sources(${name} PUBLIC FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR} FILES ${ARGN})
 endfunction()
 
 # baton_driver_module(SCHEME SOURCES... LIBS...) -> lib/baton/libbaton-driver-SCHEME.so, exporting baton_driver_v1 alone

@@ -5,21 +5,7 @@
 
 #include <fmt/format.h>
 
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <cerrno>
-
 namespace baton::transport {
-
-std::vector<FabricInfo> list_fabrics() {
-  std::vector<FabricInfo> all;
-  Fd probe(memfd_create("baton-probe", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  all.push_back({"mapped", "memfd", bool(probe),
-                 probe ? fmt::format("same host and user; one copy ({}), no system call on the path", copy_isa()) : fmt::format("memfd_create: {}", strerror(errno))});
-  for (const char* f : {"shm", "tcp", "verbs", "efa"}) all.push_back(ofi_probe(f));
-  return all;
-}
 
 std::optional<std::string> fabric_unusable(const std::string& fabric, const Session::Impl& s) {
   const bool one_host = fabric == "mapped" || fabric == "shm";

@@ -1,4 +1,4 @@
-// fabric.hpp: which fabrics this machine has, and the small interface that each of them is.
+// fabric.hpp (internal): the small interface that each fabric is.
 //
 // A Landing is the sink's side, one for each (session, sink): it discloses the sink's memory to one authenticated peer and hears that layers
 // have landed. A Sender is the source's side of the same. A fabric need not keep writes in order: a note goes out only when all
@@ -9,7 +9,7 @@
 // Cost     step() does at most `budget` bytes of work; nothing here blocks, allocates or logs on the data path.
 // Errors   UNSUPPORTED with the reason; PEER_LOST; CANCELLED when the sink has revoked the slot.
 //
-//     for (auto& f : list_fabrics()) printf("%s %s %s\n", f.name.c_str(), f.available ? "yes" : "no", f.reason.c_str());
+//     BATON_ASSIGN(auto sender, make_sender("mapped", session, offer));   while (!batch.posted()) sender->step(batch, 1 << 20);
 #pragma once
 
 #include "transport/copy_kernel.hpp"
@@ -21,18 +21,6 @@
 #include <vector>
 
 namespace baton::transport {
-
-// ---- for people: devctl ----
-
-struct FabricInfo {
-  std::string name;     // as in TransferOptions::fabric
-  std::string provider; // "memfd", "libfabric shm"
-  bool available = false;
-  std::string reason;   // why not, or what it is good for
-};
-std::vector<FabricInfo> list_fabrics();
-
-// ---- the interface ----
 
 // What a sink lets a peer write into.
 struct LandingMemory {

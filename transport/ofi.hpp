@@ -16,6 +16,7 @@
 #pragma once
 
 #include "transport/fabric.hpp"
+#include "transport/fabrics.hpp"
 
 namespace baton::transport {
 

@@ -1,5 +1,6 @@
 // baton-bench: in one run, each figure beside its own yardstick, the ratio, and the aim. See README.md.
 #include "tests/bench/groups.h"
+#include "tools/baton/options.hpp"
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -53,7 +54,7 @@ int measure(const Arguments& a) {
 
 int run(int argc, char** argv) {
   Arguments a;
-  a.settings.model = BATON_DEMO_MODEL;
+  a.settings.model = runtime::default_model();
   CLI::App app("baton-bench: each figure beside its own yardstick, measured in the same run", "baton-bench");
   app.footer("Figures are medians. Exit codes: 0 measured, 1 with --check: an aim is missed, 2 usage, 10 a group could not be measured.");
   app.add_flag("--quick", a.settings.quick, "A third of the repeats, less work in each");

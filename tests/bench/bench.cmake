@@ -5,7 +5,6 @@ if(BATON_BENCH)
   add_executable(baton-bench ${CMAKE_CURRENT_LIST_DIR}/bench.cc ${CMAKE_CURRENT_LIST_DIR}/table.cc ${bench_rows})
   target_link_libraries(baton-bench PRIVATE baton_flags baton baton_yardstick baton_kv_move baton_model baton_runtime CLI11::CLI11 fmt::fmt
                                             nlohmann_json::nlohmann_json)
-  target_compile_definitions(baton-bench PRIVATE BATON_DEMO_MODEL="${PROJECT_SOURCE_DIR}/models/baton-tiny")
   add_executable(submit_bench ${CMAKE_CURRENT_LIST_DIR}/submit_bench.cc)
   target_link_libraries(submit_bench PRIVATE baton_flags baton benchmark::benchmark)
   if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/kernels_bench.cc)

@@ -1,7 +1,7 @@
 // KV-cache between two processes: three shapes of 64 MiB over each fabric, beside memcpy of the same segments.
 #include "tests/bench/groups.h"
 #include "transport/bench/kv_move.hpp"
-#include "transport/fabric.hpp"
+#include "transport/fabrics.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

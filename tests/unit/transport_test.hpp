@@ -2,6 +2,7 @@
 #pragma once
 
 #include "transport/fabric.hpp"
+#include "transport/fabrics.hpp"
 #include "transport/kv_link.hpp"
 
 #include <gmock/gmock.h>

@@ -9,7 +9,7 @@
 
 namespace baton::runtime {
 
-// BATON_MODEL; else models/baton-tiny beside a folder above this program; else the demo model of the source tree.
+// BATON_MODEL; else the demo model, in ../share/baton/models of the folder that this program is in (build tree and installed tree alike).
 std::string default_model();
 
 }  // namespace baton::runtime

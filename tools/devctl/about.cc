@@ -3,7 +3,7 @@
 #include "tools/devctl/codes.h"
 #include "tools/devctl/machine.h"
 #include "tools/devctl/verbs.h"
-#include "transport/fabric.hpp"
+#include "transport/fabrics.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

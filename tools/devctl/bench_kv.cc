@@ -1,7 +1,7 @@
 // bench kv: 64 MiB of KV-cache between two processes, by fabric and shape, beside one thread's memcpy of the same segments.
 #include "tools/devctl/verbs.h"
 #include "transport/bench/kv_move.hpp"
-#include "transport/fabric.hpp"
+#include "transport/fabrics.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

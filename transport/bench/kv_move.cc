@@ -1,7 +1,8 @@
 #include "transport/bench/kv_move.hpp"
 
-#include "transport/fabric.hpp"
+#include "transport/fabrics.hpp"
 #include "transport/kv_link.hpp"
+#include "transport/socket.hpp"
 
 #include <fmt/format.h>
 

@@ -1,0 +1,76 @@
+# What `cmake --install` and CPack take out of the build tree, in three components: runtime, dev, tools.
+#
+#   bin/                      tools                                 (tools)
+#   lib/libbaton.so.0*        the C ABI                             (runtime)
+#   lib/baton/                drivers, emulators, models of time    (runtime)
+#   lib/*.a, cmake/, pkgconfig/, include/baton/                     (dev)
+#   share/baton/models        the demo model                        (tools)
+#   share/baton/examples      programs of an outside user, and the driver template (dev)
+#
+# libbaton is shared: its ABI is baton.h, versioned by symbol map and SONAME. program, transport and engine are C++ with std:: types in
+# their interfaces, for which we promise no ABI: they are archives, one copy inside of whoever links them, and libbaton.so.0 below is the
+# only state that a process shares. Everything finds its neighbours from where it lies, so the installed tree may be moved.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+set(include_dir ${CMAKE_INSTALL_INCLUDEDIR}/baton)
+set(plugin_dir ${CMAKE_INSTALL_LIBDIR}/baton)
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/Baton)
+set(data_dir ${CMAKE_INSTALL_DATADIR}/baton)
+
+# ---- libraries ----
+# One export a set of dependencies: who uses the C ABI alone need not have libfabric.
+function(install_library target export)
+  string(REGEX REPLACE "^baton_" "" name ${target})
+  set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
+  target_include_directories(${target} INTERFACE $<INSTALL_INTERFACE:${include_dir}>)
+  install(TARGETS ${target} EXPORT ${export}
+    LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime NAMELINK_COMPONENT dev
+    ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT dev
+    FILE_SET HEADERS DESTINATION ${include_dir} COMPONENT dev)
+endfunction()
+install_library(baton BatonTargets)
+install_library(baton_program BatonProgramTargets)
+install_library(baton_engine BatonProgramTargets)
+install_library(baton_transport BatonTransportTargets)
+foreach(export BatonTargets BatonProgramTargets BatonTransportTargets)
+  install(EXPORT ${export} NAMESPACE Baton:: DESTINATION ${package_dir} COMPONENT dev)
+endforeach()
+
+configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/BatonConfig.cmake.in ${CMAKE_BINARY_DIR}/BatonConfig.cmake INSTALL_DESTINATION ${package_dir})
+write_basic_package_version_file(${CMAKE_BINARY_DIR}/BatonConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_BINARY_DIR}/BatonConfig.cmake ${CMAKE_BINARY_DIR}/BatonConfigVersion.cmake DESTINATION ${package_dir} COMPONENT dev)
+
+file(RELATIVE_PATH up /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)  # from the .pc file to the prefix
+string(REGEX REPLACE "/$" "" up ${up})
+foreach(pc baton baton-program baton-transport)
+  configure_file(${CMAKE_CURRENT_LIST_DIR}/${pc}.pc.in ${CMAKE_BINARY_DIR}/${pc}.pc @ONLY)
+  install(FILES ${CMAKE_BINARY_DIR}/${pc}.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT dev)
+endforeach()
+
+# ---- drivers, emulators, models of time ----
+foreach(module baton-driver-host baton-driver-neuron baton-driver-cs3 baton-emu-cs3 baton-emu-neuron)
+  set_target_properties(${module} PROPERTIES INSTALL_RPATH "$ORIGIN/..")
+  install(TARGETS ${module} LIBRARY DESTINATION ${plugin_dir} COMPONENT runtime RUNTIME DESTINATION ${plugin_dir} COMPONENT runtime)
+endforeach()
+install(TARGETS nrt LIBRARY DESTINATION ${plugin_dir}/emu COMPONENT runtime NAMELINK_SKIP)
+install(DIRECTORY ${BATON_PLUGIN_DIR}/timing DESTINATION ${plugin_dir} COMPONENT runtime)
+install(FILES ${BATON_PLUGIN_DIR}/links.json DESTINATION ${plugin_dir} COMPONENT runtime)
+
+# ---- tools ----
+file(RELATIVE_PATH bin_to_lib /${CMAKE_INSTALL_BINDIR} /${CMAKE_INSTALL_LIBDIR})
+set(tools)
+foreach(tool baton_cli devctl baton-bench baton-cts)
+  if(TARGET ${tool})
+    set_target_properties(${tool} PROPERTIES INSTALL_RPATH "$ORIGIN/${bin_to_lib}")
+    install(TARGETS ${tool} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT tools)
+    list(APPEND tools ${tool})
+  endif()
+endforeach()
+# The wafer daemon is a plug-in that people also start by hand.
+file(CREATE_LINK ${bin_to_lib}/baton/baton-emu-cs3 ${CMAKE_BINARY_DIR}/baton-emu-cs3.link SYMBOLIC)
+install(FILES ${CMAKE_BINARY_DIR}/baton-emu-cs3.link DESTINATION ${CMAKE_INSTALL_BINDIR} RENAME baton-emu-cs3 COMPONENT tools)
+install(DIRECTORY ${CMAKE_SOURCE_DIR}/models DESTINATION ${data_dir} COMPONENT tools PATTERN golden EXCLUDE)
+
+add_custom_target(installed)  # everything that is installed
+add_dependencies(installed product ${tools})
