@@ -39,7 +39,6 @@ void baton_instance_destroy(baton_instance* in) {
     d->closed = true;
     drop_child(d);
   }
-  while (baton_timeline* t = in->timelines.head()) baton_timeline_destroy(t);
   for (baton_queue* q : in->graveyard) delete q;
   in->registry.end_emulators();
   delete in;

@@ -1,7 +1,7 @@
 // instance.h: what one instance holds: handles, the scheduler's lists, the registry.
 //
 // Owner    the caller. Destroying closes what is still open, in the order queues, programs, buffers, devices, timelines, emulators.
-// Threads  `mu` guards everything but the woken stack (lock-free), the waker and the registry (their own locks).
+// Threads  `mu` guards everything but the stack of changed timelines (lock-free), the waker and the registry (their own locks).
 // Cost     -   Errors  create: IO.
 #pragma once
 
@@ -9,6 +9,7 @@
 #include "hal/core/lock.h"
 #include "hal/core/op.h"
 #include "hal/core/registry.h"
+#include "hal/core/timeline.h"
 #include "hal/core/waker.h"
 
 #include <atomic>
@@ -17,13 +18,6 @@
 struct baton_instance {
   explicit baton_instance(baton::core::Options options);
   ~baton_instance();
-
-  // Any thread: ops whose wait was met. Processed by schedule.cc under `mu`.
-  void push_woken(baton::core::WaitNode* node) {
-    node->next = woken.load(std::memory_order_relaxed);
-    while (!woken.compare_exchange_weak(node->next, node, std::memory_order_seq_cst, std::memory_order_relaxed)) {
-    }
-  }
 
   void count_event() { events.store(events.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed); }
   uint64_t happened() const { return events.load(std::memory_order_relaxed) + outside.load(std::memory_order_seq_cst); }
@@ -39,8 +33,8 @@ struct baton_instance {
   std::vector<baton_queue*> dirty_now;
   std::vector<baton_queue*> graveyard;  // closed inside a poll: freed after it
   baton::core::List<baton_device> devices;
-  baton::core::List<baton_timeline> timelines;
-  std::atomic<baton::core::WaitNode*> woken{nullptr};
+  baton::core::TimelinePool timelines{this};
+  std::atomic<baton_timeline*> changed{nullptr};  // stack, pushed by any thread: a value that an op waits for, or a poison
   baton::core::Op *host_head = nullptr, *host_tail = nullptr;  // HOST ops to call
   std::atomic<bool> lost_pending{false};  // a driver reported a loss outside of submit and poll
   std::vector<baton_buffer*> dead_buffers;    // freed by the caller while ops used them, and now unused

@@ -1,7 +1,7 @@
 // op.h: a submitted op as the core keeps it, from submit to completion, and the pool that recycles them.
 //
 // Owner    the instance's OpPool; an op belongs to one queue while in flight.
-// Threads  all fields under the instance's lock, but WaitNode's links (under its timeline's lock).
+// Threads  all fields under the instance's lock.
 // Cost     new_op() and recycle() are a push and a pop; memory grows by 128 ops at a time and stays.
 // Errors   none.
 //
@@ -22,11 +22,10 @@ namespace baton::core {
 struct Op;
 
 struct WaitNode {
-  WaitNode *prev = nullptr, *next = nullptr;  // in the timeline's list; `next` alone in the instance's stack of woken nodes
+  WaitNode *prev = nullptr, *next = nullptr;  // in the timeline's list
   Op* op = nullptr;
-  baton_timeline* timeline = nullptr;
+  baton_timeline* timeline = nullptr;  // NULL: no wait, or met
   uint64_t value = 0;
-  bool listed = false;  // in the timeline's list
 };
 
 enum class OpState : uint8_t { free, waiting, ready, issued };
@@ -37,8 +36,7 @@ enum class Path : uint8_t { none, on_from, on_to, memcpy, staged };
 struct Op {
   OpState state = OpState::free;
   uint8_t opcode = 0;       // baton_opcode as submitted
-  uint8_t waits_left = 0;   // nodes not yet processed
-  uint8_t nodes = 0;        // nodes that are listed or woken: the op is not recycled before they are back
+  uint8_t waits_left = 0;   // listed nodes
   Path path = Path::none;   // on links
   uint16_t generation = 1;
   uint32_t tag = 0;

@@ -50,10 +50,8 @@ void finish(baton_instance* in) {
   if (more) in->waker.kick();
 }
 
-bool settled(const baton_timeline& t, uint64_t value) { return t.poisoned() || t.value() >= value; }
-
 bool idle(const baton_instance* in) {
-  return !in->more.load(std::memory_order_seq_cst) && !in->woken.load(std::memory_order_seq_cst) && !in->lost_pending.load();
+  return !in->more.load(std::memory_order_seq_cst) && !in->changed.load(std::memory_order_seq_cst) && !in->lost_pending.load();
 }
 
 // A loop of polls must not starve whoever waits for the lock to submit.
@@ -85,13 +83,13 @@ void follow(baton_timeline& t, uint64_t value, uint64_t deadline_ns) {
   f.timeline = &t;
   f.value = value;
   in->waker.follow(f);
-  if (!settled(t, value) && in->driver_thread.load()) Waker::sleep_follower(f, deadline_ns);
+  if (!t.settled(value) && in->driver_thread.load()) Waker::sleep_follower(f, deadline_ns);
   in->waker.unfollow(f);
 }
 
 int32_t deadline_error(const baton_timeline& t, uint64_t value, baton_error* error) {
   return fail(error, make_error(BATON_DEADLINE, "", "wait longer, or poison the timeline to cancel what it waits for",
-                                "timeline '%s' is at %llu, not yet at %llu", t.name.c_str(), static_cast<unsigned long long>(t.value()),
+                                "timeline '%s' is at %llu, not yet at %llu", t.name, static_cast<unsigned long long>(t.value()),
                                 static_cast<unsigned long long>(value)));
 }
 
@@ -143,10 +141,10 @@ uint32_t poll_wait(baton_instance* in, uint64_t deadline_ns) {
 
 int32_t wait(baton_timeline& t, uint64_t value, uint64_t deadline_ns, baton_error* error) {
   baton_instance* in = t.instance;
-  if (!settled(t, value) && in->mu.owned())
+  if (!t.settled(value) && in->mu.owned())
     return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "submit an op that waits on the timeline instead",
-                                  "a wait on timeline '%s' inside a driver's call or a span callback would never end", t.name.c_str()));
-  auto done = [&] { return settled(t, value); };
+                                  "a wait on timeline '%s' inside a driver's call or a span callback would never end", t.name));
+  auto done = [&] { return t.settled(value); };
   while (!done()) {  // at least one poll, also after the deadline
     uintptr_t nobody = 0;
     const uintptr_t self = OwnedMutex::self();

@@ -39,7 +39,6 @@ void release_handles(Op* op) {
   op->program = nullptr;
 }
 
-// The op's fields are over; its memory goes back once no wait node is on the woken stack.
 void recycle(Op* op) {
   op->state = OpState::free;
   if (++op->generation == 0) op->generation = 1;
@@ -50,7 +49,7 @@ void recycle(Op* op) {
   op->hop = 0;
   op->path = Path::none;
   op->waits_left = 0;
-  if (!op->nodes) op->instance->ops.give(op);
+  op->instance->ops.give(op);
 }
 
 void push_host(Op* op) {
@@ -92,36 +91,34 @@ void fail_by(Op* op, baton_timeline* poisoned) {
   complete_at(op, 0, &e);
 }
 
-// Processes the nodes that timelines have woken. True if there were any.
-bool take_woken(baton_instance* in) {
-  if (!in->woken.load(std::memory_order_relaxed)) return false;
-  WaitNode* stack = in->woken.exchange(nullptr, std::memory_order_acquire);
-  WaitNode* list = nullptr;  // in the order in which they were woken
-  while (stack) {
-    WaitNode* next = stack->next;
+// Goes through the ops whose wait on `t` is over.
+void wake_ops(baton_timeline* t) {
+  retain(t);  // the last op may be its last user
+  while (WaitNode* node = t->take_due()) {
+    Op* op = node->op;
+    --op->waits_left;
+    const bool met = take_wait(op, *node);
+    drop_node(*node);
+    if (!met) fail_by(op, t);
+    else if (!op->waits_left) make_ready(op);
+  }
+  release(t);
+}
+
+// Takes up what signals and poisons have changed for waiting ops. True if there was anything.
+bool take_changed(baton_instance* in) {
+  if (!in->changed.load(std::memory_order_relaxed)) return false;
+  baton_timeline* stack = in->changed.exchange(nullptr, std::memory_order_acquire);
+  baton_timeline* list = nullptr;  // in the order in which they changed
+  for (baton_timeline* next; stack; stack = next) {
+    next = stack->next;
     stack->next = list;
     list = stack;
-    stack = next;
   }
-  for (WaitNode* next; list; list = next) {
+  for (baton_timeline* next; list; list = next) {
     next = list->next;
-    Op* op = list->op;
-    --op->nodes;
-    if (op->state != OpState::waiting) {  // failed in the meantime
-      drop_node(*list);
-      if (op->state == OpState::free && !op->nodes) in->ops.give(op);
-      continue;
-    }
-    --op->waits_left;
-    if (take_wait(op, *list)) {
-      drop_node(*list);
-      if (!op->waits_left) make_ready(op);
-    } else {
-      baton_timeline* poisoned = list->timeline;
-      list->timeline = nullptr;
-      fail_by(op, poisoned);
-      release(poisoned);
-    }
+    list->off_stack();
+    wake_ops(list);
   }
   return true;
 }
@@ -141,8 +138,8 @@ void detach(Op* op) {
   switch (op->state) {
     case OpState::waiting:
       for (WaitNode& node : op->wait)
-        if (node.timeline && node.timeline->unlisten(node)) {
-          --op->nodes;
+        if (node.timeline) {
+          node.timeline->unlisten(node);
           drop_node(node);
         }
       break;
@@ -286,7 +283,6 @@ void enqueue(Op* op) {
   for (WaitNode& node : op->wait) {
     if (!node.timeline) continue;
     if (!poisoned && node.timeline->listen(node)) {
-      ++op->nodes;
       ++op->waits_left;
     } else if (!poisoned && !take_wait(op, node)) {
       poisoned = node.timeline;
@@ -307,7 +303,7 @@ void drain(baton_instance* in) {
   if (in->draining || in->in_driver) return;
   in->draining = true;
   for (;;) {
-    bool woke = take_woken(in);
+    bool woke = take_changed(in);
     if (in->dirty.empty()) {
       if (woke) continue;
       break;
