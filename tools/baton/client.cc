@@ -62,7 +62,7 @@ Result<Answer> Client::generate(std::span<const int32_t> ids, const Params& p, c
   a.vocab = options_.vocab;
   a.began = {now_ns(), clock_ns_};
   ++id_;
-  prefilled_ = decoded_ = false;
+  reserved_ = prefilled_ = decoded_ = false;
   held_.clear();
   held_logits_.clear();
   Prefill ask{id_, options_.model, {ids.begin(), ids.end()}, p.sampling, p.logits, clock_ns_};
@@ -73,7 +73,7 @@ Result<Answer> Client::generate(std::span<const int32_t> ids, const Params& p, c
   while (!(prefilled_ && decoded_)) {
     pump_.settle();
     Status s = take(a, p);
-    for (; told < a.tokens.size(); ++told)
+    for (; reserved_ && told < a.tokens.size(); ++told) // a refusal by the decode side must not follow a printed token
       if (on_token) on_token(a.tokens[told]);
     if (s.ok() && prefilled_ && decoded_) break;
     if (s.ok()) s = check_time();
@@ -134,6 +134,7 @@ Status Client::decode_message(const Message& m, Answer& a, const Params&) {
   if (m.type == "failed") return with_hop(error_from_json(m.body.value("error", nlohmann::json())), decode_.name);
   if (m.type == "reserved") {
     BATON_ASSIGN(std::string ticket, text_field(m, "ticket"));
+    reserved_ = true;
     Handover h{id_, ticket, options_.decode.address, options_.fabric};
     if (Status s = prefill_.session->send(h.message()); !s.ok()) return with_hop(s.error(), prefill_.name);
   }

@@ -56,7 +56,7 @@ class Client {
   std::optional<transport::Endpoint> endpoint_;
   Side prefill_, decode_;
   uint64_t id_ = 0, clock_ns_ = 0;
-  bool prefilled_ = false, decoded_ = false;
+  bool reserved_ = false, prefilled_ = false, decoded_ = false; // what the two sides have said of this request
   std::vector<Token> held_; // tokens of the decode side that came before the first
   std::vector<float> held_logits_;
 };
