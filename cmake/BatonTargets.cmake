@@ -32,6 +32,7 @@ function(baton_test name)
   endif()
   add_executable(${name} ${A_SOURCES})
   target_link_libraries(${name} PRIVATE baton_flags ${A_LIBS} GTest::gtest GTest::gmock GTest::gtest_main)
+  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)  # what is tested is optimized, the test itself need not be
   target_compile_definitions(${name} PRIVATE BATON_BUILD_DIR="${CMAKE_BINARY_DIR}" BATON_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   if(A_DEPENDS)
