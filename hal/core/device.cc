@@ -31,6 +31,9 @@ int32_t read_info(baton_device* d, baton_device_info& info, baton_error* error) 
   if (d->driver->info) {
     DriverCall call(d);
     code = d->driver->info(d->handle, &info, &e);
+  } else {
+    info.lanes = 1;  // a driver that says nothing of itself may still take ops
+    info.numa_node = UINT32_MAX;
   }
   if (code != BATON_OK) {
     complete_error(e, code, d->uri.c_str(), d->epoch, "info");

@@ -18,29 +18,46 @@ Access access_of(const baton_device* d) {
   Access a;
   for (uint32_t i = 0; i < d->info.heap_count && i < BATON_MAX_HEAPS; ++i) {
     const baton_heap_info& h = d->info.heaps[i];
-    if (i == 0 || (h.mappable && !a.mappable)) a = {h.mappable != 0, h.exportable != 0, h.name};
+    const bool mappable = h.mappable && d->driver->map;
+    if (i == 0 || (mappable && !a.mappable)) a = {mappable, h.exportable && d->driver->export_buffer, h.name};
   }
   return a;
 }
 
 std::string end(const baton_device* d, const Access& a) { return d->shown + " (" + a.heap + ")"; }
 
-const char* how(const Access& visible) { return visible.exportable ? "imported" : "mapped"; }
+bool takes_ops(const baton_device* d) { return d->driver->submit && d->driver->queue_open; }
+
+// A timed device moves the bytes itself, so that its model sees them; between two untimed memories memcpy is all there is.
+Path choose(const baton_device* from, bool from_visible, const baton_device* to, bool to_visible) {
+  if (from == to) return takes_ops(from) ? Path::on_from : Path::none;
+  if (from_visible && to_visible) {
+    if (to->info.modelled && takes_ops(to)) return Path::on_to;
+    if (from->info.modelled && takes_ops(from)) return Path::on_from;
+    return Path::memcpy;
+  }
+  if (from_visible) return takes_ops(to) ? Path::on_to : Path::none;
+  if (to_visible) return takes_ops(from) ? Path::on_from : Path::none;
+  return takes_ops(from) && takes_ops(to) ? Path::staged : Path::none;
+}
+
+// One hop in which `mover` reads or writes the memory of `visible`.
+std::string one_hop(const std::string& edge, const baton_device* mover, const char* verb, const baton_device* visible, const Access& a) {
+  return std::string(a.exportable ? "imported  " : "mapped    ") + edge + ": " + mover->shown + " " + verb + " " + visible->shown +
+         (a.exportable ? " by its host address or descriptor\n" : " by its host address\n");
+}
 
 }  // namespace
 
-CopyPlan plan_link(baton_buffer* src, baton_buffer* dst) {
-  if (src->device == dst->device) return {Path::on_from, true};
-  const bool src_visible = host_address(src, nullptr) != nullptr, dst_visible = host_address(dst, nullptr) != nullptr;
-  if (src_visible && dst_visible) {
-    // A timed device moves the bytes itself, so that its model sees them; between two untimed memories memcpy is all there is.
-    if (dst->device->info.modelled) return {Path::on_to};
-    if (src->device->info.modelled) return {Path::on_from};
-    return {Path::memcpy};
-  }
-  if (src_visible) return {Path::on_to};
-  if (dst_visible) return {Path::on_from};
-  return {Path::staged};
+Path plan_link(baton_buffer* src, baton_buffer* dst) {
+  return choose(src->device, host_address(src, nullptr) != nullptr, dst->device, host_address(dst, nullptr) != nullptr);
+}
+
+int32_t no_path(const baton_device* from, const baton_device* to, baton_error* error) {
+  const baton_device* idle = takes_ops(from) ? to : from;
+  return fail(error, make_error(BATON_UNSUPPORTED, idle->uri.c_str(), "use a device whose driver has a queue, or one with a mappable heap",
+                                "no edge %s -> %s: the driver of %s takes no ops", from->shown.c_str(), to->shown.c_str(),
+                                idle->shown.c_str()));
 }
 
 int32_t resolve_side(baton_device* d, baton_buffer* b, uint64_t offset, baton_driver_side& side, baton_error* error) {
@@ -74,28 +91,18 @@ int32_t baton_plan_copy(baton_device* from, baton_device* to, char* text, uint64
     return fail(error, make_error(BATON_INVALID_ARGUMENT, from->uri.c_str(), "open both devices in one instance",
                                   "%s and %s belong to different instances", from->shown.c_str(), to->shown.c_str()));
   const Access a = access_of(from), b = access_of(to);
-  const std::string src = end(from, a), dst = end(to, b);
+  const std::string src = end(from, a), dst = end(to, b), edge = src + " -> " + dst;
   std::string plan;
-  if (from == to) {
-    plan = "direct    " + src + " -> " + dst + ": one memory, copied by its driver\n";
-  } else if (a.mappable && b.mappable && !from->info.modelled && !to->info.modelled) {
-    plan = "mapped    " + src + " -> " + dst + ": both are host memory, copied by memcpy\n";
-  } else if (a.mappable && (!b.mappable || to->info.modelled)) {
-    plan = std::string(how(a)) + (a.exportable ? "  " : "    ") + src + " -> " + dst + ": " + to->shown + " reads " + from->shown +
-           (a.exportable ? " by its host address or descriptor\n" : " by its host address\n");
-  } else if (b.mappable) {
-    plan = std::string(how(b)) + (b.exportable ? "  " : "    ") + src + " -> " + dst + ": " + from->shown + " writes " + to->shown +
-           (b.exportable ? " by its host address or descriptor\n" : " by its host address\n");
-  } else {
-    plan = "staged    " + src + " -> host: neither memory is host-visible; 8 x 1 MiB of staging\n" + "staged    host -> " + dst +
-           ": each chunk as soon as it is there\n";
-  }
-  for (const baton_device* d : {from, to}) {
-    if (d->driver->submit && d->driver->queue_open) continue;
-    if (from != to && a.mappable && b.mappable) continue;
-    return fail(error, make_error(BATON_UNSUPPORTED, d->uri.c_str(), "use a device whose driver has a queue",
-                                  "no edge %s -> %s: the driver of %s takes no ops", from->shown.c_str(), to->shown.c_str(),
-                                  d->shown.c_str()));
+  switch (choose(from, a.mappable, to, b.mappable)) {
+    case Path::none: return no_path(from, to, error);
+    case Path::memcpy: plan = "mapped    " + edge + ": both are host memory, copied by memcpy\n"; break;
+    case Path::on_to: plan = one_hop(edge, to, "reads", from, a); break;
+    case Path::on_from:
+      plan = from == to ? "direct    " + edge + ": one memory, copied by its driver\n" : one_hop(edge, from, "writes", to, b);
+      break;
+    case Path::staged:
+      plan = "staged    " + src + " -> host: neither memory is host-visible; 8 x 1 MiB of staging\n" + "staged    host -> " + dst +
+             ": each chunk as soon as it is there\n";
   }
   if (text && text_bytes) std::snprintf(text, text_bytes, "%s", plan.c_str());
   return ok(error);

@@ -1,7 +1,7 @@
 // planner.h: how a COPY gets from one device's memory to another's, decided before submit.
 //
 //   direct    both sides are memory of one device: one op of its driver
-//   mapped    one side has a host address: one op of the other side's driver, or memcpy if both have one and neither is timed
+//   mapped    one side has a host address: one op of the other side's driver; or memcpy, if both have one and no timed driver moves them
 //   imported  as mapped, and the side with the address is handed over as descriptor and offset too, for drivers that import
 //   staged    neither side has a host address: through a bounded buffer of the host, in chunks, both hops overlapped
 //
@@ -13,13 +13,12 @@
 
 namespace baton::core {
 
-struct CopyPlan {
-  Path path = Path::none;
-  bool same_device = false;
-};
-// Between two buffers of the link (from, to).
-CopyPlan plan_link(baton_buffer* src, baton_buffer* dst);
+// Between two buffers of the link (from, to). `none`: baton_plan_copy says which edge is missing.
+Path plan_link(baton_buffer* src, baton_buffer* dst);
 // One side of a driver op: `b` seen from device `d`. UNSUPPORTED if it is neither of `d` nor host-visible.
 int32_t resolve_side(baton_device* d, baton_buffer* b, uint64_t offset, baton_driver_side& side, baton_error*);
+
+// The error of a pair without a path: which driver takes no ops.
+int32_t no_path(const baton_device* from, const baton_device* to, baton_error*);
 
 }  // namespace baton::core

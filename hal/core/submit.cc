@@ -79,7 +79,8 @@ int32_t take_copy(baton_queue* q, const baton_op& op, Op* to, baton_error* error
     if (c.src->device != q->link->from || c.dst->device != q->link->to)
       return bad(q, error, "open a link for that pair, in that direction",
                  "a copy " + c.src->device->shown + " -> " + c.dst->device->shown + " on " + q->name);
-    to->path = plan_link(c.src, c.dst).path;
+    to->path = plan_link(c.src, c.dst);
+    if (to->path == Path::none) return no_path(q->link->from, q->link->to, error);
     if (int32_t code = prepare_link(q, to->path, error)) return code;
     src_device = to->path == Path::memcpy || to->path == Path::on_to ? nullptr : q->link->from;
     dst_device = to->path == Path::memcpy || to->path == Path::on_from ? nullptr : q->link->to;
