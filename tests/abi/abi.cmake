@@ -1,0 +1,28 @@
+# The ABI: the recorded table, a driver and a caller frozen at version 1, driver tables that lack slots.
+set(abi ${CMAKE_CURRENT_LIST_DIR})
+set(abi_out ${CMAKE_BINARY_DIR}/tests/abi)
+foreach(driver frozen1 short)
+  add_library(baton-driver-${driver} MODULE ${abi}/$<IF:$<STREQUAL:${driver},short>,short_driver.c,v1/driver.c>)
+  target_link_libraries(baton-driver-${driver} PRIVATE baton_flags)
+  set_target_properties(baton-driver-${driver} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${abi_out})
+endforeach()
+
+# The frozen caller, and the same source against today's header: C11 and nothing else, as an old program is compiled anew.
+foreach(caller abi_v1_caller abi_v1_source)
+  add_executable(${caller} ${abi}/v1/caller.c)
+  target_link_libraries(${caller} PRIVATE baton_flags baton)
+  target_compile_options(${caller} PRIVATE -pedantic -Werror)
+  set_target_properties(${caller} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  add_dependencies(${caller} baton-driver-frozen1 baton-driver-host)
+  baton_add_ctest(${caller} COMMAND ${caller} ${abi_out}:${BATON_PLUGIN_DIR} LABELS abi TIMEOUT 60)
+endforeach()
+target_compile_options(abi_v1_source PRIVATE -include ${CMAKE_SOURCE_DIR}/hal/baton.h -DBATON_V1_H)
+
+baton_test(abi_tables SOURCES ${abi}/tables.cc LIBS baton LABELS abi 
+           DEPENDS baton-driver-frozen1 baton-driver-short baton-driver-fake baton-driver-host)
+
+if(NOT BATON_SANITIZE)  # the header and the exported names are the same in every tree
+  find_package(Python3 REQUIRED COMPONENTS Interpreter)
+  baton_add_ctest(abi_table COMMAND Python3::Interpreter ${abi}/abi_test.py ${CMAKE_SOURCE_DIR} $<TARGET_FILE:baton>
+                  $<TARGET_FILE:abi_v1_caller> ${CMAKE_C_COMPILER} LABELS abi TIMEOUT 60)
+endif()
