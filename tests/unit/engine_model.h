@@ -4,6 +4,7 @@
 
 #include "emulators/engine/engine.hpp"
 #include "hal/program/program.hpp"
+#include "tests/cts/tensor.h"
 
 #include <bit>
 #include <cmath>
@@ -24,37 +25,15 @@ using program::KvView;
 using program::Program;
 using program::Storage;
 
-inline uint16_t to_bf16(float f) { // RNE; test data has no NaN
-  uint32_t u = std::bit_cast<uint32_t>(f);
-  return uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
-}
-inline float from_bf16(uint16_t h) { return std::bit_cast<float>(uint32_t(h) << 16); }
-
-// Through _Float16, which g++ rounds to nearest even.
-inline uint16_t to_f16(float f) { return std::bit_cast<uint16_t>(_Float16(f)); }
-inline float from_f16(uint16_t h) { return float(std::bit_cast<_Float16>(h)); }
-
-inline float rounded(float f, DType t) {
-  return t == DType::bf16 ? from_bf16(to_bf16(f)) : t == DType::f16 ? from_f16(to_f16(f)) : f;
-}
-
-inline std::vector<uint8_t> to_bytes(const std::vector<float>& v, DType t) {
-  std::vector<uint8_t> out(v.size() * program::dtype_bytes(t));
-  for (size_t i = 0; i < v.size(); ++i) {
-    uint16_t h = t == DType::bf16 ? to_bf16(v[i]) : to_f16(v[i]);
-    if (t == DType::f32)
-      std::memcpy(&out[i * 4], &v[i], 4);
-    else
-      std::memcpy(&out[i * 2], &h, 2);
-  }
-  return out;
-}
-
-struct Tensor {
-  DType dtype;
-  std::vector<int64_t> shape;
-  std::vector<float> data; // already representable in dtype
-};
+using cts::from_bf16;
+using cts::from_f16;
+using cts::random_tensor;
+using cts::rounded;
+using cts::Tensor;
+using cts::to_bf16;
+using cts::to_bytes;
+using cts::to_f16;
+using cts::Weights;
 
 enum class KvOrder { token_major, head_major, block_major };
 
@@ -85,22 +64,11 @@ struct Model {
   }
 };
 
-using Weights = std::map<std::string, Tensor>;
-
 inline std::string layer_prefix(uint32_t l) {
   std::string s = std::to_string(l); // g++ 12 warns (-Wrestrict) about "l" + std::to_string(l)
   s.insert(0, 1, 'l');
   s += '.';
   return s;
-}
-
-inline Tensor random_tensor(std::mt19937& g, DType t, std::vector<int64_t> shape, float scale, float mean = 0) {
-  std::normal_distribution<float> normal(mean, scale);
-  uint64_t n = 1;
-  for (int64_t d : shape) n *= uint64_t(d);
-  Tensor x{t, std::move(shape), std::vector<float>(n)};
-  for (float& f : x.data) f = rounded(normal(g), t);
-  return x;
 }
 
 inline Weights random_weights(const Model& m, uint32_t seed = 1) {

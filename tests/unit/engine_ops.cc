@@ -1,12 +1,13 @@
 // Each op over random shapes and dtypes, on every ISA path of this CPU, against the double-precision interpreter.
 #include "engine_device.h"
-#include "engine_reference.h"
+#include "tests/cts/reference.h"
 
 #include <gtest/gtest.h>
 
 namespace baton::test {
 namespace {
 
+using cts::Reference;
 using program::kTokens;
 
 // One op between an input "x" (and "x2") [T, width] and an output "y".

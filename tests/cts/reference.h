@@ -1,19 +1,30 @@
-// engine_reference.h: an independent interpreter of portable programs in double precision, for tests alone. It rounds where the
-// definition rounds (bf16 activations, the cache's dtype) and sums plainly; the engine agrees with it within a tolerance.
+// reference.h: an independent interpreter of portable programs in double precision, for tests alone. It rounds where the
+// definition rounds (bf16 activations, the cache's dtype) and sums plainly; a device agrees with it within a tolerance.
+//
+// Owner    borrows the Program.   Threads  one.   Cost  slow on purpose: plain loops.
+// Errors   none: the program has been verified. `sample` is greedy.
+//
+//     Reference ref(program);
+//     ref.constants(weights);
+//     ref.data("x").assign(x.begin(), x.end());
+//     ref.run({tokens, position});              // ref.data("y")
 #pragma once
 
-#include "engine_model.h"
 #include "hal/program/kv_view.hpp"
+#include "tests/cts/tensor.h"
 
 #include <algorithm>
-#include <bit>
+#include <cmath>
 
-namespace baton::test {
+namespace baton::cts {
+
+using program::Act;
+using program::Arg;
 
 class Reference {
  public:
   using Doubles = std::vector<double>;
-  explicit Reference(const Program& p) : p_(p), data_(p.values.size()), ints_(p.values.size()) {}
+  explicit Reference(const program::Program& p) : p_(p), data_(p.values.size()), ints_(p.values.size()) {}
 
   Doubles& data(const std::string& name) { return data_[index(name)]; }
   std::vector<int32_t>& ints(const std::string& name) { return ints_[index(name)]; }
@@ -172,11 +183,11 @@ class Reference {
     to[where] = best;
   }
 
-  const Program& p_;
+  const program::Program& p_;
   std::vector<Doubles> data_;
   std::vector<std::vector<int32_t>> ints_;
   std::map<Arg, int64_t> args_;
   int64_t tokens_ = 1, iteration_ = 0;
 };
 
-}  // namespace baton::test
+}  // namespace baton::cts
