@@ -40,7 +40,7 @@ Result<std::string> library_path() {
 
 Result<std::string> translate(const std::string& pair, uint32_t chip) {
   size_t eq = pair.find('=');
-  if (eq == std::string::npos) return Error(BATON_INVALID_ARGUMENT, "option '" + pair + "' has no value; " + kList);
+  if (eq == std::string::npos) return Error(BATON_INVALID_ARGUMENT, "option '" + pair + "' has no value", kList);
   std::string key = pair.substr(0, eq), value = pair.substr(eq + 1);
   if (key.starts_with("env.")) return pair;
   for (const Known& k : kKnown) {
@@ -50,7 +50,7 @@ Result<std::string> translate(const std::string& pair, uint32_t chip) {
       return Error(BATON_NOT_FOUND, "chip " + std::to_string(chip) + " of a machine with chips=" + value);
     return "env." + std::string(k.variable) + "=" + value;
   }
-  return Error(BATON_INVALID_ARGUMENT, "unknown option '" + key + "'; " + kList);
+  return Error(BATON_INVALID_ARGUMENT, "unknown option '" + key + "'", kList);
 }
 
 Result<std::string> address(const std::string& rest) {
@@ -76,7 +76,8 @@ Result<std::string> address(const std::string& rest) {
 int main(int argc, char** argv) {
   Result<std::string> uri = address(argc > 1 ? argv[1] : "0");
   if (!uri.ok()) {
-    std::fprintf(stderr, "%s\n", uri.error().what);
+    std::fprintf(stderr, "baton-emu-neuron: %s\n", uri.error().what);
+    if (uri.error().next[0]) std::fprintf(stderr, "next: %s\n", uri.error().next);
     return 2;
   }
   std::printf("%s\n", uri->c_str());

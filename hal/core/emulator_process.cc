@@ -22,6 +22,18 @@ constexpr int kPoliteMs = 1000;                // for it to notice the end of it
 constexpr int kTermMs = 500;
 constexpr size_t kLineBytes = 4096;
 
+// The exit codes that Baton's programs share (tools/README.md); any other is FAILED.
+int32_t code_of_exit(int status) {
+  switch (WIFEXITED(status) ? WEXITSTATUS(status) : 0) {
+    case 2: return BATON_INVALID_ARGUMENT;
+    case 3: return BATON_NOT_FOUND;
+    case 4: return BATON_PERMISSION;
+    case 5: return BATON_BUSY;
+    case 6: return BATON_UNSUPPORTED;
+    default: return BATON_FAILED;
+  }
+}
+
 std::string errno_text(const char* call) { return std::string(call) + ": " + strerror(errno); }
 
 }  // namespace
@@ -93,7 +105,7 @@ Status EmulatorProcess::read_address(const std::string& program) {
   while (address_.size() < kLineBytes) {
     uint64_t now = now_ns();
     if (now >= deadline)
-      return Error(BATON_DEADLINE, program + " printed no address within 10 s" + last_words(), "run it by hand to see what it waits for");
+      return Error(BATON_DEADLINE, program + " printed no address within 10 s" + last_words().what, "run it by hand to see what it waits for");
     pollfd fd{stdout_.get(), POLLIN, 0};
     if (::poll(&fd, 1, int((deadline - now) / 1000000 + 1)) <= 0) continue;
     ssize_t n = read(stdout_.get(), buffer, sizeof buffer);
@@ -107,25 +119,41 @@ Status EmulatorProcess::read_address(const std::string& program) {
                    "its first line of output must be SCHEME://ADDRESS");
     }
   }
-  // End of output. Only now its exit code and last line are known.
+  // End of output. Only now its exit code and last lines are known.
   std::string how = " printed no address";
+  int32_t code = BATON_FAILED;
   if (wait_exit(kPoliteMs)) {
+    code = code_of_exit(exit_status_);
     if (WIFSIGNALED(exit_status_)) how = " was ended by signal " + std::to_string(WTERMSIG(exit_status_));
     else if (WEXITSTATUS(exit_status_)) how = " failed with exit code " + std::to_string(WEXITSTATUS(exit_status_));
   }
-  return Error(BATON_FAILED, program + how + last_words(), "run it by hand with the argument '" + argument_ + "'");
+  const LastWords words = last_words();
+  return Error(code, program + how + words.what, words.next.empty() ? "run it by hand with the argument '" + argument_ + "'" : words.next);
 }
 
-std::string EmulatorProcess::last_words() const {
+EmulatorProcess::LastWords EmulatorProcess::last_words() const {
   char text[2048];
   off_t size = lseek(stderr_.get(), 0, SEEK_END);
-  if (size <= 0) return "";
+  if (size <= 0) return {};
   off_t from = size > off_t(sizeof text) ? size - off_t(sizeof text) : 0;
   ssize_t n = pread(stderr_.get(), text, sizeof text, from);
   while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r')) --n;
-  if (n <= 0) return "";
+  if (n <= 0) return {};
   std::string all(text, size_t(n));
-  return ": " + all.substr(all.rfind('\n') + 1).substr(0, 200);
+  auto take_line = [&all] {  // from the end
+    const size_t newline = all.rfind('\n'), from = newline == std::string::npos ? 0 : newline + 1;
+    std::string line = all.substr(from, 200);
+    all.resize(from ? newline : 0);
+    return line;
+  };
+  LastWords words{take_line(), ""};
+  constexpr std::string_view kNext = "next: ";
+  if (words.what.starts_with(kNext)) {
+    words.next = words.what.substr(kNext.size());
+    words.what = take_line();
+  }
+  if (!words.what.empty()) words.what.insert(0, ": ");
+  return words;
 }
 
 bool EmulatorProcess::running() {

@@ -3,7 +3,8 @@
 // Owner    the registry. The destructor ends the process and reaps it: end of file on its stdin, then SIGTERM, then SIGKILL.
 // Threads  one at a time.
 // Cost     start() blocks until the first line of output, at most 10 s; the destructor at most about 2 s for a process that hangs.
-// Errors   NOT_FOUND (no such program), FAILED (ended or printed nothing: its last line on stderr is in the text), DEADLINE.
+// Errors   NOT_FOUND (no such program), DEADLINE; of one that ended, its last line on stderr (and the next step, from a line "next: ..."),
+//          with the code that its exit code stands for: 2 INVALID_ARGUMENT, 3 NOT_FOUND, 4 PERMISSION, 5 BUSY, 6 UNSUPPORTED, else FAILED.
 //
 // The process gets three descriptors and no other: a pipe as stdin (its end of file is the order to exit, and comes also
 // when this process dies), a pipe as stdout, of which only the first line is read, and a memory file as stderr, so that it never blocks on what it writes there.
@@ -51,7 +52,10 @@ class EmulatorProcess {
   EmulatorProcess() = default;
   Status spawn(const std::string& program);
   Status read_address(const std::string& program);
-  std::string last_words() const;
+  struct LastWords {
+    std::string what, next;  // ": the last line on stderr", or the one before a line "next: ..."
+  };
+  LastWords last_words() const;
   bool wait_exit(int timeout_ms);
 
   pid_t pid_ = -1;

@@ -143,9 +143,14 @@ TEST_F(RegistryTest, ALauncherThatFailsSpeaksThroughTheError) {
   script("fake", "echo 'first line' >&2; echo 'no wafer left: 1 of 1 in use' >&2; exit 3");
   Instance in = instance();
   auto d = in.open("emu+fake://0?x=1");
-  EXPECT_CODE(d, BATON_FAILED);
+  EXPECT_CODE(d, BATON_NOT_FOUND);
   EXPECT_THAT(d.error().what, AllOf(HasSubstr("exit code 3"), HasSubstr("no wafer left: 1 of 1 in use")));
   EXPECT_THAT(d.error().next, HasSubstr("0?x=1"));
+  script("fake", "echo 'unknown option x' >&2; echo 'next: known options: y' >&2; exit 2");
+  d = in.open("emu+fake://0?x=1");
+  EXPECT_CODE(d, BATON_INVALID_ARGUMENT);
+  EXPECT_THAT(d.error().what, HasSubstr("unknown option x"));
+  EXPECT_STREQ(d.error().next, "known options: y");
 }
 
 TEST_F(RegistryTest, LaunchersThatPrintNothingOrNonsense) {
