@@ -23,7 +23,7 @@ struct Device {
   Options options;
   Machine machine;
   Counters counters;
-  uint64_t allocated = 0;  // bytes
+  uint64_t allocated = 0;  // bytes of its own; what it imports is another's
   std::vector<Queue*> queues;
 };
 
@@ -96,27 +96,28 @@ int32_t reset(void* d, baton_error*) {
 
 int32_t alloc(void* d, uint32_t, uint64_t bytes, void** out, baton_error* e) {
   const Machine& m = device(d)->machine;
-  if (m.memory_bytes && bytes > m.memory_bytes)  // the kernel would promise it, and kill the process when it is touched
-    return answer(e, Error(BATON_CAPACITY, std::to_string(bytes) + " bytes; this machine has " + std::to_string(m.memory_bytes),
-                           "allocate less"));
+  uint64_t& used = device(d)->allocated;
+  // The kernel would promise it, and kill the process when it is touched.
+  if (m.memory_bytes && (bytes > m.memory_bytes || used > m.memory_bytes - bytes))
+    return answer(e, Error(BATON_CAPACITY, std::to_string(bytes) + " bytes; this machine has " + std::to_string(m.memory_bytes) + ", this device uses " +
+                                               std::to_string(used) + " of them", "allocate less, or free buffers"));
   auto memory = Memory::allocate(bytes);
   if (!memory) return answer(e, memory.error());
-  device(d)->allocated += bytes;
+  used += bytes;
   *out = *memory;
   return BATON_OK;
 }
 
-int32_t import_buffer(void* d, int fd, uint64_t offset, uint64_t bytes, void** out, baton_error* e) {
+int32_t import_buffer(void*, int fd, uint64_t offset, uint64_t bytes, void** out, baton_error* e) {
   auto memory = Memory::import(fd, offset, bytes);
   if (!memory) return answer(e, memory.error());
-  device(d)->allocated += bytes;
   *out = *memory;
   return BATON_OK;
 }
 
 void free(void* d, void* memory) {
   auto* m = static_cast<Memory*>(memory);
-  device(d)->allocated -= m->bytes();
+  if (!m->imported()) device(d)->allocated -= m->bytes();
   delete m;
 }
 

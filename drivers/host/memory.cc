@@ -59,6 +59,7 @@ Result<Memory*> Memory::import(int fd, uint64_t offset, uint64_t bytes) {
     return Error(BATON_INVALID_ARGUMENT,
                  std::to_string(bytes) + " bytes at offset " + std::to_string(offset) + " of a memory object of " + std::to_string(size) + " bytes",
                  "pass the offset that the export gave");
+  m->imported_ = true;
   m->fd_ = fcntl(fd, F_DUPFD_CLOEXEC, 0);
   if (m->fd_ < 0) return system_error("dup", bytes);
   BATON_TRY(m->map(offset, bytes));

@@ -21,6 +21,7 @@ class Memory {
   Memory(const Memory&) = delete;
   uint8_t* data() const { return base_ + skip_; }
   uint64_t bytes() const { return bytes_; }
+  bool imported() const { return imported_; }
   uint64_t fd_offset() const { return fd_offset_; }
   Result<int> duplicate() const;  // a descriptor that the caller closes
 
@@ -33,6 +34,7 @@ class Memory {
   uint64_t bytes_ = 0;
   uint64_t fd_offset_ = 0;  // of data() in fd_
   int fd_ = -1;
+  bool imported_ = false;
 };
 
 }  // namespace baton::host_driver
