@@ -3,6 +3,7 @@
 #include "drivers/neuron/quirks.hpp"
 
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -29,6 +30,13 @@ Result<std::unique_ptr<Memory>> Memory::allocate(const Port& port, int32_t vnc, 
 Result<std::unique_ptr<Memory>> Memory::import(const Port& port, int fd, uint64_t offset, uint64_t bytes) {
   if (!port.tensor_empty || !port.tensor_attach)
     return Error(BATON_UNSUPPORTED, "this runtime cannot attach host memory to a tensor (nrt_tensor_attach_buffer)", "copy into a buffer of the device");
+  struct stat st {};
+  if (fstat(fd, &st)) return Error(BATON_IO, "descriptor " + std::to_string(fd) + ": " + std::strerror(errno), "pass the descriptor of an export");
+  const uint64_t size = uint64_t(st.st_size);
+  if (S_ISREG(st.st_mode) && (bytes > size || offset > size - bytes))  // a memory file: what lies beyond would be a SIGBUS, later
+    return Error(BATON_INVALID_ARGUMENT,
+                 std::to_string(bytes) + " bytes at offset " + std::to_string(offset) + " of a memory object of " + std::to_string(size) + " bytes",
+                 "pass the offset that the export gave");
   const uint64_t page = uint64_t(sysconf(_SC_PAGESIZE)), lead = offset % page;
   std::unique_ptr<Memory> m(new Memory(port, bytes));
   m->mapping_bytes_ = lead + bytes;
