@@ -71,7 +71,7 @@ class Device {
     uint32_t region = 0;
     uint64_t launch_id = 0;
     uint64_t cost_ns = 0;
-    bool used = false, pushed = false, listed = false, decided = false, orphan = false, cancel_wanted = false, cancelled = false;
+    bool used = false, pushed = false, listed = false, decided = false, reading = false, orphan = false, cancel_wanted = false, cancelled = false;
     Error error;
   };
   struct Notice {  // for the core, at the next poll
@@ -102,6 +102,7 @@ class Device {
   void push_ops();
   bool push_op(StreamOp&, uint32_t index);  // false: full
   bool push_copy(StreamOp&, uint32_t index);
+  bool awaited(const void* ptr, uint64_t bytes) const;  // an op on its way will write this host memory
   bool push_launch(StreamOp&, uint32_t index);
   bool push_simple(StreamOp&, uint32_t index, Submission&);
   void push_cancels();
@@ -140,6 +141,7 @@ class Device {
   Fifo<uint32_t> to_push_;  // in submit order
   Fifo<Notice> notices_;
   uint32_t cancels_wanted_ = 0;
+  uint32_t reads_out_ = 0;  // ops that copy to host memory, not over
   bool awake_ = false;
   uint64_t awake_until_ = 0, checked_ = 0;
 };

@@ -69,6 +69,17 @@ bool Device::push_launch(StreamOp& o, uint32_t index) {
   return true;
 }
 
+bool Device::awaited(const void* ptr, uint64_t bytes) const {
+  const auto* begin = static_cast<const uint8_t*>(ptr);
+  for (const StreamOp& o : ops_) {
+    if (!o.reading) continue;
+    const auto& c = o.op.u.copy;
+    const auto* at = static_cast<const uint8_t*>(c.dst.ptr);
+    if (begin < at + c.bytes && at < begin + bytes) return true;
+  }
+  return false;
+}
+
 bool Device::push_copy(StreamOp& o, uint32_t index) {
   const auto& c = o.op.u.copy;
   const bool in = c.dst.mem != nullptr, out = c.src.mem != nullptr;
@@ -92,7 +103,12 @@ bool Device::push_copy(StreamOp& o, uint32_t index) {
   s.total = c.bytes;
   const baton_driver_side& host = in ? c.src : c.dst;
   if (!o.decided) {
+    // Host memory is read here, at the push, or by the daemon; what a copy before this one brings there is written when its answer is
+    // absorbed. The wafer's own memory needs no such care: the stream is ordered.
+    if (reads_out_ && awaited(host.ptr, c.bytes)) return false;
     o.decided = true;
+    o.reading = out;
+    reads_out_ += out;
     if (host.fd >= 0 && c.bytes >= kRegionFrom) {
       if (const Region* r = regions_.use(*carrier_, host.fd, !in)) o.region = r->number;
     }
@@ -150,7 +166,7 @@ void Device::fail_op(StreamOp& o, const Error& e) {
   o.pushed = true;
 }
 
-// Commands leave in submit order: one ordered stream.
+// Commands leave in submit order: one ordered stream. Only what waits for a slot, or for host memory, holds up what comes after it.
 void Device::push_ops() {
   while (!to_push_.empty()) {
     const uint32_t index = to_push_.front();
@@ -255,6 +271,8 @@ void Device::finish_if_over(uint32_t index) {
   StreamOp& o = ops_[index];
   if (o.listed || o.outstanding) return;
   if (o.region) regions_.done(o.region);
+  if (o.reading) --reads_out_;
+  o.reading = false;
   notices_.push({index, true, 0, 0});
 }
 
@@ -342,11 +360,12 @@ void Device::abandon_all() {
   notices_.clear();
   to_push_.clear();
   cancels_wanted_ = 0;
+  reads_out_ = 0;
   for (uint32_t i = 0; i < kOps; ++i) {
     StreamOp& o = ops_[i];
     if (!o.used) continue;
     o.orphan = o.pushed = true;
-    o.cancel_wanted = o.cancelled = o.listed = false;
+    o.cancel_wanted = o.cancelled = o.listed = o.reading = false;
     o.region = 0;
     if (dead) o.outstanding = 0;
     if (o.outstanding) continue;
