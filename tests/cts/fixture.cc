@@ -1,5 +1,6 @@
 #include "tests/cts/fixture.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace baton::cts {
@@ -8,6 +9,13 @@ Fixture::Fixture(const Instance& in, const Subject& subject, uint32_t needs, uin
   device = must(in.open(subject.uri));
   info_ = must(device.info());
   if (std::string why = missing(needs, info_); !why.empty()) skip(why);
+}
+
+testing::AssertionResult same(const Bytes& got, const Bytes& expected) {
+  if (got == expected) return testing::AssertionSuccess();
+  if (got.size() != expected.size()) return testing::AssertionFailure() << got.size() << " bytes instead of " << expected.size();
+  const size_t at = size_t(std::mismatch(got.begin(), got.end(), expected.begin()).first - got.begin());
+  return testing::AssertionFailure() << "byte " << at << " of " << got.size() << " is " << int(got[at]) << " instead of " << int(expected[at]);
 }
 
 const Device& Fixture::staging() {

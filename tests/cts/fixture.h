@@ -56,7 +56,7 @@ inline void must(const Status& s, const std::source_location& at = std::source_l
     auto&& s_ = (status);                                       \
     EXPECT_TRUE(s_.ok()) << (s_.ok() ? "" : s_.error().text()); \
   } while (0)
-#define EXPECT_CODE(status, expected)                                                                     \
+#define EXPECT_CODE(status, expected) \
   do {                                                                                                    \
     auto&& s_ = (status);                                                                                 \
     EXPECT_STREQ(baton_code_name(s_.ok() ? BATON_OK : s_.error().code), baton_code_name(expected))        \
@@ -64,6 +64,7 @@ inline void must(const Status& s, const std::source_location& at = std::source_l
   } while (0)
 
 using Bytes = std::vector<uint8_t>;
+testing::AssertionResult same(const Bytes& got, const Bytes& expected);  // names the first difference
 
 class Fixture {
  public:

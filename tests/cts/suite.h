@@ -42,6 +42,8 @@ struct Suite {
 
 std::span<const Suite* const> suites();
 
+const Suite& registry_suite();
+const Suite& memory_suite();
 const Suite& queue_suite();
 
 }  // namespace baton::cts

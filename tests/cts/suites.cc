@@ -3,7 +3,7 @@
 namespace baton::cts {
 
 std::span<const Suite* const> suites() {
-  static const Suite* const all[] = {&queue_suite()};
+  static const Suite* const all[] = {&registry_suite(), &memory_suite(), &queue_suite()};
   return all;
 }
 
