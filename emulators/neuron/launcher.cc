@@ -78,7 +78,7 @@ int main(int argc, char** argv) {
   if (!uri.ok()) {
     std::fprintf(stderr, "baton-emu-neuron: %s\n", uri.error().what);
     if (uri.error().next[0]) std::fprintf(stderr, "next: %s\n", uri.error().next);
-    return 2;
+    return uri.error().code == BATON_NOT_FOUND ? 3 : 2;
   }
   std::printf("%s\n", uri->c_str());
   return 0;
