@@ -1,6 +1,7 @@
 // trace.h: one span for each completed op and each mark, while a callback is set.
 //
-// Owner    -   Threads  instance lock held; the callback runs under it and may call any function but a wait.
+// Owner    -   Threads  instance lock held; the callback runs under it, perhaps inside a driver's call: it
+//          may submit, signal, poison and query.
 // Cost     a test of a pointer when off.   Errors  none.
 #pragma once
 

@@ -12,9 +12,9 @@
 // TDPBF16PS within each of `segments` equal runs of K, then adds the segments as a balanced binary tree, so that any
 // power-of-two sharding of K followed by all_reduce gives the same bits.
 //
-//     baton::program::Program p = ...;
-//     BATON_TRY(verify(p));
+//     BATON_ASSIGN(Program p, std::move(builder).finish());
 //     std::vector<uint8_t> bytes = serialize(p);
+//     BATON_ASSIGN(Program same, parse(bytes));
 #pragma once
 
 #include "hal/baton.hpp"
@@ -26,38 +26,49 @@
 
 namespace baton::program {
 
-enum class DType : uint8_t { f32 = 1, bf16 = 2, f16 = 3, i32 = 4 };
-inline uint32_t dtype_bytes(DType t) { return t == DType::f32 || t == DType::i32 ? 4 : 2; }
-const char* dtype_name(DType t);  // "f32"
+// ---- values ----
 
-// A value is one of:
-//   input     bound at launch, read
-//   output    bound at launch, written; `optional` outputs may be left unbound
-//   inout     bound at launch, read and written (token buffers)
-//   cache     bound at launch: a paged KV-cache, addressed by KvView
-//   constant  given at load, packed by the device
-//   scratch   the device's own; undefined at the start of a launch
-enum class Storage : uint8_t { input = 1, output, inout, cache, constant, scratch };
+// What an element is. The numbers are of the serialized form and never change; neither do those of the enums below.
+enum class DType : uint8_t { f32 = 1, bf16 = 2, f16 = 3, i32 = 4 };
+inline uint32_t dtype_bytes(DType t) { return t == DType::f32 || t == DType::i32 ? 4 : 2; }  // 2 or 4
+const char* dtype_name(DType t);                                                             // "f32"
+
+// Where a value lives, and who provides it.
+enum class Storage : uint8_t {
+  input = 1,  // bound at launch, read
+  output,     // bound at launch, written; `optional` outputs may be left unbound
+  inout,      // bound at launch, read and written (token buffers)
+  cache,      // bound at launch: a paged KV-cache, addressed by KvView
+  constant,   // given at load, packed by the device
+  scratch,    // the device's own; undefined at the start of a launch
+};
 
 inline constexpr int64_t kTokens = -1; // axis: rows of this launch, 1 .. max_tokens
 inline constexpr int64_t kSteps = -2;  // axis: loop iterations, 1 .. max_steps; an op reads and writes row `iteration`
 
+// One named value: what a launch binds, a load passes, or an op leaves for the next.
 struct Value {
-  std::string name;
-  DType dtype = DType::f32;
-  Storage storage = Storage::scratch;
-  bool optional = false;
-  std::vector<int64_t> shape; // row-major
+  std::string name;                   // unique in the program; the name to bind or pass
+  DType dtype = DType::f32;           // of each element
+  Storage storage = Storage::scratch; // who provides it
+  bool optional = false;              // output: may be left unbound
+  std::vector<int64_t> shape;         // row-major; kTokens and kSteps stand for what a launch decides
 };
 
 // How one device keeps the KV-cache of a program, in ELEMENTS of the cache's dtype: the element of (layer, k or v, block,
 // token in block, head, d) is at
 //   layer*layer_stride + (v ? v_offset : 0) + block*block_stride + token*token_stride + head*head_stride + d
 struct KvView {
-  uint64_t layer_stride = 0, v_offset = 0, block_stride = 0, token_stride = 0, head_stride = 0;
-  uint32_t block_tokens = 16;
-  bool operator==(const KvView&) const = default;
+  uint64_t layer_stride = 0;  // elements from a layer to the next
+  uint64_t v_offset = 0;      // elements from K to V of one layer
+  uint64_t block_stride = 0;  // elements from a block to the next
+  uint64_t token_stride = 0;  // elements from a token to the next in its block
+  uint64_t head_stride = 0;   // elements from a head to the next
+  uint32_t block_tokens = 16; // tokens in a block
+  bool operator==(const KvView&) const = default; // all of them
 };
+
+// ---- ops ----
 
 // in -> out by index into Program::values. Shapes: T = kTokens rows (1 in a loop), H hidden.
 enum class OpCode : uint8_t {
@@ -76,19 +87,23 @@ enum class OpCode : uint8_t {
                //   args temperature (0: greedy, lowest index wins), top_p, seed, position; stop ends the loop after this iteration
   mark,        // [] -> []: progress. Mark k of a launch is the k-th executed
 };
-const char* opcode_name(OpCode c);
+const char* opcode_name(OpCode c); // "rms_norm"
 
 // Activations of a matmul or attention: bf16 rounds them (RNE) before multiplying (AMX); f32 keeps them.
 enum class Act : uint8_t { f32 = 1, bf16 = 2 };
 
+// One op over the values of its program. A field is read by the ops that it names.
 struct Op {
-  OpCode code = OpCode::mark;
-  std::vector<uint32_t> in, out;
-  Act act = Act::f32;
+  OpCode code = OpCode::mark; // what it does; the operands' order stands there
+  std::vector<uint32_t> in;   // operands read, by index into Program::values
+  std::vector<uint32_t> out;  // operands written
+  Act act = Act::f32;         // matmul, attention
   uint32_t segments = 1;  // matmul: equal runs of K, a power of two
   float eps = 0;          // rms_norm
   float scale = 1;        // attention: 1/sqrt(head_dim); rope: attention factor
-  uint32_t heads = 0, kv_heads = 0, head_dim = 0; // of this rank's shard
+  uint32_t heads = 0;     // rope, attention: of this rank's shard
+  uint32_t kv_heads = 0;  // kv_store, attention: of this rank's shard
+  uint32_t head_dim = 0;  // rope, kv_store, attention
   uint32_t layer = 0;     // kv_store, attention
   uint32_t window = 0;    // attention: sliding window in tokens, 0: none
   KvView view;            // kv_store, attention
@@ -105,50 +120,71 @@ enum class Arg : uint8_t {
   seed,
   stop,         // 1: stop tokens end the loop
 };
-const char* arg_name(Arg a);
+const char* arg_name(Arg a); // "top_p"
 
+// ---- programs ----
+
+// What a device can launch: ops in order, over values by index. Plain data.
 struct Program {
-  std::string name;
+  std::string name;         // shown in errors
   uint32_t ranks = 1;       // lanes that run it together (all_reduce)
   bool loop = false;        // all ops run arg `steps` times, position + iteration each time; T = 1
   uint32_t max_tokens = 1;  // bound of kTokens
   uint32_t max_steps = 1;   // bound of kSteps
   uint32_t max_context = 0; // bound of position + tokens (or + steps)
-  std::vector<Arg> args;
-  std::vector<Value> values;
-  std::vector<Op> ops;
+  std::vector<Arg> args;     // what a launch passes, in this order
+  std::vector<Value> values; // operands by index
+  std::vector<Op> ops;       // executed in this order
 };
 
 // Shapes, dtypes, storage, definition before use, arguments present, strides in range. First violation, with op and value names.
 Status verify(const Program&);
 // One line for each value and op; stable enough to diff.
 std::string dump(const Program&);
+// The bytes that baton_load takes. A program that does not verify is serialized all the same, and refused by parse.
 std::vector<uint8_t> serialize(const Program&);
-// Checks the bytes (FlatBuffers verifier, version), then verify().
+// Checks the bytes (FlatBuffers verifier, version), then verify(). Safe on hostile bytes.
+// Errors   CORRUPT, VERSION for the bytes; INVALID_ARGUMENT as verify.
 Result<Program> parse(std::span<const uint8_t> bytes);
 
-// Builds programs without index juggling: values by name, ops as functions that return the output value.
+// Builds programs without index juggling: values by name, ops as functions that return the output value (its index), a new scratch value
+// of the shape that OpCode gives. Nothing is judged before finish().
+// Threads  one.
+//
+//     Builder b("double");
+//     uint32_t x = b.value("x", DType::f32, Storage::input, {1, 8});
+//     uint32_t y = b.value("y", DType::f32, Storage::output, {1, 8});
+//     b.program().ops.push_back({.code = OpCode::add, .in = {x, x}, .out = {y}});
+//     BATON_ASSIGN(Program p, std::move(b).finish());
 class Builder {
  public:
+  // An empty program of that name.
   explicit Builder(std::string name);
+  // What has been built so far, for the fields that no function sets (args, bounds, ranks, loop) and ops with given outputs.
   Program& program() { return p_; }
+  // A value that a launch binds; returns its index.
   uint32_t value(std::string name, DType, Storage, std::vector<int64_t> shape, bool optional = false);
+  // A value that a load passes; returns its index.
   uint32_t constant(std::string name, DType, std::vector<int64_t> shape);
 
-  uint32_t embed(uint32_t ids, uint32_t table);
-  uint32_t rms_norm(uint32_t x, uint32_t weight, float eps);
+  uint32_t embed(uint32_t ids, uint32_t table);              // OpCode::embed
+  uint32_t rms_norm(uint32_t x, uint32_t weight, float eps); // OpCode::rms_norm
+  // OpCode::matmul. bias -1: none. into: the value to write, -1: a new one.
   uint32_t matmul(uint32_t x, uint32_t w, Act, uint32_t segments = 1, int64_t bias = -1, int64_t into = -1);
+  // OpCode::rope
   uint32_t rope(uint32_t x, uint32_t inv_freq, uint32_t heads, uint32_t head_dim, float scale);
+  // OpCode::kv_store
   void kv_store(uint32_t k, uint32_t v, uint32_t block_table, uint32_t cache, uint32_t layer, uint32_t kv_heads, uint32_t head_dim,
                 const KvView&);
+  // OpCode::attention
   uint32_t attention(uint32_t q, uint32_t cache, uint32_t block_table, Act, uint32_t layer, uint32_t heads, uint32_t kv_heads,
                      uint32_t head_dim, float scale, uint32_t window, const KvView&);
-  uint32_t silu_mul(uint32_t gate, uint32_t up);
-  uint32_t add(uint32_t a, uint32_t b);
-  uint32_t all_reduce(uint32_t x);
-  uint32_t take_last(uint32_t x);
-  void sample(uint32_t logits, uint32_t token, std::vector<int32_t> stops);
-  void mark();
+  uint32_t silu_mul(uint32_t gate, uint32_t up); // OpCode::silu_mul
+  uint32_t add(uint32_t a, uint32_t b);          // OpCode::add
+  uint32_t all_reduce(uint32_t x);               // OpCode::all_reduce
+  uint32_t take_last(uint32_t x);                // OpCode::take_last
+  void sample(uint32_t logits, uint32_t token, std::vector<int32_t> stops); // OpCode::sample
+  void mark();                                                              // OpCode::mark
   // Verifies and hands the program over.
   Result<Program> finish() &&;
 

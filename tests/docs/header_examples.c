@@ -1,0 +1,13 @@
+/* The examples in baton.h, compiled. */
+#include "hal/baton.h"
+
+#include <stdio.h>
+#include <time.h>
+
+#define EXAMPLE(number)                                                                                                        \
+  int32_t example_##number(baton_instance* in, baton_device* dev, baton_buffer* buf, baton_queue* q, baton_timeline* done,     \
+                      const baton_op* ops, uint32_t n, baton_error err);                                              \
+  int32_t example_##number(baton_instance* in, baton_device* dev, baton_buffer* buf, baton_queue* q, baton_timeline* done,     \
+                      const baton_op* ops, uint32_t n, baton_error err)
+#define DONE (void)in, (void)dev, (void)buf, (void)q, (void)done, (void)ops, (void)n, (void)err; return 0;
+#include "baton_h.inc"
