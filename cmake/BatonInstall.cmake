@@ -23,6 +23,7 @@ set(data_dir ${CMAKE_INSTALL_DATADIR}/baton)
 function(install_library target export)
   string(REGEX REPLACE "^baton_" "" name ${target})
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
+  target_compile_features(${target} INTERFACE cxx_std_20)  # of C++ users; C has no part in it
   target_include_directories(${target} INTERFACE $<INSTALL_INTERFACE:${include_dir}>)
   install(TARGETS ${target} EXPORT ${export}
     LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime NAMELINK_COMPONENT dev
@@ -71,6 +72,10 @@ endforeach()
 file(CREATE_LINK ${bin_to_lib}/baton/baton-emu-cs3 ${CMAKE_BINARY_DIR}/baton-emu-cs3.link SYMBOLIC)
 install(FILES ${CMAKE_BINARY_DIR}/baton-emu-cs3.link DESTINATION ${CMAKE_INSTALL_BINDIR} RENAME baton-emu-cs3 COMPONENT tools)
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/models DESTINATION ${data_dir} COMPONENT tools PATTERN golden EXCLUDE)
+
+# ---- examples ----
+install(DIRECTORY ${CMAKE_SOURCE_DIR}/tests/consumer/examples DESTINATION ${data_dir} COMPONENT dev)
+install(DIRECTORY ${CMAKE_SOURCE_DIR}/drivers/host/ DESTINATION ${data_dir}/examples/host-driver COMPONENT dev PATTERN CMakeLists.txt EXCLUDE)
 
 add_custom_target(installed)  # everything that is installed
 add_dependencies(installed product ${tools})
