@@ -2,7 +2,7 @@
 #
 #   bin/                      tools                                 (tools)
 #   lib/libbaton.so.0*        the C ABI                             (runtime)
-#   lib/baton/                drivers, emulators, models of time    (runtime)
+#   lib/baton/                drivers, layers, emulators, models of time (runtime)
 #   lib/*.a, cmake/, pkgconfig/, include/baton/                     (dev)
 #   share/baton/models        the demo model                        (tools)
 #   share/baton/examples      programs of an outside user, and the driver template (dev)
@@ -49,8 +49,9 @@ foreach(pc baton baton-program baton-transport)
   install(FILES ${CMAKE_BINARY_DIR}/${pc}.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT dev)
 endforeach()
 
-# ---- drivers, emulators, models of time ----
-foreach(module baton-driver-host baton-driver-neuron baton-driver-cs3 baton-emu-cs3 baton-emu-neuron)
+# ---- drivers, layers, emulators, models of time ----
+foreach(module baton-driver-host baton-driver-neuron baton-driver-cs3 baton-emu-cs3 baton-emu-neuron
+               baton-layer-fault baton-layer-delay baton-layer-trace baton-layer-record)
   set_target_properties(${module} PROPERTIES INSTALL_RPATH "$ORIGIN/..")
   install(TARGETS ${module} LIBRARY DESTINATION ${plugin_dir} COMPONENT runtime RUNTIME DESTINATION ${plugin_dir} COMPONENT runtime)
 endforeach()

@@ -1,4 +1,4 @@
-# Three words: a static library, a plug-in that the registry finds, a test.
+# Four words: a static library, two kinds of plug-in that the registry finds, a test.
 
 # baton_static(NAME SOURCES... LIBS...)
 function(baton_static name)
@@ -19,6 +19,14 @@ function(baton_driver_module scheme)
   add_library(baton-driver-${scheme} MODULE ${A_SOURCES})
   target_link_libraries(baton-driver-${scheme} PRIVATE baton_flags ${A_LIBS})
   set_target_properties(baton-driver-${scheme} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${BATON_PLUGIN_DIR})
+endfunction()
+
+# baton_layer_module(NAME SOURCES... LIBS...) -> lib/baton/libbaton-layer-NAME.so, exporting baton_layer_v1 alone
+function(baton_layer_module name)
+  cmake_parse_arguments(A "" "" "SOURCES;LIBS" ${ARGN})
+  add_library(baton-layer-${name} MODULE ${A_SOURCES})
+  target_link_libraries(baton-layer-${name} PRIVATE baton_flags ${A_LIBS})
+  set_target_properties(baton-layer-${name} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${BATON_PLUGIN_DIR})
 endfunction()
 
 # baton_test(NAME SOURCES... LIBS... [LABELS...] [TIMEOUT s] [DEPENDS targets...] [LOCKS names...])

@@ -96,11 +96,13 @@ typedef struct baton_instance_options {
   const char* driver_path;   /* folders searched for libbaton-driver-SCHEME.so, ':'-separated; NULL: BATON_DRIVER_PATH,
                                 then the folder "baton" beside libbaton.so */
   const char* emulator_path; /* the same for baton-emu-SCHEME; NULL: BATON_EMULATOR_PATH, then as above */
+  const char* layers;        /* "NAME[=ARGUMENT],..." (see layers, below); NULL: BATON_LAYERS; "": none */
 } baton_instance_options;
 
 /* Makes an instance; a process may have several, which share nothing. NULL options: the defaults.
- * Cost     an epoll and an eventfd descriptor; reads the environment (BATON_DRIVER_PATH, BATON_EMULATOR_PATH) once.
- * Errors   IO: no descriptor left. */
+ * Cost     an epoll and an eventfd descriptor; reads the environment (BATON_DRIVER_PATH, BATON_EMULATOR_PATH, BATON_LAYERS)
+ *          once; loads the layers named.
+ * Errors   IO: no descriptor left. INVALID_ARGUMENT, NOT_FOUND: a layer's name or argument. */
 BATON_API int32_t baton_instance_create(const baton_instance_options*, baton_instance** out, baton_error*);
 /* Closes what is still open (what is in flight fails with CANCELLED), then ends the emulators that it started.
  * Threads  the last call on the instance: no other thread may be in a call on it or on a handle of it.
@@ -483,7 +485,7 @@ typedef struct baton_driver_host {
   /* Ends an op, once. cost_ns: modelled duration (0: not modelled). error NULL: success. */
   void (*complete)(void* cookie, uint64_t cost_ns, const baton_error* error);
   /* Mark k (from 1) of a LAUNCH was reached, offset_ns (modelled) after its start. Non-zero: the op was cancelled, stop soon, and
-   * still complete it. */
+   * still complete it. k = 0 reaches no mark and is for any op: it only asks whether the op was cancelled. */
   int32_t (*progress)(void* cookie, uint64_t k, uint64_t offset_ns);
   /* The device is gone or was reset behind the driver's back: everything in flight fails with `error` (NULL: DEVICE_LOST). */
   void (*lost)(void* core_device, const baton_error* error);
@@ -552,6 +554,53 @@ BATON_API int32_t baton_queue_from_table(baton_instance*, const char* name, cons
                                          baton_queue** out, baton_error*);
 /* The core services for such a queue (complete, progress). Owned by the instance, valid as long as it is; NULL for NULL. */
 BATON_API const baton_driver_host* baton_queue_host(baton_instance*);
+
+/* ---- layers: between the core and a driver ------------------------------------------------------------------------ */
+
+/* A layer sees, changes or answers every call of the driver table of each device that an instance opens: a table in, a table out. The
+ * instance option `layers` or BATON_LAYERS names them, the first one next to the core, the last one next to the driver:
+ * "trace=/tmp/t.json,delay=2us". What follows '=' is the layer's own. NAME is loaded from libbaton-layer-NAME.so in the drivers'
+ * folders, which exports one symbol. A layer that is not named is not in the path of a call: there is no test and no indirection for it.
+ * Links are layered by way of the lane queues that they run on; a link that the core copies itself, HOST ops and table queues are not.
+ *
+ * A layer's device begins with a baton_layered. The layer fills struct_size and host in attach; the core fills the rest before any
+ * slot is called. A slot that the layer leaves NULL is passed on to `next` by the core; one that `next` lacks stays NULL above it, so
+ * that what a device cannot do still reads as UNSUPPORTED. A layer that has a queue of its own fills queue_open, queue_close, submit and
+ * poll, all four. enumerate, open, close, scheme and description are never the layer's. */
+typedef struct baton_layered {
+  uint32_t struct_size;          /* sizeof(baton_layered), by the layer */
+  uint32_t reserved;             /* 0 */
+  const baton_driver_host* host; /* what stands below calls these: the layer's own, or those given to attach */
+  const baton_driver* next;      /* the table below; slots may be NULL */
+  void* device;                  /* first argument of next's slots */
+  void* core;                    /* the core's */
+} baton_layered;
+
+/* What a layer's file exports.
+ * Owner    the layer, in static storage; the core works on a copy.
+ * Threads  create and destroy are called once an instance; attach may be called from several threads; the slots of one device are
+ *          serialized as a driver's are. A layer that hands on other cookies than it was given must expect each to come back never,
+ *          once or more often (a reset, a loss, a driver's bug), until detach.
+ * Errors   return values are baton_code; `e` is never NULL. */
+typedef struct baton_layer {
+  uint32_t struct_size;    /* sizeof(baton_layer) as the layer was compiled */
+  uint32_t abi_version;    /* BATON_ABI_VERSION */
+  const char* name;        /* "trace"; the file is libbaton-layer-trace.so */
+  const char* description; /* one line for people */
+  /* `argument`: what followed "NAME=", "" if nothing did. INVALID_ARGUMENT or CORRUPT says which part and what is allowed. */
+  int32_t (*create)(const char* argument, void** layer, baton_error* e);
+  /* After its last device is detached. */
+  void (*destroy)(void* layer);
+  /* A device is being opened at `uri`, an ordinary address; `host` lives until detach. A failure is the open's. */
+  int32_t (*attach)(void* layer, const baton_driver_host* host, const char* uri, baton_layered** out, baton_error* e);
+  /* The device below is closed (or did not open: then `device` is NULL): frees what attach made. */
+  void (*detach)(baton_layered* layered);
+  /* What the layer does with calls and ops; NULL slots pass on. */
+  const baton_driver* slots;
+} baton_layer;
+
+#define BATON_LAYER_SYMBOL "baton_layer_v1" /* the one symbol that a layer .so exports */
+typedef const baton_layer* (*baton_layer_fn)(void); /* its type: returns the layer, never NULL */
 
 /* ---- trace ----------------------------------------------------------------------------------------------------- */
 

@@ -139,10 +139,15 @@ int32_t baton_open(baton_instance* in, const char* text, baton_device** out, bat
   d->services = in->services;
   d->services.core_device = d.get();
   baton_error e = blank_error();
-  int32_t code = d->driver->open(&d->services, d->uri.c_str(), &d->handle, &e);
+  int32_t code = in->layers.empty() ? d->driver->open(&d->services, d->uri.c_str(), &d->handle, &e)
+                                    : in->layers.open(d->driver, &d->services, d->uri.c_str(), d->layers, &e);
   if (code != BATON_OK) {
     complete_error(e, code, d->uri.c_str(), 0, "open");
     return fail(error, e);
+  }
+  if (!in->layers.empty()) {
+    d->driver = d->layers.table();
+    d->handle = d->layers.device();
   }
   if ((code = read_info(d.get(), d->info, error))) {
     if (d->driver->close) d->driver->close(d->handle);

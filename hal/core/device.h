@@ -15,6 +15,7 @@ struct baton_device {
   baton_instance* instance = nullptr;
   const baton_driver* driver = nullptr;
   void* handle = nullptr;
+  baton::core::LayerStack layers;  // if there are any, `driver` and `handle` are the outermost one's
   baton_driver_host services{};
   std::string uri;        // as given to the driver
   std::string shown;      // without the options

@@ -16,7 +16,10 @@ baton_instance::~baton_instance() = default;
 
 int32_t baton_instance_create(const baton_instance_options* options, baton_instance** out, baton_error* error) {
   if (!out) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_instance_create: out is NULL"));
-  auto in = std::make_unique<baton_instance>(read_options(options));
+  Options read = read_options(options);
+  const std::string layers = std::move(read.layers);
+  auto in = std::make_unique<baton_instance>(std::move(read));
+  if (baton::Status s = in->layers.create(in->registry, layers); !s) return fail(error, s.error());
   if (baton::Status s = in->waker.create(); !s) return fail(error, s.error());
   *out = in.release();
   return ok(error);

@@ -5,6 +5,7 @@
 // Cost     -   Errors  create: IO.
 #pragma once
 
+#include "hal/core/layers.h"
 #include "hal/core/list.h"
 #include "hal/core/lock.h"
 #include "hal/core/op.h"
@@ -25,6 +26,7 @@ struct baton_instance {
   baton::core::OwnedMutex mu;
   baton::core::Waker waker;
   baton::core::Registry registry;
+  baton::core::Layers layers;
   baton::core::OpPool ops{this};
 
   std::vector<baton_queue*> queues;  // polled in turn; a closed one leaves NULL until the poll is over

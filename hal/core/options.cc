@@ -45,7 +45,8 @@ std::vector<std::string> folders(const char* given, const char* variable) {
 Options read_options(const baton_instance_options* given) {
   baton_instance_options o{};
   if (given) std::memcpy(&o, given, given->struct_size ? std::min<size_t>(given->struct_size, sizeof o) : sizeof o);
-  return {folders(o.driver_path, "BATON_DRIVER_PATH"), folders(o.emulator_path, "BATON_EMULATOR_PATH")};
+  const char* layers = o.layers ? o.layers : getenv("BATON_LAYERS");
+  return {folders(o.driver_path, "BATON_DRIVER_PATH"), folders(o.emulator_path, "BATON_EMULATOR_PATH"), layers ? layers : ""};
 }
 
 std::string join(const std::vector<std::string>& parts, const char* separator) {

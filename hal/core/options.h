@@ -1,9 +1,9 @@
-// options.h: where the core looks for drivers and emulators. The only file of libbaton that reads the environment.
+// options.h: where the core looks for drivers and emulators, and which layers it puts over them. The only file of libbaton that reads the environment.
 //
-// Owner    value type.   Threads  read once, when an instance is made.   Cost  two getenv and a dladdr.
+// Owner    value type.   Threads  read once, when an instance is made.   Cost  three getenv and a dladdr.
 // Errors   none: a folder that does not exist is simply searched in vain, and named in the error that follows.
 //
-//     Options o = read_options(given);   // BATON_DRIVER_PATH, BATON_EMULATOR_PATH: ':'-separated folders
+//     Options o = read_options(given);   // BATON_DRIVER_PATH, BATON_EMULATOR_PATH: ':'-separated folders; BATON_LAYERS
 #pragma once
 
 #include "hal/baton.h"
@@ -16,9 +16,10 @@ namespace baton::core {
 struct Options {
   std::vector<std::string> driver_folders;
   std::vector<std::string> emulator_folders;
+  std::string layers;  // "trace=/tmp/t.json,delay=2us", as given: layers.h takes it apart
 };
 
-// A path in `given` (may be NULL) replaces the environment and the folder "baton" beside libbaton.
+// A path in `given` (may be NULL) replaces the environment and the folder "baton" beside libbaton; so do `layers`.
 Options read_options(const baton_instance_options* given);
 
 std::string join(const std::vector<std::string>& parts, const char* separator);

@@ -1,4 +1,5 @@
-// registry.h: from a URI to a driver: loads libbaton-driver-SCHEME.so, and runs baton-emu-SCHEME for emu+SCHEME.
+// registry.h: from a URI to a driver: loads libbaton-driver-SCHEME.so, and runs baton-emu-SCHEME for emu+SCHEME. From a name to a
+// layer: loads libbaton-layer-NAME.so.
 //
 // Owner    the instance. Drivers stay loaded and emulators stay alive until it is destroyed.
 // Threads  any; its own lock, never the instance's (launching takes seconds).
@@ -36,6 +37,7 @@ class Registry {
   // The ordinary address: an emu+ URI is launched (or, while its process lives, looked up), any other is returned as it is.
   Result<std::string> resolve(const std::string& uri);
   Result<const baton_driver*> driver(const std::string& scheme);
+  Result<const baton_layer*> layer(const std::string& name);
   std::vector<std::string> installed() const;  // schemes with a driver file in the folders
   void reap();                                 // forgets emulators that have ended
   void end_emulators();
@@ -44,14 +46,16 @@ class Registry {
   struct Library {
     void* handle = nullptr;
     baton_driver table{};  // a copy: slots that an older driver does not have are NULL
+    baton_layer layer{};   // of a layer; `table` is then its slots
     ~Library();
   };
   Result<std::string> launch(const Uri&);
   Result<std::unique_ptr<Library>> load(const std::string& path, const std::string& scheme) const;
+  Result<std::unique_ptr<Library>> load_layer(const std::string& path, const std::string& name) const;
 
   Options options_;
   std::mutex mu_;
-  std::map<std::string, std::unique_ptr<Library>> libraries_;
+  std::map<std::string, std::unique_ptr<Library>> libraries_, layers_;
   struct Emulator {
     std::string scheme;
     std::unique_ptr<EmulatorProcess> process;

@@ -346,10 +346,12 @@ void complete(Op* op, uint64_t cost_ns, const baton_error* error) {
 }
 
 int32_t progress(Op* op, uint64_t k, uint64_t offset_ns) {
-  uint64_t at = begin_ns(op) + offset_ns;
-  op->instance->count_event();
-  if (op->instance->span) trace_mark(op, at);
-  if (op->progress && op->progress->signal(op->progress_base + k, at)) after_change(*op->progress, op->progress_base + k);
+  if (k) {  // 0 only asks
+    uint64_t at = begin_ns(op) + offset_ns;
+    op->instance->count_event();
+    if (op->instance->span) trace_mark(op, at);
+    if (op->progress && op->progress->signal(op->progress_base + k, at)) after_change(*op->progress, op->progress_base + k);
+  }
   if (op->hop) return child_cancelled(op);
   if (op->queue->closing || (op->progress && op->progress->poisoned())) return 1;
   for (baton_timeline* t : op->signal)
