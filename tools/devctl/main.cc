@@ -32,6 +32,7 @@ struct Arguments {
   std::vector<std::string> ends;
   CopyBench copy;
   KvBench kv;
+  ReplayCall replay;
 };
 
 void add_bench(CLI::App& app, Arguments& a, Verb& verb) {
@@ -63,6 +64,10 @@ void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
   t->add_option("DEV", a.ends, "Two: the path between them; more: a matrix of them")->expected(0, 64);
   t->callback([&] { verb = [&](const Context& c) { return topo(c, a.ends); }; });
   add_bench(app, a, verb);
+  auto* r = app.add_subcommand("replay", "Issue the calls of a recording (BATON_LAYERS=record=FILE) again and compare the results");
+  r->add_option("FILE", a.replay.file, "The recording")->required();
+  r->add_option("--device", a.replay.device, "Run on this DEV what ran on a device (default: as recorded; emulators are started anew)");
+  r->callback([&] { verb = [&](const Context& c) { return replay(c, a.replay); }; });
   app.add_subcommand("fabric", "What KV-cache can travel on here")->callback([&] { verb = fabric; });
   auto* e = app.add_subcommand("explain", "What an error code means and what to do");
   e->add_option("CODE", a.code, "As in DEVICE_LOST or 7 (default: all)");

@@ -31,6 +31,10 @@ struct KvBench {
   uint32_t count = 10;
 };
 
+struct ReplayCall {
+  std::string file, device;  // device "": as recorded, emulators started anew
+};
+
 int summary(const Context&);
 int list(const Context&, const std::string& selector);
 int info(const Context&, const std::string& selector);
@@ -38,6 +42,7 @@ int info(const Context&, const std::string& selector);
 int topo(const Context&, const std::vector<std::string>& selectors);
 int bench_copy(const Context&, const CopyBench&);
 int bench_kv(const Context&, const KvBench&);
+int replay(const Context&, const ReplayCall&);
 int fabric(const Context&);
 int explain(const Output&, const std::string& code);  // "": all of them
 int version(const Context&);

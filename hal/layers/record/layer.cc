@@ -1,5 +1,6 @@
 // layer.cc: record=FILE[?inline=BYTES&mapped=1]: every call of the driver tables, for devctl replay. recorder.h has the format.
 #include "hal/layers/argument.h"
+#include "hal/layers/record/contents.h"
 #include "hal/layers/record/recorder.h"
 #include "hal/layers/tap.h"
 
@@ -151,7 +152,7 @@ class Recorded : public Tap {
   }
   void completed(Op& op, uint64_t cost_ns, const baton_error* error) override {
     json holds = json::array();
-    for (const Range& r : results_[op.id]) holds.push_back(r.at && !error ? json(Recorder::hash(r.at, r.bytes)) : json(nullptr));
+    for (const Range& r : results_[op.id]) holds.push_back(r.at && !error ? json(hash_of(r.at, r.bytes)) : json(nullptr));
     results_.erase(op.id);
     to_.line({{"call", "complete"}, {"op", op.id}, {"cost_ns", cost_ns}, {"result", baton_code_name(error ? error->code : BATON_OK)}, {"holds", holds}});
     pass(op, cost_ns, error);

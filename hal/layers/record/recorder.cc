@@ -1,21 +1,11 @@
 #include "hal/layers/record/recorder.h"
 
-#include <sodium.h>
-#include <xxhash.h>
-
-#include <cstdio>
+#include "hal/layers/record/contents.h"
 
 namespace baton::layers {
 namespace {
 
 constexpr size_t kFlushBytes = 256 << 10;
-
-std::string base64(const void* data, uint64_t bytes) {
-  std::string text(sodium_base64_ENCODED_LEN(bytes, sodium_base64_VARIANT_ORIGINAL), 0);
-  sodium_bin2base64(text.data(), text.size(), static_cast<const unsigned char*>(data), bytes, sodium_base64_VARIANT_ORIGINAL);
-  text.resize(text.size() - 1);  // the terminating 0
-  return text;
-}
 
 }  // namespace
 
@@ -40,18 +30,11 @@ void Recorder::line(const nlohmann::ordered_json& j) {
   write(text);
 }
 
-std::string Recorder::hash(const void* data, uint64_t bytes) {
-  const XXH128_hash_t h = XXH3_128bits(data, bytes);
-  char text[33];
-  std::snprintf(text, sizeof text, "%016llx%016llx", static_cast<unsigned long long>(h.high64), static_cast<unsigned long long>(h.low64));
-  return text;
-}
-
 std::string Recorder::contents(const void* data, uint64_t bytes) {
-  const std::string name = hash(data, bytes);
+  const std::string name = hash_of(data, bytes);
   std::lock_guard lock(mu_);
   if (bytes <= inline_bytes_ && known_.insert(name).second)
-    write(nlohmann::ordered_json({{"blob", name}, {"bytes", bytes}, {"base64", base64(data, bytes)}}).dump());
+    write(nlohmann::ordered_json({{"blob", name}, {"bytes", bytes}, {"base64", to_base64(data, bytes)}}).dump());
   return name;
 }
 

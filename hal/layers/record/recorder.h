@@ -27,9 +27,8 @@ class Recorder {
   Recorder(OutputFile file, uint64_t inline_bytes, bool mapped);
   ~Recorder();
   void line(const nlohmann::ordered_json&);
-  std::string contents(const void* data, uint64_t bytes);     // their hash; recorded if new and small enough
-  static std::string hash(const void* data, uint64_t bytes);  // 32 hex digits
-  uint64_t number();                                          // of a device, memory, queue, program or op: unique in the file
+  std::string contents(const void* data, uint64_t bytes);  // their hash; recorded if new and small enough
+  uint64_t number();                                       // of a device, memory, queue, program or op: unique in the file
   void flush();
   bool mapped() const { return mapped_; }  // contents of mapped memory that ops read and launches wrote are recorded too
 
