@@ -45,5 +45,7 @@ std::span<const Suite* const> suites();
 const Suite& registry_suite();
 const Suite& memory_suite();
 const Suite& queue_suite();
+const Suite& programs_suite();
+const Suite& refusals_suite();
 
 }  // namespace baton::cts

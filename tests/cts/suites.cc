@@ -3,7 +3,9 @@
 namespace baton::cts {
 
 std::span<const Suite* const> suites() {
-  static const Suite* const all[] = {&registry_suite(), &memory_suite(), &queue_suite()};
+  static const Suite* const all[] = {
+      &registry_suite(), &memory_suite(), &queue_suite(), &programs_suite(), &refusals_suite(),
+  };
   return all;
 }
 
