@@ -45,7 +45,11 @@ std::span<const Suite* const> suites();
 const Suite& registry_suite();
 const Suite& memory_suite();
 const Suite& queue_suite();
+const Suite& timeline_suite();
 const Suite& programs_suite();
 const Suite& refusals_suite();
+const Suite& progress_suite();
+const Suite& telemetry_suite();
+const Suite& reset_suite();
 
 }  // namespace baton::cts

@@ -4,7 +4,8 @@ namespace baton::cts {
 
 std::span<const Suite* const> suites() {
   static const Suite* const all[] = {
-      &registry_suite(), &memory_suite(), &queue_suite(), &programs_suite(), &refusals_suite(),
+      &registry_suite(), &memory_suite(),   &queue_suite(),     &timeline_suite(), &programs_suite(),
+      &refusals_suite(), &progress_suite(), &telemetry_suite(), &reset_suite(),
   };
   return all;
 }
