@@ -3,7 +3,7 @@
 //   < hello   the same with the server's key; u32 status (1: version refused, then it closes)  48 bytes, plain
 //   < proof   MAC[32] by the pre-shared key over both hellos and the exchanged secret
 //   > proof   MAC[32], stream header[24]        < header  stream header[24]
-//   then frames: u32 length (authenticated with the frame), sealed { u8 kind, u32 json length, json, bytes }
+//   then frames: u32 length (authenticated with the frame), sealed { u8 kind, u32 json length, json, bytes }; a signal's bytes are a Signal
 // The first frame each way is the identity. Nothing about a side is told before the other has proved its key.
 #include "transport/endpoint.hpp"
 
@@ -23,6 +23,8 @@ namespace {
 constexpr uint8_t kMagic[8] = {'B', 'A', 'T', 'O', 'N', 'S', 'E', 'S'};
 constexpr size_t kHelloBytes = 48, kMacBytes = 32;
 constexpr uint32_t kStatusVersion = 1;
+constexpr size_t kSignalBacklog = 16u << 10; // unsent bytes beyond which a signal waits: a later value makes it needless
+constexpr size_t kKeepPlain = 64u << 10;
 
 using Hello = std::array<uint8_t, kHelloBytes>;
 
@@ -328,15 +330,27 @@ Status Session::Impl::send_frame(FrameKind kind, const Message& m) {
   std::memcpy(&plain[1], &json_bytes, 4);
   std::copy(json.begin(), json.end(), plain.begin() + 5);
   std::copy(m.bytes.begin(), m.bytes.end(), plain.begin() + 5 + json_bytes);
-  const uint32_t length = uint32_t(plain_bytes + Sealer::kExtraBytes);
+  seal(plain);
+  if (state == State::lost) return *cause;
+  return {};
+}
+
+void Session::Impl::seal(std::span<const uint8_t> plain) {
+  const uint32_t length = uint32_t(plain.size() + Sealer::kExtraBytes);
   const size_t at = out_.size();
   out_.resize(at + 4 + length);
   std::memcpy(&out_[at], &length, 4);
   const uint8_t ad[4] = {out_[at], out_[at + 1], out_[at + 2], out_[at + 3]};
   sealer_.seal(plain, ad, &out_[at + 4]);
   flush();
-  if (state == State::lost) return *cause;
-  return {};
+}
+
+bool Session::Impl::send_signal(const Signal& s) {
+  if (state != State::up || out_.size() - out_at_ > kSignalBacklog) return false;
+  uint8_t plain[5 + sizeof s] = {uint8_t(FrameKind::signal)};
+  std::memcpy(plain + 5, &s, sizeof s);
+  seal(plain);
+  return state == State::up;
 }
 
 bool Session::Impl::take_frame() {
@@ -349,13 +363,22 @@ bool Session::Impl::take_frame() {
   };
   if (length < 5 + Sealer::kExtraBytes || length > kMaxMessageBytes + Sealer::kExtraBytes) return corrupt("its length is out of range");
   if (in.size() < 4 + size_t(length)) return false;
-  std::vector<uint8_t> plain(length - Sealer::kExtraBytes);
+  auto& plain = plain_;
+  if (plain.capacity() > kKeepPlain) plain = {};
+  plain.resize(length - Sealer::kExtraBytes);
   if (!opener_.open(in.subspan(4, length), in.first(4), plain.data())) return corrupt("it does not authenticate");
   in_at_ += 4 + size_t(length);
   const uint32_t json_bytes = u32_at(plain, 1);
   if (json_bytes > plain.size() - 5) return corrupt("its parts exceed it");
   const auto kind = FrameKind(plain[0]);
   if (kind == FrameKind::heartbeat) return true;
+  if (kind == FrameKind::signal) {
+    Signal signal;
+    if (state != State::up || plain.size() != 5 + sizeof signal) return corrupt("a signal of another size, or before the identity");
+    std::memcpy(&signal, &plain[5], sizeof signal);
+    ep->dispatch(*this, signal);
+    return state != State::lost;
+  }
   if (kind == FrameKind::bye) {
     lose(Error(BATON_PEER_LOST, fmt::format("{} closed the session", peer.name.empty() ? address : peer.name), "connect again"));
     return false;

@@ -31,10 +31,17 @@ class Watcher {
   virtual void ready(uint32_t epoll_events) = 0;
 };
 
+// A value of a remote timeline: the one message that is hot. It travels as it lies, without JSON.
+struct Signal {
+  uint64_t to; // the receiver's end
+  uint64_t value, modelled_ns;
+};
+
 class Service {
  public:
   virtual ~Service() = default;
   virtual bool on_message(Session::Impl&, Message&) { return false; } // true: it was mine
+  virtual bool on_signal(Session::Impl&, const Signal&) { return false; }
   virtual void on_lost(Session::Impl&, const Error&) {}
   virtual uint32_t on_poll(uint64_t /*now_ns*/) { return 0; }         // how much it handled
 };
@@ -53,7 +60,7 @@ struct Identity {
 };
 Identity my_identity(const EndpointOptions&);
 
-enum class FrameKind : uint8_t { heartbeat = 0, identity = 1, user = 2, transport = 3, bye = 4 };
+enum class FrameKind : uint8_t { heartbeat = 0, identity = 1, user = 2, transport = 3, bye = 4, signal = 5 };
 
 struct Session::Impl final : Watcher {
   enum class State : uint8_t { connecting, hello, proof, header, identity, up, lost };
@@ -65,6 +72,7 @@ struct Session::Impl final : Watcher {
   void ready(uint32_t events) override;
   void tick(uint64_t now); // heartbeat, lease, handshake time-out
   Status send_frame(FrameKind, const Message&);
+  bool send_signal(const Signal&); // allocates nothing once warm; false: too much waits to be sent, or the session is lost
   void lose(Error cause);  // first cause wins; tells the services if the session was up
   Error hop(Error e) const; // names this session in the error
 
@@ -86,6 +94,7 @@ struct Session::Impl final : Watcher {
   void read_some();
   void flush();
   void put(std::span<const uint8_t>);
+  void seal(std::span<const uint8_t> plain);
   bool step(); // consumes one unit of input; false: needs more, or lost
   bool take_client_hello();
   bool take_server_hello();
@@ -102,7 +111,7 @@ struct Session::Impl final : Watcher {
   Sealer sealer_;
   Opener opener_;
   bool sealed_ = false; // frames may be sent
-  std::vector<uint8_t> in_, out_;
+  std::vector<uint8_t> in_, out_, plain_; // plain_: the frame that is being taken
   size_t in_at_ = 0, out_at_ = 0;
   uint32_t events_ = 0;
   uint64_t started_ns_, last_rx_ns_, last_tx_ns_;
@@ -136,6 +145,7 @@ struct Endpoint::Impl final : Watcher {
   void authenticated(Session::Impl*);
   void failed(Session::Impl*, const Error&);      // a handshake
   bool dispatch(Session::Impl&, Message&);        // a transport message
+  void dispatch(Session::Impl&, const Signal&);
   void announce_lost(Session::Impl&, const Error&);
   void enlist(Session::Impl*);
   void forget(Session::Impl*);

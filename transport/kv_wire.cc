@@ -133,6 +133,9 @@ void unclaimed(Session::Impl& s, const Message& m) {
   if (m.type == "kv.open") {
     const Error e(BATON_PERMISSION, "the ticket is unknown, or was used before", "ask the decode side for a new ticket");
     (void)send_transport(s, "kv.refuse", {{"id", u64_of(m.body, "id").value_or(0)}, {"error", to_json(e)}});
+  } else if (m.type == "tl.import") {
+    const Error e(BATON_NOT_FOUND, "this endpoint exports no timelines", "export one there first");
+    (void)send_transport(s, "tl.refuse", {{"to", u64_of(m.body, "from").value_or(0)}, {"error", to_json(e)}});
   } else if (m.type == "kv.gone") {
     const std::string prefix = sender_key("", text_of(m.body, "sink").value_or("?"));
     for (auto it = s.attached.begin(); it != s.attached.end();) {

@@ -198,6 +198,13 @@ bool Endpoint::Impl::dispatch(Session::Impl& s, Message& m) {
   return taken;
 }
 
+void Endpoint::Impl::dispatch(Session::Impl& s, const Signal& signal) {
+  const bool outer = !std::exchange(iterating_, true);
+  for (size_t i = 0; i < services.size(); ++i)
+    if (services[i] && services[i]->on_signal(s, signal)) break;
+  if (outer) iterating_ = false;
+}
+
 void Endpoint::Impl::announce_lost(Session::Impl& s, const Error& why) {
   const bool outer = !std::exchange(iterating_, true);
   for (size_t i = 0; i < services.size(); ++i)

@@ -1,10 +1,12 @@
-// transport_peer: the other process of transport_process.cc.
+// transport_peer: the other process of transport_process.cc and transport_remote_timeline.cc.
 //   transport_peer source KEY_HEX ADDRESS LEASE_MS   connects; obeys "go"
 //   transport_peer sink   KEY_HEX -       LEASE_MS   listens, prints its address; obeys "expect"
+//   either obeys "export": a timeline "made", which it raises at each "signal", and "import": follows that of this process
 // Ends when its session ends, or with its parent.
 #include "transport_test.hpp"
 
 #include "transport/crypto.hpp"
+#include "transport/remote_timeline.hpp"
 
 #include <sys/prctl.h>
 
@@ -65,6 +67,28 @@ void serve_sink(const Instance& in, Endpoint& ep, Session& s, const nlohmann::js
   if (sealed) (void)s.send({"result", {{"wrong", wrong_kv(memory, l, blocks, tokens, b["salt"])}}, {}});
 }
 
+void serve_export(const Instance& in, Endpoint& ep, Session& s, const nlohmann::json& b) {
+  Timeline made = must(in.timeline("made"));
+  ExportedTimeline x = must(ExportedTimeline::open(in, ep, made, "made", {.peer_may_signal = b.value("grant", false)}));
+  (void)s.send({"exported", {}, {}});
+  while (s.alive().ok()) {
+    in.poll_wait(deadline_in_ms(1000));
+    while (auto m = s.receive())
+      if (m->type == "signal") made.signal(m->body["value"], m->body["modelled"]);
+  }
+}
+
+// A chain of ops here: wait on the far point, answer on "back".
+void serve_import(const Instance& in, Session& s) {
+  Device host = must(in.open("host://"));
+  Queue q = must(host.queue());
+  RemoteTimeline there = must(RemoteTimeline::import(in, s, "there", deadline_in_ms(20000)));
+  RemoteTimeline back = must(RemoteTimeline::import(in, s, "back", deadline_in_ms(20000), {.signal = true}));
+  for (uint64_t v = 1; v <= 64; ++v) (void)q.submit(nop().wait(there.timeline(), v).signal(back.timeline(), v));
+  (void)s.send({"imported", {}, {}});
+  while (s.alive().ok()) in.poll_wait(deadline_in_ms(1000));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -91,6 +115,8 @@ int main(int argc, char** argv) {
     while (auto m = s->receive()) {
       if (m->type == "go") serve_source(in, *s, m->body);
       if (m->type == "expect") serve_sink(in, ep, *s, m->body);
+      if (m->type == "export") serve_export(in, ep, *s, m->body);
+      if (m->type == "import") serve_import(in, *s);
     }
   }
   return 0;

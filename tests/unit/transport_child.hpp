@@ -1,0 +1,56 @@
+// transport_child.hpp: the other process of a test: transport_peer in one of its roles, killed with the object.
+#pragma once
+
+#include "transport_test.hpp"
+
+#include "transport/crypto.hpp"
+
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+
+namespace baton::transport {
+
+inline constexpr uint64_t kLeaseMs = kSanitized ? 3000 : 1000;
+inline constexpr uint64_t kSoonMs = kSanitized ? 40000 : 10000;
+
+class Child {
+ public:
+  Child(const std::string& role, const Key& key, const std::string& address) {
+    int out[2];
+    EXPECT_EQ(pipe2(out, O_CLOEXEC), 0);
+    pid_ = fork();
+    EXPECT_GE(pid_, 0) << strerror(errno);
+    if (pid_ == 0) {
+      dup2(out[1], 1);
+      const std::string lease = std::to_string(kLeaseMs);
+      const std::string k = hex(key);
+      execl(BATON_BUILD_DIR "/tests/transport_peer", "transport_peer", role.c_str(), k.c_str(), address.c_str(), lease.c_str(), nullptr);
+      _exit(127);
+    }
+    close(out[1]);
+    out_ = Fd(out[0]);
+  }
+  ~Child() {
+    if (pid_ > 1) kill(SIGKILL);
+  }
+  std::string line() {
+    std::string s;
+    char c;
+    while (read(out_.get(), &c, 1) == 1 && c != '\n') s += c;
+    return s;
+  }
+  void kill(int signal) {
+    ASSERT_GT(pid_, 1) << "no child to signal; -1 would mean every process"; // fork failed, or it was reaped
+    ::kill(pid_, signal);
+    if (signal == SIGKILL) waitpid(std::exchange(pid_, -1), nullptr, 0);
+  }
+
+ private:
+  pid_t pid_ = -1;
+  Fd out_;
+};
+
+}  // namespace baton::transport
