@@ -5,6 +5,8 @@
 //          do not know the variable (1.17) ignore it.
 // FI_OFI_RXM_CM_PROGRESS_INTERVAL  set to kRxmConnectUs unless it is set: how often, in us, ofi_rxm looks for connections while its queue is
 //          read. Its own 10,000 would be most of the time to first token.
+// FI_OFI_RXM_BUFFER_SIZE  set to kRxmBufferBytes unless it is set: ofi_rxm clears some hundred buffers of this size for each endpoint, that is,
+//          for each landing and sender. Its own 16 KiB were 10 ms of each opened transfer; what passes through them here is a Note.
 //
 // Owner    -   Threads  once, before other threads read the environment.   Cost  nothing after the first.   Errors  none.
 #pragma once
@@ -12,6 +14,7 @@
 namespace baton::transport {
 
 inline constexpr int kRxmConnectUs = 100;
+inline constexpr int kRxmBufferBytes = 512;
 
 void prepare_libfabric_environment();
 

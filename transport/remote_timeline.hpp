@@ -12,11 +12,9 @@
 // or poisons it. Losing a peer that may signal poisons the owner's timeline too, since nobody else would raise it; that peer
 // destroying its RemoteTimeline does not.
 //
-// Roads: between processes of one host and user a shared page (no system call while both poll), else the session's control stream.
-//
 // Owner    The caller owns both; destroy them in any order with the timeline, the session and the endpoint. Names live on the endpoint.
 // Threads  As the Endpoint: one at a time, the polling thread's calls included. Exported timelines and mirrors: any, as every timeline.
-// Cost     Exporting or importing: a round trip. A value: one op of the core on the owner's side, then a line of shared memory or a frame of 58
+// Cost     Exporting or importing: a round trip. A value: one op of the core on the owner's side, then a frame of the session of 50
 //          bytes to each importer; nothing is allocated once warm. A poll: about 10 ns for each export.
 // Errors   NOT_FOUND (with the names there are), PERMISSION (may not signal), BUSY (name in use), CAPACITY (kMaxImports), DEADLINE, PEER_LOST.
 //
@@ -32,7 +30,7 @@
 
 namespace baton::transport {
 
-inline constexpr size_t kMaxImports = 1024;      // by one peer over one session
+inline constexpr size_t kMaxImports = 512;       // by one peer over one session
 inline constexpr size_t kMaxTimelineName = 128;  // bytes
 
 struct ExportOptions {

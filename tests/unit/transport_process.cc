@@ -92,7 +92,9 @@ TEST_P(DecodeHere, ASourceKilledInFullFlightIsLost) {
   ASSERT_OK(x.landed().wait_until(1, deadline_in_ms(kSoonMs)));
   child->kill(SIGKILL);
   const auto s = x.landed().wait_until(layout.layers, deadline_in_ms(kSoonMs));
-  if (!s.ok()) EXPECT_EQ(s.error().code, BATON_PEER_LOST) << s.error().text(); // it may have been through already
+  if (!s.ok()) { // it may have been through already
+    EXPECT_EQ(s.error().code, BATON_PEER_LOST) << s.error().text();
+  }
   EXPECT_TRUE(poll_until(in, [&] { return x.quiesced(); }, kSoonMs));
 }
 
