@@ -1,6 +1,8 @@
 // transport_test.hpp: what the transport's tests share: two endpoints of one instance, KV buffers with known contents, leak counts.
 #pragma once
 
+#include "transport_kv_data.hpp"
+
 #include "transport/fabric.hpp"
 #include "transport/fabrics.hpp"
 #include "transport/kv_link.hpp"
@@ -84,37 +86,6 @@ inline std::vector<int32_t> shuffled_blocks(std::mt19937& rng, const KvLayout& l
   std::shuffle(b.begin(), b.end(), rng);
   b.resize((tokens + l.block_tokens - 1) / l.block_tokens);
   return b;
-}
-
-// The value of each element says where it belongs in the model, so that equality is a check of every move.
-inline uint16_t value_of(uint32_t layer, bool v, uint64_t token, uint32_t head, uint32_t d, uint32_t salt) {
-  uint64_t x = ((((uint64_t(layer) * 2 + v) * 100003 + token) * 257 + head) * 1021 + d) * 2654435761u + salt;
-  return uint16_t(x ^ x >> 16 ^ x >> 32);
-}
-
-template <class F>
-void each_element(const KvLayout& l, const std::vector<int32_t>& blocks, uint64_t tokens, F f) {
-  const auto w = l.view();
-  for (uint32_t y = 0; y < l.layers; ++y)
-    for (int v = 0; v < 2; ++v)
-      for (uint64_t t = 0; t < tokens; ++t)
-        for (uint32_t h = 0; h < l.head_count; ++h)
-          for (uint32_t d = 0; d < l.head_dim; ++d)
-            f(y * w.layer_stride + v * w.v_offset + uint64_t(blocks[t / l.block_tokens]) * w.block_stride + t % l.block_tokens * w.token_stride + h * w.head_stride + d, y, v, t,
-              l.head_begin + h, d);
-}
-
-inline void fill_kv(const Buffer& b, const KvLayout& l, const std::vector<int32_t>& blocks, uint64_t tokens, uint32_t salt) {
-  auto* p = static_cast<uint16_t*>(must(b.map()));
-  each_element(l, blocks, tokens, [&](uint64_t at, uint32_t y, bool v, uint64_t t, uint32_t h, uint32_t d) { p[at] = value_of(y, v, t, h, d, salt); });
-}
-
-// Elements that differ.
-inline uint64_t wrong_kv(const Buffer& b, const KvLayout& l, const std::vector<int32_t>& blocks, uint64_t tokens, uint32_t salt) {
-  const auto* p = static_cast<const uint16_t*>(must(b.map()));
-  uint64_t wrong = 0;
-  each_element(l, blocks, tokens, [&](uint64_t at, uint32_t y, bool v, uint64_t t, uint32_t h, uint32_t d) { wrong += p[at] != value_of(y, v, t, h, d, salt); });
-  return wrong;
 }
 
 inline size_t count_dir(const char* path, const char* prefix = "") {
