@@ -12,6 +12,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <new>
 
 namespace baton::bench {
 namespace {
@@ -44,6 +45,7 @@ class Far {
  public:
   static Result<std::unique_ptr<Far>> open() {
     std::unique_ptr<Far> f(new Far);
+    new (f->area_.data()) Page{};
     int way[2]; // the child learns the address through it; it is forked before this process has endpoints
     if (pipe(way)) return Error(BATON_IO, fmt::format("pipe: {}", strerror(errno)));
     const Key key = random_key();
