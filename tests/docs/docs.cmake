@@ -26,4 +26,7 @@ if(BATON_SANITIZE STREQUAL "")
   target_include_directories(docs_guide PRIVATE ${docs_inc})
   baton_add_ctest(docs_reference COMMAND sh ${CMAKE_CURRENT_LIST_DIR}/reference_test.sh ${CMAKE_SOURCE_DIR} ${docs_inc}/reference LABELS docs TIMEOUT 120)
   set_tests_properties(docs_reference PROPERTIES SKIP_RETURN_CODE 77)
+  baton_add_ctest(docs_surface COMMAND sh ${CMAKE_CURRENT_LIST_DIR}/surface_test.sh ${CMAKE_SOURCE_DIR} LABELS docs TIMEOUT 60)
+  baton_test(docs_surface_live SOURCES ${CMAKE_CURRENT_LIST_DIR}/surface_live.cc LIBS baton LABELS docs
+             DEPENDS baton-driver-host baton-driver-cs3 baton-emu-cs3)
 endif()
