@@ -32,6 +32,7 @@ function(install_library target export)
 endfunction()
 install_library(baton BatonTargets)
 install_library(baton_program BatonProgramTargets)
+install_library(baton_program_json BatonTargets)
 install_library(baton_engine BatonProgramTargets)
 install_library(baton_transport BatonTransportTargets)
 foreach(export BatonTargets BatonProgramTargets BatonTransportTargets)
@@ -58,6 +59,10 @@ endforeach()
 install(TARGETS nrt LIBRARY DESTINATION ${plugin_dir}/emu COMPONENT runtime NAMELINK_SKIP)
 install(DIRECTORY ${BATON_PLUGIN_DIR}/timing DESTINATION ${plugin_dir} COMPONENT runtime)
 install(FILES ${BATON_PLUGIN_DIR}/links.json DESTINATION ${plugin_dir} COMPONENT runtime)
+
+# ---- Python: nothing to build; finds libbaton from where it lies ----
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/python/baton DESTINATION ${CMAKE_INSTALL_LIBDIR}/python3/dist-packages COMPONENT runtime
+        FILES_MATCHING PATTERN "*.py")
 
 # ---- tools ----
 file(RELATIVE_PATH bin_to_lib /${CMAKE_INSTALL_BINDIR} /${CMAKE_INSTALL_LIBDIR})

@@ -1,5 +1,6 @@
-/* The examples in baton.h, compiled. */
+/* The examples in baton.h and program/json.h, compiled. */
 #include "hal/baton.h"
+#include "hal/program/json.h"
 
 #include <stdio.h>
 #include <time.h>
@@ -11,3 +12,10 @@
                       const baton_op* ops, uint32_t n, baton_error err)
 #define DONE (void)in, (void)dev, (void)buf, (void)q, (void)done, (void)ops, (void)n, (void)err; return 0;
 #include "baton_h.inc"
+#undef EXAMPLE
+#undef DONE
+#define EXAMPLE(number)                     \
+  int32_t json_example_##number(void);      \
+  int32_t json_example_##number(void)
+#define DONE return 0;
+#include "json_h.inc"

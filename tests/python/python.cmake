@@ -1,0 +1,11 @@
+# python/baton with the system's Python, which is the one that python3-numpy belongs to. One tree: Python is not built with a sanitizer.
+if(BATON_SANITIZE STREQUAL "")
+  find_program(BATON_PYTHON NAMES python3 PATHS /usr/bin NO_DEFAULT_PATH)
+  if(NOT BATON_PYTHON)
+    find_package(Python3 REQUIRED COMPONENTS Interpreter)
+    set(BATON_PYTHON ${Python3_EXECUTABLE})
+  endif()
+  baton_add_ctest(python COMMAND ${CMAKE_COMMAND} -E env BATON_LIBRARY=$<TARGET_FILE:baton> PYTHONDONTWRITEBYTECODE=1 ${BATON_PYTHON}
+                  ${CMAKE_CURRENT_LIST_DIR}/baton_test.py ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR} LABELS python TIMEOUT 120)
+  set_tests_properties(python PROPERTIES SKIP_RETURN_CODE 77)
+endif()
