@@ -4,11 +4,12 @@
 #   lib/libbaton.so.0*        the C ABI                             (runtime)
 #   lib/baton/                drivers, layers, emulators, models of time (runtime)
 #   lib/*.a, cmake/, pkgconfig/, include/baton/                     (dev)
-#   share/baton/models        the demo model                        (tools)
+#   share/man/man1            manual pages, from prose and --help   (tools)
+#   share/baton/models, cts   the demo model, conformance subjects  (tools)
 #   share/baton/examples      programs of an outside user, and the driver template (dev)
 #
-# libbaton is shared: its ABI is baton.h, versioned by symbol map and SONAME. program, transport and engine are C++ with std:: types in
-# their interfaces, for which we promise no ABI: they are archives, one copy inside of whoever links them, and libbaton.so.0 below is the
+# libbaton is shared: its ABI is baton.h, versioned by symbol map and SONAME. program, transport, engine and cts are C++ with std:: types
+# in their interfaces, for which we promise no ABI: they are archives, one copy inside of whoever links them, and libbaton.so.0 below is the
 # only state that a process shares. Everything finds its neighbours from where it lies, so the installed tree may be moved.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
@@ -35,7 +36,13 @@ install_library(baton_program BatonProgramTargets)
 install_library(baton_program_json BatonTargets)
 install_library(baton_engine BatonProgramTargets)
 install_library(baton_transport BatonTransportTargets)
-foreach(export BatonTargets BatonProgramTargets BatonTransportTargets)
+set(exports BatonTargets BatonProgramTargets BatonTransportTargets)
+if(TARGET baton_cts)
+  install_library(baton_cts BatonCtsTargets)
+  list(APPEND exports BatonCtsTargets)
+  install(DIRECTORY ${CMAKE_SOURCE_DIR}/tests/cts/subjects DESTINATION ${data_dir}/cts COMPONENT tools)
+endif()
+foreach(export ${exports})
   install(EXPORT ${export} NAMESPACE Baton:: DESTINATION ${package_dir} COMPONENT dev)
 endforeach()
 
@@ -66,22 +73,47 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/python/baton DESTINATION ${CMAKE_INSTALL
 
 # ---- tools ----
 file(RELATIVE_PATH bin_to_lib /${CMAKE_INSTALL_BINDIR} /${CMAKE_INSTALL_LIBDIR})
+# install_manual(TARGET): its manual page, from tools/man and its own --help. Not under a sanitizer: nobody reads it there.
+set(manuals)
+function(install_manual target)
+  get_target_property(name ${target} OUTPUT_NAME)
+  if(NOT name)
+    set(name ${target})
+  endif()
+  set(prose ${CMAKE_SOURCE_DIR}/tools/man/${name}.1.in)
+  set(page ${CMAKE_BINARY_DIR}/share/man/man1/${name}.1)
+  add_custom_command(OUTPUT ${page}
+    COMMAND awk -v program=$<TARGET_FILE:${target}> -f ${CMAKE_SOURCE_DIR}/tools/man/manual.awk ${prose} > ${page}.new
+    COMMAND ${CMAKE_COMMAND} -E rename ${page}.new ${page}
+    DEPENDS ${target} ${prose} ${CMAKE_SOURCE_DIR}/tools/man/manual.awk VERBATIM)
+  install(FILES ${page} DESTINATION ${CMAKE_INSTALL_MANDIR}/man1 COMPONENT tools)
+  set(manuals ${manuals} ${page} PARENT_SCOPE)
+endfunction()
+file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/share/man/man1)
+
 set(tools)
 foreach(tool baton_cli devctl baton-bench baton-cts)
   if(TARGET ${tool})
     set_target_properties(${tool} PROPERTIES INSTALL_RPATH "$ORIGIN/${bin_to_lib}")
     install(TARGETS ${tool} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT tools)
     list(APPEND tools ${tool})
+    if(NOT BATON_SANITIZE)
+      install_manual(${tool})
+    endif()
   endif()
 endforeach()
 # The wafer daemon is a plug-in that people also start by hand.
 file(CREATE_LINK ${bin_to_lib}/baton/baton-emu-cs3 ${CMAKE_BINARY_DIR}/baton-emu-cs3.link SYMBOLIC)
 install(FILES ${CMAKE_BINARY_DIR}/baton-emu-cs3.link DESTINATION ${CMAKE_INSTALL_BINDIR} RENAME baton-emu-cs3 COMPONENT tools)
+if(NOT BATON_SANITIZE)
+  install_manual(baton-emu-cs3)
+endif()
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/models DESTINATION ${data_dir} COMPONENT tools PATTERN golden EXCLUDE)
 
 # ---- examples ----
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/tests/consumer/examples DESTINATION ${data_dir} COMPONENT dev)
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/drivers/host/ DESTINATION ${data_dir}/examples/host-driver COMPONENT dev PATTERN CMakeLists.txt EXCLUDE)
 
+add_custom_target(manual ALL DEPENDS ${manuals})
 add_custom_target(installed)  # everything that is installed
-add_dependencies(installed product ${tools})
+add_dependencies(installed product manual ${tools})

@@ -61,7 +61,7 @@ int run(int argc, char** argv) {
   app.add_flag("--quick", a.settings.quick, "A third of the repeats, less work in each");
   app.add_option("--only", a.only, "These groups alone")->delimiter(',')->check(CLI::IsMember({"kv", "submit", "remote", "model", "ttft"}));
   app.add_option("--fabric", a.settings.fabrics, "kv: this fabric alone")->capture_default_str();
-  app.add_option("--model", a.settings.model, "Folder of the tiny model")->capture_default_str();
+  app.add_option("--model", a.settings.model, "Folder of the tiny model (default: BATON_MODEL, then the demo model)");
   app.add_option("--json", a.json_file, "Write the report to this file, as JSON");
   app.add_flag("--check", a.check, "Exit with 1 if an aim is missed");
   app.add_flag("--list", a.list, "Say which groups there are");

@@ -2,7 +2,7 @@
 # run.sh installed|packages BUILD SOURCE: is the installed tree enough for a stranger? Works in a new folder of its own, with an
 # empty environment; a check that fails says what it ran, what it wanted and what came.
 #
-#   installed   installs, moves the tree, builds every program of examples/ against it (C by pkg-config, C++ by find_package), runs them
+#   installed   installs, moves the tree, reads the manual pages, builds every program of examples/ against it (C by pkg-config, C++ by find_package), runs them
 #   packages    builds the Debian packages, looks at their contents and dependencies, unpacks them and runs the tools from there
 set -eu
 verb=$1 build=$2 source=$3
@@ -36,6 +36,25 @@ run_tools() {
   want "wafer link" "$1/bin/baton-emu-cs3" --help
 }
 
+# options PROGRAM SUBCOMMAND...: every --option that it and the subcommands below print
+options() {
+  "$@" --help > help || fail "$* --help"
+  grep -oE '^  (-[a-zA-Z],)?--[a-z][a-z0-9-]*' help | grep -oE -e '--.*'
+  for sub in $(awk '/^[^ ]/ { inside = $0 == "Subcommands:" } inside && /^  [a-z]/ { print $1 }' help); do (options "$@" "$sub"); done
+}
+# Every program has a manual page, every option of it is there, and no formatter finds fault.
+manual() {
+  for tool in "$1"/bin/*; do
+    page=$1/share/man/man1/$(basename "$tool").1
+    [ -s "$page" ] || fail "no manual page of $tool"
+    if command -v groff > /dev/null; then none : groff -mandoc -ww -z "$page"; fi
+    if command -v mandoc > /dev/null; then none : mandoc -Tlint -Wwarning "$page"; fi
+    options "$tool" | sort -u > printed
+    grep -q -e --help printed || fail "$tool --help is not understood"
+    for o in $(cat printed); do grep -qE "^\.It (Fl [a-zA-Z] , )?Fl $(echo "$o" | cut -c2-)( |\$)" "$page" || fail "$page lacks $o"; done
+  done
+}
+
 installed() {
   cmake --install "$build" --prefix "$work/first" > log || fail "cmake --install: $(tail -n 3 log)"
   mv first moved
@@ -45,6 +64,7 @@ installed() {
   nm -D --defined-only "$prefix/lib/libbaton.so" | awk '$2 != "A" && $3 !~ /^baton_[a-z0-9_]*@@BATON_/ { print "exports " $3 }' > stray
   [ ! -s stray ] || fail "libbaton.so: $(cat stray)"
   run_tools "$prefix"
+  manual "$prefix"
 
   strict="-O0 -Wall -Wextra -Werror -pedantic"
   cp -r "$prefix/share/baton/examples" examples
@@ -76,6 +96,7 @@ installed() {
   want "device mydev://" b/hello mydev://
   want "equal bit for bit" b/disaggregated mydev:// emu+cs3://0
   want "mydev0" "$prefix/bin/devctl" list
+  want " 0 failed" b/conformance mydev:// 'memory.*'
 }
 
 # package NAME: the file of it, as built
@@ -92,7 +113,7 @@ packages() {
            lib/pkgconfig/baton.pc share/baton/examples/hello.c; do
     contains libbaton-dev "./usr/$f"
   done
-  for f in bin/baton bin/devctl bin/baton-emu-cs3 share/baton/models/baton-tiny/model.safetensors; do contains baton-tools "./usr/$f"; done
+  for f in bin/baton bin/devctl bin/baton-emu-cs3 share/man/man1/devctl.1 share/baton/models/baton-tiny/model.safetensors; do contains baton-tools "./usr/$f"; done
   for p in libbaton0 libbaton-dev baton-tools; do
     contains $p "./usr/share/doc/$p/copyright"
     want "disaggregated inference" dpkg-deb -f "$(package $p)" Description
