@@ -91,8 +91,10 @@ class Broken(unittest.TestCase):
 
     def test_what_may_grow(self):
         now = {**THEN_SYMBOLS, **self.changed(self.ALLOWED)}
-        self.assertEqual(abi.compare(THEN, now), [])
-        self.assertEqual({k for k in now if k not in THEN}, {key for _, _, key in self.ALLOWED if key})
+        frozen = abi.facts(FROZEN, None, CC)  # the table has grown since
+        then = {k: v for k, v in THEN.items() if k in frozen or k.startswith("symbol ")}
+        self.assertEqual(abi.compare(then, now), [])
+        self.assertEqual({k for k in now if k not in then}, {key for _, _, key in self.ALLOWED if key})
 
     def test_what_the_parser_does_not_understand(self):
         with self.assertRaises(AssertionError):
