@@ -14,7 +14,7 @@
 namespace baton::transport {
 
 inline constexpr uint64_t kLeaseMs = kSanitized ? 3000 : 1000;
-inline constexpr uint64_t kSoonMs = kSanitized ? 40000 : 10000;
+inline constexpr uint64_t kSoonMs = kSanitized ? 60000 : 30000;
 
 class Child {
  public:
