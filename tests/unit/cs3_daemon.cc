@@ -394,7 +394,8 @@ TEST_F(Cs3, FiftyClientsLeaveNothing) {
   const uint64_t rss = resident_kib(daemon.pid());
   for (int i = 0; i < 50; ++i) visit(i % 2 ? "?carrier=tcp" : "");
   EXPECT_EQ(count_fds(), here);
-  EXPECT_TRUE(eventually([&] { return daemon.fds() == there; })) << daemon.fds() << " descriptors, were " << there;
+  // At most: the warm-up's last client may still have been closing when they were counted.
+  EXPECT_TRUE(eventually([&] { return daemon.fds() <= there; })) << daemon.fds() << " descriptors, were " << there;
   RawClient raw(daemon);
   EXPECT_EQ(raw.info().sram_used, 0u);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
