@@ -45,9 +45,12 @@ class Waker {
   void kick_sleepers() {  // a value changed: of interest to threads that wait, not to an event loop
     if (sleepers_.load(std::memory_order_seq_cst)) write_event();
   }
-  // A poll is about to look at everything: what was kicked before is about to be seen.
+  // A poll is about to look at everything: what was kicked before is about to be seen. But by this thread alone: who still sleeps must
+  // find the descriptor readable, or would sleep on through what happened.
   void clear() {
-    if (notified_.load(std::memory_order_relaxed)) drain_event();
+    if (!notified_.load(std::memory_order_relaxed) || sleepers_.load(std::memory_order_seq_cst)) return;
+    drain_event();
+    if (sleepers_.load(std::memory_order_seq_cst)) write_event();  // went to sleep meanwhile: the kick may have been for it
   }
   // `idle` is asked after this thread has declared itself asleep: false cancels the sleep. nap_ns caps it.
   template <class Idle>
