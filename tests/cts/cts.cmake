@@ -14,3 +14,6 @@ foreach(subject ${cts_subjects})
   get_filename_component(name ${subject} NAME_WE)
   baton_add_ctest(cts_${name} COMMAND baton-cts ${subject} LABELS cts TIMEOUT 60)
 endforeach()
+
+baton_test(cts_runner SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/cts_runner.cc LIBS baton_test_support nlohmann_json::nlohmann_json LABELS cts
+           DEPENDS baton-cts devctl)
