@@ -216,6 +216,16 @@ void fail_links_of(baton_device* d, const baton_error& cause) {
     if (q && q->link && (q->link->from == d || q->link->to == d)) fail_all(q, cause, true);
 }
 
+void stop_link(baton_queue* q, const baton_error& cause) {
+  Link& link = *q->link;
+  while (link.memcpy_head) complete_at(link.memcpy_head, 0, &cause);
+  for (Op *op = link.staged_head, *next; op; op = next) {
+    next = op->ready_next;
+    if (!op->outstanding) complete_at(op, 0, &cause);
+    else if (!op->failure) op->failure = std::make_unique<baton_error>(cause);  // when its chunks are back
+  }
+}
+
 void forget_parent(Op* parent) {
   baton_queue* q = parent->queue;
   Link& link = *q->link;

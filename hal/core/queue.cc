@@ -114,6 +114,7 @@ void close_queue(baton_queue* q, const baton_error& cause) {
     if (q->dead) return;
     q->closing = true;  // progress() now tells what runs to stop
     fail_all(q, cause, false);
+    if (q->link) stop_link(q, cause);
     drain(in);
   }
   if (!inside) wait_idle(q);
