@@ -40,7 +40,6 @@ struct baton_queue {
   bool dirty = false;     // in instance->dirty
   bool blocked = false;   // the driver was full, or its device busy: try again after a poll
   bool closing = false;
-  bool guarded = false;   // closing, or the instance validates: submit takes the longer way
   bool dead = false;      // closed inside a poll
   uint64_t end_ns = 0;    // modelled end of the latest op
   uint64_t wall_end = 0;  // of the latest op, for spans

@@ -5,7 +5,6 @@
 #include "hal/core/poller.h"
 #include "hal/core/program.h"
 #include "hal/core/trace.h"
-#include "hal/core/validate.h"
 
 #include <algorithm>
 #include <cstddef>
@@ -176,20 +175,10 @@ bool fail_if_stale(Op* op) {
   return true;
 }
 
-// An op is handed to its queue: the time for its span, 0 if nobody asked for one.
-uint64_t watch_issue(Op* op) { return op->instance->span ? now_ns() : 0; }
-
-// An op ends, and still has everything.
-void watch_end(Op* op, uint64_t end_ns, const baton_error* error) {
-  baton_instance* in = op->instance;
-  if (in->span && !op->hop) trace_op(op, end_ns, error);
-  if (in->validator) in->validator->ended(op, error);
-}
-
 // Moves ready ops to the batch; they count as issued from here on, since a driver may complete them inside submit.
 uint32_t fill_batch(baton_queue* q) {
   baton_instance* in = q->instance;
-  const bool watched = in->watched;
+  const bool spans = in->span != nullptr;
   uint32_t n = 0;
   while (n < kBatch) {
     Op* op = q->ready.front();
@@ -198,7 +187,7 @@ uint32_t fill_batch(baton_queue* q) {
     q->ready.remove(op);
     op->state = OpState::issued;
     ++q->inflight;
-    op->wall_start = watched ? watch_issue(op) : 0;
+    op->wall_start = spans ? now_ns() : 0;
     op->driver.cookie = op->cookie();
     op->driver.tag = op->tag;
     op->driver.start_ns = begin_ns(op);
@@ -212,10 +201,7 @@ uint32_t fill_batch(baton_queue* q) {
 void take_back(baton_queue* q, uint32_t from, uint32_t count) {
   for (uint32_t i = count; i-- > from;) {
     Op* op = op_of_cookie(q->instance->batch[i].cookie);
-    if (!op) {  // it has ended in submit
-      if (q->instance->validator) q->instance->validator->driver.not_taken(q->instance->batch[i].cookie);
-      continue;
-    }
+    if (!op) continue;
     op->state = OpState::ready;
     --q->inflight;
     q->ready.push_front(op);
@@ -260,7 +246,7 @@ void issue(baton_queue* q) {
       q->ready.remove(op);
       op->state = OpState::issued;
       ++q->inflight;
-      op->wall_start = q->instance->watched ? watch_issue(op) : 0;
+      op->wall_start = q->instance->span ? now_ns() : 0;
       issue_on_link(op);
     }
     return;
@@ -345,7 +331,7 @@ void complete_at(Op* op, uint64_t end_ns, const baton_error* error) {
     add_hop(e, q->hop.c_str());
     error = &e;
   }
-  if (q->instance->watched) watch_end(op, end_ns, error);
+  if (q->instance->span && !op->hop) trace_op(op, end_ns, error);
   detach(op);
   signal_all(op, end_ns, error);
   if (op->hop) child_done(op, end_ns, error);
@@ -403,7 +389,7 @@ uint32_t run_host_ops(baton_instance* in, uint32_t budget) {
     op->ready_next = nullptr;
     op->state = OpState::issued;
     ++op->queue->inflight;
-    op->wall_start = in->watched ? watch_issue(op) : 0;
+    op->wall_start = in->span ? now_ns() : 0;
     void* cookie = op->cookie();
     bool was_last = op == last;
     baton_host_fn fn = op->host_fn;

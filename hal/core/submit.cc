@@ -5,7 +5,6 @@
 #include "hal/core/queue.h"
 #include "hal/core/schedule.h"
 #include "hal/core/trace.h"
-#include "hal/core/validate.h"
 
 #include <cinttypes>
 #include <cstddef>
@@ -180,15 +179,23 @@ int32_t translate(baton_queue* q, const baton_op& op, Op* to, baton_error* error
 }
 
 int32_t check_queue(baton_queue* q, uint32_t count, baton_error* error) {
+  if (q->closing) return fail(error, make_error(BATON_CANCELLED, uri_of(q), "", "queue '%s' is being closed", q->name.c_str()));
   if (q->device && (q->device->gone || q->device->epoch != q->epoch)) return check_epoch(q->device, q->epoch, "queue", error);
   if (q->count + uint64_t(count) <= kMaxOps) return BATON_OK;
   return fail(error, make_error(BATON_CAPACITY, uri_of(q), "wait for some to complete", "queue '%s' has %u incomplete ops, %u more exceed %u",
                                 q->name.c_str(), q->count, count, kMaxOps));
 }
 
-template <bool validated>
-int32_t submit(baton_queue* q, const baton_op* ops, uint32_t count, baton_error* error) {
+}  // namespace
+}  // namespace baton::core
+
+using namespace baton::core;
+
+int32_t baton_submit(baton_queue* q, const baton_op* ops, uint32_t count, baton_error* error) {
+  if (!q || (count && !ops)) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_submit: queue or ops is NULL"));
   baton_instance* in = q->instance;
+  const bool inside = in->mu.owned();
+  std::lock_guard lock(in->mu);
   if (int32_t code = check_queue(q, count, error)) return code;
   Op *first = nullptr, *last = nullptr;  // translated, chained by `next`
   for (uint32_t i = 0; i < count; ++i) {
@@ -204,38 +211,12 @@ int32_t submit(baton_queue* q, const baton_op* ops, uint32_t count, baton_error*
     }
     return code;
   }
-  if constexpr (validated)
-    for (const Op* op = first; op; op = op->next) in->validator->submitted(op);
   while (first) {
     Op* next = first->next;
     enqueue(first);
     first = next;
   }
   drain(in);
-  return BATON_OK;
-}
-
-// The queue is being closed, or the instance validates.
-int32_t submit_guarded(baton_queue* q, const baton_op* ops, uint32_t count, baton_error* error) {
-  Validator* v = q->instance->validator.get();
-  if (v)
-    if (int32_t code = v->check_handles(q, ops, count, error)) return code;
-  if (q->closing) return fail(error, make_error(BATON_CANCELLED, uri_of(q), "", "queue '%s' is being closed", q->name.c_str()));
-  return submit<true>(q, ops, count, error);
-}
-
-}  // namespace
-}  // namespace baton::core
-
-using namespace baton::core;
-
-int32_t baton_submit(baton_queue* q, const baton_op* ops, uint32_t count, baton_error* error) {
-  if (!q || (count && !ops)) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_submit: queue or ops is NULL"));
-  baton_instance* in = q->instance;
-  const bool inside = in->mu.owned();
-  std::lock_guard lock(in->mu);
-  int32_t code = q->guarded ? submit_guarded(q, ops, count, error) : submit<false>(q, ops, count, error);
-  if (code != BATON_OK) return code;
   // A sleeping poller learns of work that no descriptor will tell it of.
   if (!inside && (in->more.load(std::memory_order_relaxed) || in->copying)) {
     in->more.store(true, std::memory_order_seq_cst);

@@ -1,7 +1,5 @@
 #include "hal/core/trace.h"
 
-#include "hal/core/validate.h"
-
 #include <algorithm>
 
 namespace baton::core {
@@ -45,5 +43,4 @@ void baton_set_span_callback(baton_instance* in, baton_span_fn fn, void* user) {
   std::lock_guard lock(in->mu);
   in->span = fn;
   in->span_user = user;
-  in->watched = fn || in->validator;
 }

@@ -6,7 +6,3 @@ foreach(part timeline queue buffer copy registry reset table launch hygiene)
   baton_test(hal_${part} SOURCES ${CMAKE_CURRENT_LIST_DIR}/hal_${part}.cc LIBS baton baton_program LABELS unit
              DEPENDS baton-driver-fake baton-driver-host)
 endforeach()
-
-# The layer "validate": misuse, and what it says.
-baton_test(validate SOURCES ${CMAKE_CURRENT_LIST_DIR}/validate_points.cc ${CMAKE_CURRENT_LIST_DIR}/validate_handles.cc LIBS baton LABELS unit
-           DEPENDS baton-driver-fake baton-driver-host)
