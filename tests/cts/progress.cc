@@ -1,5 +1,5 @@
 // Progress: the marks of a launch on a timeline, in order and, where the device can, as they happen.
-#include "tests/cts/work.h"
+#include "tests/cts/workload.h"
 
 namespace baton::cts {
 namespace {

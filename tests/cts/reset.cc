@@ -1,5 +1,5 @@
 // Reset and epochs: what was in flight fails, what was made before is stale for good, and the device starts anew.
-#include "tests/cts/work.h"
+#include "tests/cts/workload.h"
 
 #include <algorithm>
 #include <memory>

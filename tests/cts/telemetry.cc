@@ -1,5 +1,5 @@
 // Telemetry: each counter rises by what was done, and by nothing else.
-#include "tests/cts/work.h"
+#include "tests/cts/workload.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-// work.h: a program whose length one may choose: y = x 2^layers, a mark after each layer. For progress, telemetry and resets.
+// workload.h: a program whose length one may choose: y = x 2^layers, a mark after each layer. For progress, telemetry and resets.
 //
 // Owner    value.   Threads  one.   Cost  a layer is a matmul of kRows x kWidth x kWidth: some 10 us to 1 ms.
 // Errors   the constructor stops the case (must).
