@@ -5,8 +5,9 @@
 //          do not know the variable (1.17) ignore it.
 // FI_OFI_RXM_CM_PROGRESS_INTERVAL  set to kRxmConnectUs unless it is set: how often, in us, ofi_rxm looks for connections while its queue is
 //          read. Its own 10,000 would be most of the time to first token.
-// FI_OFI_RXM_BUFFER_SIZE  set to kRxmBufferBytes unless it is set: ofi_rxm clears some hundred buffers of this size for each endpoint, that is,
-//          for each landing and sender. Its own 16 KiB were 10 ms of each opened transfer; what passes through them here is a Note.
+// FI_OFI_RXM_BUFFER_SIZE  set to kRxmBufferBytes unless it is set: ofi_rxm clears many buffers of this size for each endpoint, that is, for each
+//          landing and sender. With its own 16 KiB, 102 tcp transfers took 1.8 s of CPU, with 512 bytes 0.8 s (one run each, on a busy machine);
+//          what passes through them here is a Note.
 //
 // Owner    -   Threads  once, before other threads read the environment.   Cost  nothing after the first.   Errors  none.
 #pragma once

@@ -15,7 +15,7 @@
 // Owner    The caller owns both; destroy them in any order with the timeline, the session and the endpoint. Names live on the endpoint.
 // Threads  As the Endpoint: one at a time, the polling thread's calls included. Exported timelines and mirrors: any, as every timeline.
 // Cost     Exporting or importing: a round trip. A value: one op of the core on the owner's side, then a frame of the session of 50
-//          bytes to each importer; nothing is allocated once warm. A poll: about 10 ns for each export.
+//          bytes to each importer; nothing is allocated once warm. A poll: one look at each export.
 // Errors   NOT_FOUND (with the names there are), PERMISSION (may not signal), BUSY (name in use), CAPACITY (kMaxImports), DEADLINE, PEER_LOST.
 //
 //     owner:  BATON_ASSIGN(auto x, ExportedTimeline::open(in, endpoint, made, "made"));
