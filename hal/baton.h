@@ -4,8 +4,8 @@
  *
  * Owner    Whoever made a handle closes it, once, before the instance: destroying the instance ends what is left, and every handle
  *          of it is dangling from then on. Children may be closed before or after their device. Closing NULL does nothing.
- * Threads  Any thread may call; several may use one handle. Nobody may use a handle while another thread closes it. An instance
- *          serializes submit and poll under one lock. The library starts no thread and touches no signal.
+ * Threads  Any thread may call; several may use one handle. Nobody may use a handle while another thread closes it. One
+ *          thread at a time is inside an instance; submit and signal do not wait for it. The library starts no thread and touches no signal.
  * Cost     Nothing blocks but what says so. A call that reaches a driver (open, info, alloc, load) takes as long as the vendor's.
  * Errors   A baton_code is returned and, if `error` is not NULL, the caller's struct says what happened with its numbers and what
  *          to do next. INVALID_ARGUMENT: a NULL handle or result, an index out of range, handles of two instances. DEVICE_LOST: the
@@ -400,8 +400,9 @@ BATON_API int32_t baton_link_open(baton_device* from, baton_device* to, baton_qu
  * Cost     blocks until the device gives back what it runs, 5 s at most. */
 BATON_API void baton_queue_close(baton_queue*);
 /* Takes `count` ops, all or none: on error no op was taken and no point will be signalled. Ops may complete inside the call.
- * Threads  any, also from HOST functions and span callbacks.
- * Cost     O(count); allocates nothing once as many ops have been in flight before; one lock for the batch.
+ * Threads  any, also from HOST functions and span callbacks. It does not wait for a thread that is inside the instance, but leaves the
+ *          ops for that one to take in, in order; it does wait if one is a COPY between devices, or if 256 batches are left already.
+ * Cost     O(count); no lock; allocates nothing once as many ops have been in flight, or batches left for another thread, before.
  * Errors   INVALID_ARGUMENT: the op and its numbers are named (a range outside the buffer, an opcode that this queue does not take,
  *          a program of another lane). UNSUPPORTED: a COPY without an edge, which is named. CAPACITY: more than 262144 incomplete
  *          ops in the queue. CANCELLED: the queue is being closed. What the device finds later (a binding that the program does not

@@ -50,7 +50,9 @@ bool ExportedTimeline::Impl::visible_to(const Session::Impl& s) const { return !
 
 void ExportedTimeline::Impl::welcome(TimelineEnd& e) {
   e.known = value_;
-  (void)send_transport(*e.session, "tl.accept", {{"to", e.peer}, {"from", e.id}, {"value", value_}, {"modelled", modelled_}});
+  nlohmann::json accept{{"to", e.peer}, {"from", e.id}, {"value", value_}, {"modelled", modelled_}};
+  hub_->offer_board(e, accept);
+  (void)send_transport(*e.session, "tl.accept", std::move(accept));
   if (failure) tell_poison(e, *failure);
 }
 
@@ -113,6 +115,7 @@ void RemoteTimeline::Impl::accept(TimelineEnd& e, const Message& m) {
   e.sends = may_signal;
   e.known = *value;
   mirror.signal(*value, *modelled);
+  hub_->take_board(e, m.body);
 }
 
 void RemoteTimeline::Impl::on_message(TimelineEnd& e, Message& m) {

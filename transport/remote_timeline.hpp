@@ -12,10 +12,13 @@
 // or poisons it. Losing a peer that may signal poisons the owner's timeline too, since nobody else would raise it; that peer
 // destroying its RemoteTimeline does not.
 //
+// Roads: between two processes of one host and user a shared page, and a frame if the reader may sleep; else the session's control stream; what a peer
+// with the right to signal says goes by the stream.
+//
 // Owner    The caller owns both; destroy them in any order with the timeline, the session and the endpoint. Names live on the endpoint.
 // Threads  As the Endpoint: one at a time, the polling thread's calls included. Exported timelines and mirrors: any, as every timeline.
-// Cost     Exporting or importing: a round trip. A value: one op of the core on the owner's side, then a frame of the session of 50
-//          bytes to each importer; nothing is allocated once warm. A poll: one look at each export.
+// Cost     Exporting or importing: a round trip. A value: one op of the core on the owner's side, then a line of the shared page or
+//          a frame of 50 bytes to each importer; nothing is allocated once warm. A poll: one look at each export.
 // Errors   NOT_FOUND (with the names there are), PERMISSION (may not signal), BUSY (name in use), CAPACITY (kMaxImports), DEADLINE, PEER_LOST.
 //
 //     owner:  BATON_ASSIGN(auto x, ExportedTimeline::open(in, endpoint, made, "made"));

@@ -23,12 +23,20 @@ void TimelineSide::rose(uint64_t value, uint64_t modelled_ns) {
   tell_values();
 }
 
+// Telling may lose a session, which ends ends, and leaves them in the list.
 void TimelineSide::tell_values() {
-  for (size_t i = 0; i < ends.size(); ++i) { // telling may lose a session, which ends ends, and leaves them in the list
-    TimelineEnd& e = *ends[i];
-    if (!e.session || !e.sends || e.known >= value_) continue;
-    if (e.session->send_signal({e.peer, value_, modelled_})) e.known = value_;
-    else hub_->fall_behind();
+  for (size_t i = 0; i < ends.size(); ++i) tell_value(*ends[i]);
+}
+
+void TimelineSide::tell_value(TimelineEnd& e) {
+  if (!e.session || !e.sends || e.known >= value_) return;
+  if (e.on_board && e.board) {
+    e.known = value_;
+    if (e.board->publish(e.slot, value_, modelled_)) (void)e.session->send_signal({0, 0, 0}); // not sent: enough is on its way to wake it
+  } else if (e.session->send_signal({e.peer, value_, modelled_})) {
+    e.known = value_;
+  } else {
+    hub_->fall_behind();
   }
 }
 
@@ -62,7 +70,10 @@ TimelineHub::~TimelineHub() {
 }
 
 void TimelineHub::leave(TimelineSide& side) {
-  for (auto& e : side.ends) ends_.erase(e->id);
+  for (auto& e : side.ends) {
+    drop(*e);
+    ends_.erase(e->id);
+  }
   std::erase(sides_, &side);
   std::erase_if(exports_, [&](const auto& x) { return x.second == &side; });
 }
@@ -118,10 +129,57 @@ void TimelineHub::import(Session::Impl& s, const Message& m) {
   (*x)->welcome(e);
 }
 
+void TimelineHub::drop(TimelineEnd& e) {
+  if (e.board) std::exchange(e.board, nullptr)->give(e.slot);
+}
+
+// ---- boards ----
+
+void TimelineHub::offer_board(TimelineEnd& e, nlohmann::json& accept) {
+  Session::Impl& s = *e.session;
+  if (!s.same_host || s.peer.pids != my_identity(ep_.options).pids) return;
+  auto& board = written_[&s];
+  if (!board) {
+    auto made = TimelineBoard::make(s.secrets.id);
+    if (!made.ok()) return; // by the stream, then
+    board = std::move(*made);
+  }
+  const auto slot = board->take();
+  if (!slot) return;
+  e.board = board.get();
+  e.slot = *slot;
+  accept["board"] = board->fd();
+  accept["slot"] = *slot;
+}
+
+void TimelineHub::take_board(TimelineEnd& e, const nlohmann::json& accept) {
+  const auto fd = u64_of(accept, "board"), slot = u64_of(accept, "slot");
+  if (!fd || !slot || *slot >= TimelineBoard::kSlots || !e.session->same_host) return;
+  Reader& r = read_[e.session];
+  if (!r.board) {
+    auto opened = TimelineBoard::open(e.session->peer.pid, *fd, e.session->secrets.id);
+    if (!opened.ok()) return;
+    r.board = std::move(*opened);
+  }
+  r.ends[*slot] = e.id;
+  (void)send_transport(*e.session, "tl.board", {{"to", e.peer}});
+}
+
+uint32_t TimelineHub::read_boards() {
+  uint32_t n = 0;
+  for (auto& [session, r] : read_)
+    if (r.board) n += r.board->read([&](uint32_t slot, uint64_t value, uint64_t modelled) { on_signal(*session, {r.ends[slot], value, modelled}); });
+  return n;
+}
+
 // Ends that are over leave the lists, outside of the loops over them.
 void TimelineHub::sweep() {
   ended_ = false;
-  std::erase_if(ends_, [](const auto& x) { return !x.second.end->session; });
+  std::erase_if(ends_, [&](const auto& x) {
+    if (x.second.end->session) return false;
+    drop(*x.second.end);
+    return true;
+  });
   for (TimelineSide* side : sides_) std::erase_if(side->ends, [](const auto& e) { return !e->session; });
 }
 
@@ -140,12 +198,22 @@ bool TimelineHub::on_message(Session::Impl& s, Message& m) {
   }
   const auto it = ends_.find(u64_of(m.body, "to").value_or(0));
   if (it == ends_.end() || it->second.end->session != &s) return true; // late: its end is over
-  it->second.side->on_message(*it->second.end, m);
-  ended_ = true;
+  TimelineEnd& e = *it->second.end;
+  if (m.type == "tl.board" && e.board) {
+    e.on_board = true;
+    it->second.side->tell_value(e);
+  } else {
+    it->second.side->on_message(e, m);
+    ended_ = true;
+  }
   return true;
 }
 
 bool TimelineHub::on_signal(Session::Impl& s, const Signal& signal) {
+  if (!signal.to) {
+    read_boards();
+    return true;
+  }
   const auto it = ends_.find(signal.to);
   if (it == ends_.end() || it->second.end->session != &s || !it->second.end->takes) return true;
   it->second.end->known = std::max(it->second.end->known, signal.value); // no echo
@@ -154,6 +222,12 @@ bool TimelineHub::on_signal(Session::Impl& s, const Signal& signal) {
 }
 
 void TimelineHub::on_lost(Session::Impl& s, const Error& why) {
+  if (const auto board = written_.find(&s); board != written_.end()) {
+    for (auto& [id, x] : ends_)
+      if (x.end->board == board->second.get()) x.end->board = nullptr;
+    written_.erase(board);
+  }
+  read_.erase(&s);
   for (auto& [id, x] : ends_)
     if (x.end->session == &s) {
       x.end->session = nullptr;
@@ -163,10 +237,11 @@ void TimelineHub::on_lost(Session::Impl& s, const Error& why) {
 }
 
 uint32_t TimelineHub::on_poll(uint64_t) {
+  const uint32_t n = read_boards();
   if (std::exchange(behind_, false))
     for (TimelineSide* side : sides_) side->tell_values();
   if (ended_) sweep();
-  return 0;
+  return n;
 }
 
 }  // namespace baton::transport

@@ -1,11 +1,12 @@
 // timeline_hub.hpp (internal): the remote timelines of one endpoint: who exports what, and which end a message is for.
 //
 //   tl.import  importer > owner  from (its end), name, signal (asks for the right)
-//   tl.accept  <                 to, from (the owner's end), value, modelled
+//   tl.accept  <                 to, from (the owner's end), value, modelled; on one host: board (its descriptor's number), slot
+//   tl.board   >                 to: the importer reads the board; without this the values come as frames
 //   tl.refuse  <                 to, error
 //   tl.poison  both ways         to, error: the sender's timeline has failed, or its export was closed
 //   tl.close   importer > owner  from: the mirror is gone
-//   and the frame Signal, both ways: a value
+//   and the frame Signal, both ways: a value; to end 0: look at the board
 //
 // An end is one side of one (timeline, session). The owner has one for each importer. Ends are named by a number of their own side; a message
 // counts only on the session that the end belongs to.
@@ -16,6 +17,7 @@
 
 #include "transport/endpoint.hpp"
 #include "transport/remote_timeline.hpp"
+#include "transport/timeline_board.hpp"
 #include "transport/timeline_watch.hpp"
 
 #include <unordered_map>
@@ -30,6 +32,9 @@ struct TimelineEnd {
   bool owner = false;                       // of an exported timeline
   bool sends = false, takes = false;        // values and poison
   uint64_t known = 0;                       // the peer has at least this value
+  TimelineBoard* board = nullptr;           // the owner's: where it has a slot
+  uint32_t slot = 0;
+  bool on_board = false;                    // the importer reads it
 };
 
 // What an exported timeline and a mirror have in common.
@@ -41,6 +46,7 @@ class TimelineSide : public TimelineWatch::Listener {
   virtual void on_lost(TimelineEnd&, const Error&) = 0; // the end is over
   void endpoint_closed();
   void tell_values();
+  void tell_value(TimelineEnd&);
   void rose(uint64_t value, uint64_t modelled_ns) override;
   void failed(const Error&) override;
 
@@ -63,7 +69,8 @@ class TimelineHub final : public Attachment, public Service {
   void leave(TimelineSide&);
   TimelineEnd& add_end(TimelineSide&, Session::Impl&);
   Status publish(ExportedTimeline::Impl&);
-  Endpoint::Impl& endpoint() { return ep_; }
+  void offer_board(TimelineEnd&, nlohmann::json& accept);
+  void take_board(TimelineEnd&, const nlohmann::json& accept);
   void fall_behind() { behind_ = true; } // an end could not be told its value: try again at the next poll
 
   bool on_message(Session::Impl&, Message&) override;
@@ -79,6 +86,13 @@ class TimelineHub final : public Attachment, public Service {
   void import(Session::Impl&, const Message&);
   Result<ExportedTimeline::Impl*> admit(Session::Impl&, const std::string& name, bool signal) const;
   void sweep();
+  void drop(TimelineEnd&);
+  uint32_t read_boards();
+
+  struct Reader {
+    std::unique_ptr<TimelineBoard> board;
+    std::vector<uint64_t> ends = std::vector<uint64_t>(TimelineBoard::kSlots); // by slot
+  };
 
   Endpoint::Impl& ep_;
   bool behind_ = false, ended_ = false; // ended_: some end is over
@@ -86,6 +100,8 @@ class TimelineHub final : public Attachment, public Service {
   std::vector<TimelineSide*> sides_;
   std::map<std::string, ExportedTimeline::Impl*> exports_;
   std::unordered_map<uint64_t, Entry> ends_;
+  std::map<Session::Impl*, std::unique_ptr<TimelineBoard>> written_;
+  std::map<Session::Impl*, Reader> read_;
 };
 
 }  // namespace baton::transport

@@ -24,7 +24,7 @@ int32_t make_buffer(baton_device* d, void* memory, uint32_t heap, uint64_t bytes
   b->bytes = bytes;
   b->epoch = epoch;
   host_address(b, nullptr);  // while no lock but the device's is needed
-  std::lock_guard lock(d->instance->mu);
+  Hold hold(d->instance);
   d->buffers.insert(b);
   *out = b;
   return BATON_OK;
@@ -108,13 +108,13 @@ void baton_free(baton_buffer* b) {
   baton_device* d = b->device;
   baton_instance* in = d->instance;
   {
-    std::lock_guard lock(in->mu);
+    Hold hold(in);
     d->buffers.erase(b);
     b->freed = true;
     if (b->references) return;  // ops in flight keep it
   }
   destroy(b);
-  std::lock_guard lock(in->mu);
+  Hold hold(in);
   drop_child(d);
 }
 
@@ -124,7 +124,7 @@ baton_device* baton_buffer_device(const baton_buffer* b) { return b ? b->device 
 int32_t baton_map(baton_buffer* b, void** out, baton_error* error) {
   if (!b || !out) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_map: buffer or out is NULL"));
   if (int32_t code = check_epoch(b->device, b->epoch, "buffer", error)) return code;
-  std::lock_guard lock(b->device->instance->mu);
+  Hold hold(b->device->instance);
   baton_error why = blank_error();
   *out = host_address(b, &why);
   return *out ? ok(error) : fail(error, why);

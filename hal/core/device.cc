@@ -55,7 +55,7 @@ bool try_call(baton_device* d) {
 int32_t check_epoch(const baton_device* d, uint64_t epoch, const char* what, baton_error* error) {
   const uint64_t now = d->epoch;
   if (d->gone) {
-    std::lock_guard lock(d->instance->mu);
+    Hold hold(d->instance);
     if (d->gone) return fail(error, d->cause);
   }
   if (epoch == now) return BATON_OK;
@@ -154,7 +154,7 @@ int32_t baton_open(baton_instance* in, const char* text, baton_device** out, bat
     return code;
   }
   if (d->info.epoch) d->epoch = d->info.epoch;
-  std::lock_guard lock(in->mu);
+  Hold hold(in);
   in->devices.insert(d.get());
   *out = d.release();
   return ok(error);
@@ -162,7 +162,7 @@ int32_t baton_open(baton_instance* in, const char* text, baton_device** out, bat
 
 void baton_close(baton_device* d) {
   if (!d) return;
-  std::lock_guard lock(d->instance->mu);
+  Hold hold(d->instance);
   d->closed = true;
   if (!d->children) destroy_device(d);
 }
@@ -208,7 +208,7 @@ int32_t baton_reset(baton_device* d, baton_error* error) {
   baton_instance* in = d->instance;
   {
     // First the core lets go of everything in flight, so that the driver resets a device that nobody expects anything from.
-    std::lock_guard lock(in->mu);
+    Hold hold(in);
     lose_device(d, make_error(BATON_DEVICE_LOST, d->uri.c_str(), "submit again with handles made after the reset", "%s was reset",
                               d->shown.c_str()));
     drain(in);
@@ -224,7 +224,7 @@ int32_t baton_reset(baton_device* d, baton_error* error) {
     complete_error(e, code, d->uri.c_str(), d->epoch, "reset");
     return fail(error, e);
   }
-  std::lock_guard lock(in->mu);
+  Hold hold(in);
   d->gone = false;
   return ok(error);
 }

@@ -6,7 +6,7 @@
 #pragma once
 
 #include "hal/core/error.h"
-#include "hal/core/instance.h"
+#include "hal/core/hold.h"
 
 #include <atomic>
 #include <string>
@@ -20,7 +20,7 @@ struct baton_device {
   std::string uri;        // as given to the driver
   std::string shown;      // without the options
   baton_device_info info{};  // as of open: lanes, heaps and their properties do not change
-  baton::core::OwnedMutex call;
+  baton::core::OwnedLock call;
   std::atomic<uint64_t> epoch{1};
   std::atomic<bool> gone{false};
   baton_error cause{};         // of gone

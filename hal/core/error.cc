@@ -72,7 +72,9 @@ void add_hop(baton_error& e, const char* name) {
     put(e.hop, name);
     return;
   }
-  if (have >= more && !std::strcmp(e.hop + have - more, name) && (have == more || e.hop[have - more - 1] == ' ')) return;
+  if (have == more && !std::strcmp(e.hop, name)) return;
+  // The same hop twice in a row is one. After " > ": the name of a link ends with its far end's, which is another hop.
+  if (have >= more + 3 && !std::strcmp(e.hop + have - more, name) && !std::memcmp(e.hop + have - more - 3, " > ", 3)) return;
   if (have >= 4 && !std::strcmp(e.hop + have - 4, " ...")) return;
   if (have + 3 + more + 4 < sizeof e.hop) {
     std::snprintf(e.hop + have, sizeof e.hop - have, " > %s", name);

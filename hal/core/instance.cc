@@ -1,4 +1,4 @@
-#include "hal/core/instance.h"
+#include "hal/core/hold.h"
 
 #include "hal/core/buffer.h"
 #include "hal/core/poller.h"
@@ -38,7 +38,7 @@ void baton_instance_destroy(baton_instance* in) {
     ++d->children;  // keeps it while its children go
     while (baton_program* p = d->programs.head()) baton_unload(p);
     while (baton_buffer* b = d->buffers.head()) baton_free(b);
-    std::lock_guard lock(in->mu);
+    Hold hold(in);
     d->closed = true;
     drop_child(d);
   }

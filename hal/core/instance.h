@@ -1,10 +1,12 @@
 // instance.h: what one instance holds: handles, the scheduler's lists, the registry.
 //
 // Owner    the caller. Destroying closes what is still open, in the order queues, programs, buffers, devices, timelines, emulators.
-// Threads  `mu` guards everything but the stack of changed timelines (lock-free), the waker and the registry (their own locks).
+// Threads  `inside` guards everything but the inbox and the stack of changed timelines (lock-free), the waker and the registry (their own
+//          locks).
 // Cost     -   Errors  create: IO.
 #pragma once
 
+#include "hal/core/inbox.h"
 #include "hal/core/layers.h"
 #include "hal/core/list.h"
 #include "hal/core/lock.h"
@@ -23,7 +25,10 @@ struct baton_instance {
   void count_event() { events.store(events.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed); }
   uint64_t happened() const { return events.load(std::memory_order_relaxed) + outside.load(std::memory_order_seq_cst); }
 
-  baton::core::OwnedMutex mu;
+  baton::core::OwnedLock inside;  // entered by hold.h
+  baton::core::Inbox inbox;
+  baton::core::Batch* taken = nullptr;  // from the inbox, and not yet let in
+  bool took_posted = false;             // let in, and not yet run
   baton::core::Waker waker;
   baton::core::Registry registry;
   baton::core::Layers layers;
@@ -42,7 +47,7 @@ struct baton_instance {
   std::vector<baton_buffer*> dead_buffers;    // freed by the caller while ops used them, and now unused
   std::vector<baton_program*> dead_programs;  // (a driver's free may not run inside its own poll, where ops complete)
   std::vector<baton_device*> dead_devices;
-  std::atomic<uint64_t> events{0};   // completions and marks, ever; written under `mu` alone, so without a locked instruction
+  std::atomic<uint64_t> events{0};   // completions and marks, ever; written inside alone, so without a locked instruction
   std::atomic<uint64_t> outside{0};  // timelines changed by users' threads, ever
   std::atomic<uint64_t> seen{0};     // happened() when poll_wait last returned
   uint32_t in_driver = 0;                 // depth of driver, table and span calls: no new ones from inside

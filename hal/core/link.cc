@@ -60,18 +60,20 @@ int32_t open_inner(baton_queue* q, baton_device* d, baton_queue*& inner, baton_e
 // A child of `parent` for bytes [offset, offset + bytes) on an inner queue; sides are filled in by the caller.
 Op* make_child(Op* parent, baton_queue* on, uint8_t hop, uint64_t offset, uint64_t bytes) {
   Op* child = parent->instance->ops.take();
-  child->opcode = child->driver.opcode = BATON_OP_COPY;
+  child->opcode = child->runs_as = BATON_OP_COPY;
+  child->uses = true;
   child->tag = parent->tag;
   child->queue = on;
   child->parent = parent;
   child->hop = hop;
   child->moved = offset;
-  child->bytes = child->driver.u.copy.bytes = bytes;
+  child->bytes = child->u.copy.bytes = bytes;
   child->wait_ns = parent->wait_ns;
   for (int i = 0; i < 2; ++i) {  // its own: a parent that is failed early lets go of its buffers
     child->buffer[i] = parent->buffer[i];
     retain(child->buffer[i]);
   }
+  on->accepted.fetch_add(1, std::memory_order_relaxed);
   ++parent->outstanding;
   return child;
 }
@@ -106,8 +108,8 @@ void pump(Link& link) {
     Op* child = make_child(parent, link.from_queue, 1, offset, bytes);
     child->slot = uint8_t(slot);
     child->wait_ns = std::max(child->wait_ns, link.slot_ns[slot]);
-    child->driver.u.copy.src = advanced(parent->driver.u.copy.src, offset);
-    child->driver.u.copy.dst = slot_side(link, slot);
+    child->u.copy.src = advanced(parent->u.copy.src, offset);
+    child->u.copy.dst = slot_side(link, slot);
     enqueue(child);
   }
 }
@@ -116,8 +118,8 @@ void second_hop(Link& link, Op* parent, const Op* first, uint64_t end_ns) {
   Op* child = make_child(parent, link.to_queue, 2, first->moved, first->bytes);
   child->slot = first->slot;
   child->wait_ns = end_ns;
-  child->driver.u.copy.src = slot_side(link, first->slot);
-  child->driver.u.copy.dst = advanced(parent->driver.u.copy.dst, first->moved);
+  child->u.copy.src = slot_side(link, first->slot);
+  child->u.copy.dst = advanced(parent->u.copy.dst, first->moved);
   enqueue(child);
 }
 
@@ -153,7 +155,7 @@ void issue_on_link(Op* op) {
       op->moved = op->bytes;
       Op* child = make_child(op, op->path == Path::on_from ? link.from_queue : link.to_queue, 2, 0, op->bytes);
       child->slot = Link::kSlots;  // none
-      child->driver.u.copy = op->driver.u.copy;
+      child->u.copy = op->u.copy;
       return enqueue(child);
     }
     case Path::staged:
@@ -201,7 +203,7 @@ uint32_t poll_link(baton_queue* q) {
   Link& link = *q->link;
   Op* op = link.memcpy_head;
   if (!op) return 0;
-  const baton_driver_side &src = op->driver.u.copy.src, &dst = op->driver.u.copy.dst;
+  const baton_driver_side &src = op->u.copy.src, &dst = op->u.copy.dst;
   uint64_t n = std::min(kMemcpyBytes, op->bytes - op->moved);
   memmove(static_cast<uint8_t*>(dst.ptr) + op->moved, static_cast<uint8_t*>(src.ptr) + op->moved, n);
   op->moved += n;
@@ -212,6 +214,16 @@ uint32_t poll_link(baton_queue* q) {
 void fail_links_of(baton_device* d, const baton_error& cause) {
   for (baton_queue* q : d->instance->queues)
     if (q && q->link && (q->link->from == d || q->link->to == d)) fail_all(q, cause, true);
+}
+
+void stop_link(baton_queue* q, const baton_error& cause) {
+  Link& link = *q->link;
+  while (link.memcpy_head) complete_at(link.memcpy_head, 0, &cause);
+  for (Op *op = link.staged_head, *next; op; op = next) {
+    next = op->ready_next;
+    if (!op->outstanding) complete_at(op, 0, &cause);
+    else if (!op->failure) op->failure = std::make_unique<baton_error>(cause);  // when its chunks are back
+  }
 }
 
 void forget_parent(Op* parent) {

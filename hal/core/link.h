@@ -36,6 +36,8 @@ int32_t child_cancelled(const Op* child);
 uint32_t poll_link(baton_queue*);
 // Fails the ops of links that touch a lost device.
 void fail_links_of(baton_device*, const baton_error& cause);
+// The link is being closed: copies that it drives itself (memcpy, chunks not yet handed to a driver) end with `cause`.
+void stop_link(baton_queue*, const baton_error& cause);
 // A parent is failed from outside (close, loss): forgets it; its children are failed by their own queues.
 void forget_parent(Op* parent);
 

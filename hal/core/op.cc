@@ -13,26 +13,4 @@ void OpPool::grow() {
   chunks_.push_back(std::move(chunk));
 }
 
-void ReadyList::insert(Op* op) {
-  Op* after = tail_;
-  while (after && after->sequence > op->sequence) after = after->ready_prev;
-  op->ready_prev = after;
-  op->ready_next = after ? after->ready_next : head_;
-  (after ? after->ready_next : head_) = op;
-  (op->ready_next ? op->ready_next->ready_prev : tail_) = op;
-}
-
-void ReadyList::push_front(Op* op) {
-  op->ready_prev = nullptr;
-  op->ready_next = head_;
-  (head_ ? head_->ready_prev : tail_) = op;
-  head_ = op;
-}
-
-void ReadyList::remove(Op* op) {
-  (op->ready_prev ? op->ready_prev->ready_next : head_) = op->ready_next;
-  (op->ready_next ? op->ready_next->ready_prev : tail_) = op->ready_prev;
-  op->ready_prev = op->ready_next = nullptr;
-}
-
 }  // namespace baton::core

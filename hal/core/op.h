@@ -33,32 +33,40 @@ enum class OpState : uint8_t { free, waiting, ready, issued };
 // How a link runs a COPY; see planner.h.
 enum class Path : uint8_t { none, on_from, on_to, memcpy, staged };
 
-struct Op {
+// The first two cache lines are all that an empty op touches.
+struct alignas(64) Op {
   OpState state = OpState::free;
   uint8_t opcode = 0;       // baton_opcode as submitted
+  uint8_t runs_as = 0;      // for the driver: what moves no bytes is a NOP
+  bool planned = false;     // COPY of a plan
+  bool waits = false;       // has wait nodes
+  bool uses = false;        // has buffers
   uint8_t waits_left = 0;   // listed nodes
   Path path = Path::none;   // on links
+  uint8_t hop = 0, slot = 0;  // child
   uint16_t generation = 1;
   uint32_t tag = 0;
   baton_instance* instance = nullptr;
   baton_queue* queue = nullptr;
+  Op *prev = nullptr, *next = nullptr;              // all incomplete ops of the queue
+  Op *ready_prev = nullptr, *ready_next = nullptr;  // ready list; `ready_next` alone in host and memcpy lists
+
   uint64_t sequence = 0;    // in its queue
+  baton_timeline* signal[2] = {};
+  uint64_t signal_value[2] = {};
   uint64_t wait_ns = 0;     // modelled: the latest of the waits' times
   uint64_t start_ns = 0;    // modelled start, once known
   uint64_t wall_start = 0;  // when it was issued; 0 if no span callback
-  Op *prev = nullptr, *next = nullptr;              // all incomplete ops of the queue
-  Op *ready_prev = nullptr, *ready_next = nullptr;  // ready list; `ready_next` alone in host and memcpy lists
-  baton_timeline* signal[2] = {};
-  uint64_t signal_value[2] = {};
+
+  baton_buffer* buffer[2] = {};  // COPY src and dst; FILL dst in [1]
   baton_timeline* progress = nullptr;
   uint64_t progress_base = 0;
-  baton_buffer* buffer[2] = {};     // COPY src and dst; FILL dst in [1]
+  uint64_t bytes = 0;  // COPY, FILL
+  decltype(baton_driver_op::u) u{};
+  WaitNode wait[2];
   baton_program* program = nullptr;
   baton_host_fn host_fn = nullptr;
   void* host_user = nullptr;
-  uint64_t bytes = 0;  // COPY, FILL
-  baton_driver_op driver{};
-  WaitNode wait[2];
 
   // LAUNCH: copies of what the caller pointed to. Capacity stays with the op.
   std::vector<baton_driver_binding> bindings;
@@ -71,7 +79,6 @@ struct Op {
   uint64_t moved = 0;        // parent: bytes handed to hop 1 so far (memcpy: copied). child: offset of its part
   uint64_t end_ns = 0;       // parent: latest modelled end of its parts
   uint32_t outstanding = 0;  // parent: children in flight
-  uint8_t hop = 0, slot = 0; // child
   std::unique_ptr<baton_error> failure;  // parent: first failed part
 
   void* cookie() { return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(this) | uintptr_t(generation) << 48); }
@@ -111,9 +118,25 @@ class ReadyList {
  public:
   Op* front() const { return head_; }
   bool empty() const { return !head_; }
-  void insert(Op* op);      // O(1) when ops become ready in order
-  void push_front(Op* op);  // one that was in front before
-  void remove(Op* op);
+  void insert(Op* op) {  // O(1) when ops become ready in order
+    Op* after = tail_;
+    while (after && after->sequence > op->sequence) after = after->ready_prev;
+    op->ready_prev = after;
+    op->ready_next = after ? after->ready_next : head_;
+    (after ? after->ready_next : head_) = op;
+    (op->ready_next ? op->ready_next->ready_prev : tail_) = op;
+  }
+  void push_front(Op* op) {  // one that was in front before
+    op->ready_prev = nullptr;
+    op->ready_next = head_;
+    (head_ ? head_->ready_prev : tail_) = op;
+    head_ = op;
+  }
+  void remove(Op* op) {
+    (op->ready_prev ? op->ready_prev->ready_next : head_) = op->ready_next;
+    (op->ready_next ? op->ready_next->ready_prev : tail_) = op->ready_prev;
+    op->ready_prev = op->ready_next = nullptr;
+  }
 
  private:
   Op *head_ = nullptr, *tail_ = nullptr;

@@ -47,6 +47,7 @@ void finish(baton_instance* in) {
   in->nap_ns.store(nap, std::memory_order_relaxed);
   const bool more = in->host_head || in->copying || !in->dirty.empty();
   in->more.store(more, std::memory_order_seq_cst);
+  in->took_posted = false;  // they have been seen to above
   if (more) in->waker.kick();
 }
 
@@ -56,7 +57,7 @@ bool idle(const baton_instance* in) {
 
 // A loop of polls must not starve whoever waits for the lock to submit.
 void let_others_in(const baton_instance* in) {
-  for (int i = 0; i < 100 && in->mu.contended(); ++i) sched_yield();
+  for (int i = 0; i < 100 && in->inside.contended(); ++i) sched_yield();
 }
 
 // Polls until done() or the deadline; sleeps when nothing happens.
@@ -96,8 +97,8 @@ int32_t deadline_error(const baton_timeline& t, uint64_t value, baton_error* err
 }  // namespace
 
 uint32_t poll(baton_instance* in, uint32_t budget) {
-  if (in->mu.owned()) return 0;  // from inside a driver's call: the poll that called it goes on
-  std::lock_guard lock(in->mu);
+  if (in->inside.owned()) return 0;  // from inside a driver's call: the poll that called it goes on
+  Hold hold(in);
   in->waker.clear();
   take_pending_losses(in);
   drain(in);
@@ -120,7 +121,7 @@ uint32_t poll(baton_instance* in, uint32_t budget) {
 }
 
 uint32_t poll_wait(baton_instance* in, uint64_t deadline_ns) {
-  if (in->mu.owned()) return 0;
+  if (in->inside.owned()) return 0;
   // What other threads handle, and what completed inside a submit since the last call, counts too: a caller that looks at its
   // timelines between calls must not sleep through a change.
   const uint64_t before = in->seen.load(std::memory_order_relaxed);
@@ -141,13 +142,13 @@ uint32_t poll_wait(baton_instance* in, uint64_t deadline_ns) {
 
 int32_t wait(baton_timeline& t, uint64_t value, uint64_t deadline_ns, baton_error* error) {
   baton_instance* in = t.instance;
-  if (!t.settled(value) && in->mu.owned())
+  if (!t.settled(value) && in->inside.owned())
     return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "submit an op that waits on the timeline instead",
                                   "a wait on timeline '%s' inside a driver's call or a span callback would never end", t.name));
   auto done = [&] { return t.settled(value); };
   while (!done()) {  // at least one poll, also after the deadline
     uintptr_t nobody = 0;
-    const uintptr_t self = OwnedMutex::self();
+    const uintptr_t self = OwnedLock::self();
     if (in->driver_thread.load() == self) {  // a HOST op's function waits: its own thread polls on
       drive(in, deadline_ns, done);
     } else if (in->driver_thread.compare_exchange_strong(nobody, self)) {
@@ -162,15 +163,6 @@ int32_t wait(baton_timeline& t, uint64_t value, uint64_t deadline_ns, baton_erro
   if (t.poisoned()) return fail(error, t.cause());
   if (t.value() >= value) return ok(error);
   return deadline_error(t, value, error);
-}
-
-void after_change(baton_timeline& t, uint64_t value) {
-  baton_instance* in = t.instance;
-  const bool inside = in->mu.owned();
-  if (!inside) in->outside.fetch_add(1, std::memory_order_seq_cst);
-  in->waker.wake_followers(&t, value);
-  if (inside) in->waker.kick_sleepers();
-  else in->waker.kick();  // an event loop elsewhere may look at this timeline when it wakes
 }
 
 }  // namespace baton::core

@@ -8,7 +8,7 @@
 // Errors   DEADLINE with the value reached; the timeline's poison.
 #pragma once
 
-#include "hal/core/instance.h"
+#include "hal/core/hold.h"
 
 namespace baton::core {
 
@@ -16,6 +16,13 @@ uint32_t poll(baton_instance*, uint32_t budget);
 uint32_t poll_wait(baton_instance*, uint64_t deadline_ns);  // meant for one thread; several use wait()
 int32_t wait(baton_timeline&, uint64_t value, uint64_t deadline_ns, baton_error*);
 // After a timeline rose to `value` or was poisoned (UINT64_MAX): wakes who sleeps for it.
-void after_change(baton_timeline&, uint64_t value);
+inline void after_change(baton_timeline& t, uint64_t value) {
+  baton_instance* in = t.instance;
+  const bool nested = in->inside.owned();
+  if (!nested) in->outside.fetch_add(1, std::memory_order_seq_cst);
+  in->waker.wake_followers(&t, value);
+  if (nested) in->waker.kick_sleepers();
+  else in->waker.kick();  // an event loop elsewhere may look at this timeline when it wakes
+}
 
 }  // namespace baton::core

@@ -63,7 +63,7 @@ int32_t baton_load(baton_device* d, uint32_t lane, const void* program, uint64_t
   p->lane = lane;
   p->epoch = epoch;
   ++d->children;
-  std::lock_guard lock(d->instance->mu);
+  Hold hold(d->instance);
   d->programs.insert(p);
   *out = p;
   return ok(error);
@@ -74,12 +74,12 @@ void baton_unload(baton_program* p) {
   baton_device* d = p->device;
   baton_instance* in = d->instance;
   {
-    std::lock_guard lock(in->mu);
+    Hold hold(in);
     d->programs.erase(p);
     p->unloaded = true;
     if (p->references) return;  // a launch in flight keeps it
   }
   destroy(p);
-  std::lock_guard lock(in->mu);
+  Hold hold(in);
   drop_child(d);
 }

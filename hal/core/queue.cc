@@ -20,21 +20,23 @@ constexpr uint64_t kCloseNs = 5'000'000'000;  // for what a device still runs; a
 int32_t register_queue(std::unique_ptr<baton_queue> q, baton_queue** out, baton_error* error) {
   baton_instance* in = q->instance;
   if (Status s = in->waker.add(q->fd); !s) return fail(error, s.error());
-  std::lock_guard lock(in->mu);
+  Hold hold(in);
   in->queues.push_back(q.get());
   *out = q.release();
   in->waker.kick_sleepers();  // a sleeper's nap may now be too long
   return BATON_OK;
 }
 
-// Polls until the driver has given back what it runs. Other threads' polls may do it as well.
+// Polls until the driver has given back what it runs, and whoever was submitting has seen that the queue is closed. Other threads' polls
+// may do it as well.
 void wait_idle(baton_queue* q) {
   baton_instance* in = q->instance;
   const uint64_t deadline = now_ns() + kCloseNs;
   for (;;) {
     {
-      std::lock_guard lock(in->mu);
-      if (q->inflight == (calling_from() == q ? 1u : 0u)) return;  // a HOST op may close its own queue
+      Hold hold(in);
+      const uint64_t left = q->accepted.load(std::memory_order_seq_cst) - q->finished.load(std::memory_order_relaxed);
+      if (left == (calling_from() == q ? 1u : 0u)) return;  // a HOST op may close its own queue
     }
     if (poll(in, 256)) continue;
     if (now_ns() >= deadline) return;
@@ -106,18 +108,19 @@ int32_t open_lane(baton_device* d, uint32_t lane, baton_queue** out, baton_error
 
 void close_queue(baton_queue* q, const baton_error& cause) {
   baton_instance* in = q->instance;
-  const bool inside = in->mu.owned();
+  const bool inside = in->inside.owned();
   {
-    std::lock_guard lock(in->mu);
+    Hold hold(in);
     if (q->dead) return;
     q->closing = true;  // progress() now tells what runs to stop
     fail_all(q, cause, false);
+    if (q->link) stop_link(q, cause);
     drain(in);
   }
-  if (!inside && (!q->device || q->device->epoch == q->epoch)) wait_idle(q);
+  if (!inside) wait_idle(q);
   std::unique_ptr<Link> link;
   {
-    std::lock_guard lock(in->mu);
+    Hold hold(in);
     fail_all(q, cause, true);
     if (q->link)
       for (baton_queue** inner : {&q->link->from_queue, &q->link->to_queue})
@@ -129,7 +132,7 @@ void close_queue(baton_queue* q, const baton_error& cause) {
     drain(in);
   }
   if (!link) return;
-  std::lock_guard lock(in->mu);
+  Hold hold(in);
   drop_child(link->from);
   drop_child(link->to);
 }

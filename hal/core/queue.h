@@ -8,6 +8,7 @@
 
 #include "hal/core/device.h"
 
+#include <atomic>
 #include <memory>
 #include <string>
 
@@ -35,11 +36,11 @@ struct baton_queue {
   baton::core::Op *head = nullptr, *tail = nullptr;  // all incomplete ops, in submit order
   baton::core::ReadyList ready;
   uint64_t sequence = 0;
-  uint32_t count = 0;     // incomplete
+  std::atomic<uint64_t> accepted{0}, finished{0};  // ops, ever; `finished` is written inside alone
   uint32_t inflight = 0;  // issued
   bool dirty = false;     // in instance->dirty
   bool blocked = false;   // the driver was full, or its device busy: try again after a poll
-  bool closing = false;
+  std::atomic<bool> closing{false};
   bool dead = false;      // closed inside a poll
   uint64_t end_ns = 0;    // modelled end of the latest op
   uint64_t wall_end = 0;  // of the latest op, for spans

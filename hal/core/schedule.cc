@@ -7,8 +7,7 @@
 #include "hal/core/trace.h"
 
 #include <algorithm>
-#include <cstddef>
-#include <cstring>
+#include <utility>
 
 namespace baton::core {
 namespace {
@@ -24,11 +23,13 @@ void drop_node(WaitNode& node) {
 }
 
 void release_handles(Op* op) {
-  for (int i = 0; i < 2; ++i) {
-    if (op->signal[i]) release(op->signal[i]);
-    if (op->buffer[i]) release(op->buffer[i]);
-    op->signal[i] = nullptr;
-    op->buffer[i] = nullptr;
+  for (baton_timeline*& t : op->signal)
+    if (t) release(std::exchange(t, nullptr));
+  if (op->uses) {
+    for (baton_buffer*& b : op->buffer)
+      if (b) release(std::exchange(b, nullptr));
+    op->bytes = 0;
+    op->uses = false;
   }
   if (op->opcode != BATON_OP_LAUNCH) return;
   if (op->progress) release(op->progress);
@@ -43,12 +44,12 @@ void recycle(Op* op) {
   op->state = OpState::free;
   if (++op->generation == 0) op->generation = 1;
   release_handles(op);
-  op->parent = nullptr;
   op->queue = nullptr;
-  op->wait_ns = op->start_ns = op->end_ns = 0;
+  op->wait_ns = op->start_ns = 0;
   op->hop = 0;
   op->path = Path::none;
   op->waits_left = 0;
+  op->waits = false;
   op->instance->ops.give(op);
 }
 
@@ -156,11 +157,12 @@ void detach(Op* op) {
   (op->prev ? op->prev->next : q->head) = op->next;
   (op->next ? op->next->prev : q->tail) = op->prev;
   op->prev = op->next = nullptr;
-  --q->count;
+  q->finished.store(q->finished.load(std::memory_order_relaxed) + 1, std::memory_order_release);
 }
 
 // A handle that was good at submit may have gone stale while the op waited.
 const baton_device* stale_device(const Op* op) {
+  if (!op->uses) return nullptr;
   for (const baton_buffer* b : op->buffer)
     if (b && b->epoch != b->device->epoch.load(std::memory_order_relaxed)) return b->device;
   return nullptr;
@@ -188,11 +190,13 @@ uint32_t fill_batch(baton_queue* q) {
     op->state = OpState::issued;
     ++q->inflight;
     op->wall_start = spans ? now_ns() : 0;
-    op->driver.cookie = op->cookie();
-    op->driver.tag = op->tag;
-    op->driver.start_ns = begin_ns(op);
-    size_t bytes = op->driver.opcode == BATON_OP_NOP ? offsetof(baton_driver_op, u) : sizeof(baton_driver_op);
-    std::memcpy(&in->batch[n++], &op->driver, bytes);
+    baton_driver_op& to = in->batch[n++];
+    to.opcode = op->runs_as;
+    to.reserved[0] = op->planned;  // tells a plan from a contiguous COPY
+    to.tag = op->tag;
+    to.cookie = op->cookie();
+    to.start_ns = begin_ns(op);
+    if (op->runs_as != BATON_OP_NOP) to.u = op->u;
   }
   return n;
 }
@@ -270,7 +274,7 @@ void mark_dirty(baton_queue* q) {
   q->instance->dirty.push_back(q);
 }
 
-void enqueue(Op* op) {
+void enqueue(Op* op, const baton_error* refused) {
   baton_queue* q = op->queue;
   op->state = OpState::waiting;
   op->sequence = ++q->sequence;
@@ -278,10 +282,14 @@ void enqueue(Op* op) {
   op->next = nullptr;
   (q->tail ? q->tail->next : q->head) = op;
   q->tail = op;
-  ++q->count;
+  if (refused) {
+    for (WaitNode& node : op->wait)
+      if (node.timeline) drop_node(node);
+    return complete_at(op, 0, refused);
+  }
   baton_timeline* poisoned = nullptr;
   for (WaitNode& node : op->wait) {
-    if (!node.timeline) continue;
+    if (!op->waits || !node.timeline) continue;
     if (!poisoned && node.timeline->listen(node)) {
       ++op->waits_left;
     } else if (!poisoned && !take_wait(op, node)) {
@@ -303,6 +311,7 @@ void drain(baton_instance* in) {
   if (in->draining || in->in_driver) return;
   in->draining = true;
   for (;;) {
+    Hold::take_posted(in);
     bool woke = take_changed(in);
     if (in->dirty.empty()) {
       if (woke) continue;
@@ -372,12 +381,6 @@ void fail_all(baton_queue* q, const baton_error& cause, bool issued_too) {
   }
 }
 
-void discard(Op* op) {
-  for (WaitNode& node : op->wait)
-    if (node.timeline) drop_node(node);
-  recycle(op);
-}
-
 const baton_queue* calling_from() { return t_calling_from; }
 
 uint32_t run_host_ops(baton_instance* in, uint32_t budget) {
@@ -395,9 +398,9 @@ uint32_t run_host_ops(baton_instance* in, uint32_t budget) {
     baton_host_fn fn = op->host_fn;
     void* user = op->host_user;
     const baton_queue* outer = std::exchange(t_calling_from, op->queue);
-    in->mu.unlock();
+    Hold::leave(in);
     fn(user);
-    in->mu.lock();
+    Hold::enter(in);
     t_calling_from = outer;
     if (Op* still = op_of_cookie(cookie)) complete_at(still, still->wait_ns, nullptr);
     ++n;

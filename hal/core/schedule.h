@@ -13,8 +13,8 @@
 
 namespace baton::core {
 
-// A translated op enters its queue. Its waits (op->wait[i].timeline) are not yet listed.
-void enqueue(Op*);
+// A translated op enters its queue. Its waits (op->wait[i].timeline) are not yet listed. It fails at once with `refused`, if given.
+void enqueue(Op*, const baton_error* refused = nullptr);
 // Wakes, issues and completes until nothing is left to do at once. Does nothing inside a driver's call: the outer drain goes on.
 void drain(baton_instance*);
 // Ends an op at modelled time `end_ns`, or with `error`.
@@ -26,8 +26,6 @@ uint64_t begin_ns(const Op*);
 int32_t progress(Op*, uint64_t k, uint64_t offset_ns);
 // Fails every op of the queue; also what the driver still runs, if `issued_too`.
 void fail_all(baton_queue*, const baton_error& cause, bool issued_too);
-// Gives back an op that never entered its queue.
-void discard(Op*);
 void mark_dirty(baton_queue*);
 // Calls the functions of HOST ops without the lock; `lock` is the only hold on it. Returns how many.
 uint32_t run_host_ops(baton_instance*, uint32_t budget);

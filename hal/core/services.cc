@@ -3,8 +3,6 @@
 #include "hal/core/device.h"
 #include "hal/core/schedule.h"
 
-#include <mutex>
-
 namespace baton::core {
 namespace {
 
@@ -18,13 +16,16 @@ template <class F>
 int32_t with_op(void* cookie, F f) {
   baton_instance* in = instance_of(cookie);
   if (!in) return 1;
-  const bool inside = in->mu.owned();
+  if (in->inside.owned()) {  // from within submit or poll, as it should be
+    Op* op = op_of_cookie(cookie);
+    return op ? f(op) : 1;
+  }
   int32_t rc = 1;
   {
-    std::lock_guard lock(in->mu);
+    Hold hold(in);
     if (Op* op = op_of_cookie(cookie)) rc = f(op);
   }
-  if (!inside) in->waker.kick();
+  in->waker.kick();
   return rc;
 }
 
@@ -43,7 +44,7 @@ void on_lost(void* core_device, const baton_error* error) {
   auto* d = static_cast<baton_device*>(core_device);
   if (!d) return;
   baton_error cause = error ? *error : make_error(BATON_DEVICE_LOST, d->uri.c_str(), "", "%s is gone", d->shown.c_str());
-  if (d->instance->mu.owned()) return lose_device(d, cause);
+  if (d->instance->inside.owned()) return lose_device(d, cause);
   std::lock_guard call(d->call);
   d->pending_loss = cause;
   d->has_pending_loss = true;

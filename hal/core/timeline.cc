@@ -1,7 +1,7 @@
 #include "hal/core/timeline.h"
 
 #include "hal/core/error.h"
-#include "hal/core/instance.h"
+#include "hal/core/hold.h"
 #include "hal/core/poller.h"
 
 #include <algorithm>
@@ -159,7 +159,7 @@ void give_back(baton_timeline* t) { t->instance->timelines.give(t); }
 
 int32_t baton_timeline_create(baton_instance* instance, const char* name, baton_timeline** out, baton_error* error) {
   if (!instance || !out) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_timeline_create: instance or out is NULL"));
-  std::lock_guard lock(instance->mu);
+  Hold hold(instance);
   baton_timeline* t = instance->timelines.take();
   t->set_name(name);
   *out = t;
@@ -169,7 +169,7 @@ int32_t baton_timeline_create(baton_instance* instance, const char* name, baton_
 void baton_timeline_destroy(baton_timeline* t) {
   if (!t) return;
   baton_instance* in = t->instance;
-  std::lock_guard lock(in->mu);
+  Hold hold(in);
   t->state = TimelineState::destroyed;
   retain(t);
   // Ops that wait for it would wait forever.

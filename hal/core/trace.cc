@@ -40,7 +40,7 @@ void trace_mark(Op* op, uint64_t at_ns) {
 
 void baton_set_span_callback(baton_instance* in, baton_span_fn fn, void* user) {
   if (!in) return;
-  std::lock_guard lock(in->mu);
+  baton::core::Hold hold(in);
   in->span = fn;
   in->span_user = user;
 }

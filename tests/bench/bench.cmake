@@ -2,7 +2,8 @@
 if(BATON_BENCH)
   baton_static(baton_yardstick SOURCES ${CMAKE_CURRENT_LIST_DIR}/yardstick.cc ${CMAKE_CURRENT_LIST_DIR}/yardstick_simd.cc LIBS Threads::Threads)
   file(GLOB bench_rows CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*_rows.cc)
-  add_executable(baton-bench ${CMAKE_CURRENT_LIST_DIR}/bench.cc ${CMAKE_CURRENT_LIST_DIR}/table.cc ${bench_rows})
+  add_executable(baton-bench ${CMAKE_CURRENT_LIST_DIR}/bench.cc ${CMAKE_CURRENT_LIST_DIR}/table.cc ${bench_rows}
+                 ${PROJECT_SOURCE_DIR}/tests/support/count_calls.cc)
   target_link_libraries(baton-bench PRIVATE baton_flags baton baton_yardstick baton_kv_move baton_model baton_runtime CLI11::CLI11 fmt::fmt
                                             nlohmann_json::nlohmann_json)
   add_executable(submit_bench ${CMAKE_CURRENT_LIST_DIR}/submit_bench.cc)

@@ -22,6 +22,8 @@ struct Settings {
 Status kv_rows(const Settings&, Report&);      // KV-cache between two processes, each fabric, beside memcpy
 Status submit_rows(const Settings&, Report&);  // submit to completion of an empty op, each device, beside a round trip
 Status remote_rows(const Settings&, Report&);  // a timeline signalled in one process and waited on in another
+Status hot_path_rows(const Settings&, Report&);  // of group submit: what the contract itself costs
+Status layer_rows(const Settings&, Report&);   // the same on the host with each layer, beside no layer
 Status model_rows(const Settings&, Report&);   // prefill and decode tokens/s, beside the machine's bandwidth and arithmetic
 Status ttft_rows(const Settings&, Report&);    // time to first token, handed over against one device
 

@@ -13,4 +13,23 @@ file(GLOB cts_subjects CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/subjects/*.js
 foreach(subject ${cts_subjects})
   get_filename_component(name ${subject} NAME_WE)
   baton_add_ctest(cts_${name} COMMAND baton-cts ${subject} LABELS cts TIMEOUT 60)
+  baton_add_ctest(cts_fault_${name} COMMAND baton-cts --faults ${subject} LABELS fault TIMEOUT 60)
 endforeach()
+
+# Every ordered pair of ours; of one kind, two devices of it.
+set(cts_first_host host://a)
+set(cts_second_host host://b)
+set(cts_first_neuron emu+neuron://0?chips=2)
+set(cts_second_neuron emu+neuron://1?chips=2)
+set(cts_first_cs3 emu+cs3://0)
+set(cts_second_cs3 emu+cs3://1)
+foreach(from host neuron cs3)
+  set(cts_pairs)
+  foreach(to host neuron cs3)
+    list(APPEND cts_pairs --pair ${cts_first_${from}} ${cts_second_${to}})
+  endforeach()
+  baton_add_ctest(cts_pair_${from} COMMAND baton-cts ${cts_pairs} LABELS pair TIMEOUT 60)
+endforeach()
+
+baton_test(cts_runner SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/cts_runner.cc LIBS baton_test_support nlohmann_json::nlohmann_json LABELS cts
+           DEPENDS baton-cts devctl)

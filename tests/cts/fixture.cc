@@ -8,6 +8,10 @@ namespace baton::cts {
 Fixture::Fixture(const Instance& in, const Subject& subject, uint32_t needs, uint64_t seed) : rng(seed), in_(in), subject_(subject) {
   device = must(in.open(subject.uri));
   info_ = must(device.info());
+  if (!subject.peer.empty()) {
+    peer = must(in.open(subject.peer));
+    peer_info_ = must(peer.info());
+  }
   if (std::string why = missing(needs, info_); !why.empty()) skip(why);
 }
 
@@ -57,14 +61,18 @@ Bytes Fixture::random(uint64_t bytes) {
 }
 
 void Fixture::check_memory() {
-  auto now = device.info();
-  if (!now) {
-    EXPECT_EQ(now.error().code, BATON_DEVICE_LOST) << now.error().text();
-    return;
-  }
-  for (uint32_t i = 0; i < info_.heap_count; ++i)
-    EXPECT_EQ(now->heaps[i].bytes_used, info_.heaps[i].bytes_used)
-        << "heap " << info_.heaps[i].name << ": the case freed all that it had allocated, the device says otherwise";
+  auto check = [](const Device& d, const DeviceInfo& before) {
+    auto now = d.info();
+    if (!now) {
+      EXPECT_EQ(now.error().code, BATON_DEVICE_LOST) << now.error().text();
+      return;
+    }
+    for (uint32_t i = 0; i < before.heap_count; ++i)
+      EXPECT_EQ(now->heaps[i].bytes_used, before.heaps[i].bytes_used)
+          << before.uri << " heap " << before.heaps[i].name << ": the case freed all that it had allocated, the device says otherwise";
+  };
+  if (device) check(device, info_);
+  if (peer) check(peer, peer_info_);
 }
 
 }  // namespace baton::cts

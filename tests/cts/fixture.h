@@ -74,6 +74,7 @@ class Fixture {
   const Instance& in() const { return in_; }
   const Subject& subject() const { return subject_; }
   const DeviceInfo& info() const { return info_; }  // as of the opening
+  const DeviceInfo& peer_info() const { return peer_info_; }
   uint32_t heap_of(uint32_t lane) const { return lane < info_.heap_count ? lane : 0; }
 
   Timeline timeline(const std::string& name = "t") const { return must(in_.timeline(name)); }
@@ -88,14 +89,14 @@ class Fixture {
   // No case may leave memory behind.
   void check_memory();
 
-  Device device;
+  Device device, peer;  // peer: of a pair
   std::mt19937_64 rng;
 
  private:
   const Device& staging();
   const Instance& in_;
   const Subject& subject_;
-  DeviceInfo info_{};
+  DeviceInfo info_{}, peer_info_{};
   Device host_;
 };
 

@@ -18,6 +18,7 @@ enum Exit : int { kOk = 0, kFinding = 1, kUsage = 2 };
 
 struct Arguments {
   std::vector<std::string> subjects;
+  std::vector<std::pair<std::string, std::string>> pairs;  // from, to
   RunOptions run;
   bool list = false;
   std::string output = "text";
@@ -35,10 +36,21 @@ void prefer(const DriverFile& driver) {
   setenv("BATON_DRIVER_PATH", (driver.folder + (before ? std::string(":") + before : "")).c_str(), 1);
 }
 
-Result<std::vector<Subject>> read_subjects(const std::vector<std::string>& arguments) {
+// A pair is excused from nothing.
+Result<Subject> read_pair(const std::string& from, const std::string& to) {
+  BATON_ASSIGN(Subject a, subject_of(from));
+  BATON_ASSIGN(Subject b, subject_of(to));
+  return Subject{.name = a.name + "-" + b.name, .uri = a.uri, .peer = b.uri};
+}
+
+Result<std::vector<Subject>> read_subjects(const Arguments& given) {
   std::vector<Subject> subjects;
+  for (const auto& [from, to] : given.pairs) {
+    BATON_ASSIGN(Subject s, read_pair(from, to));
+    subjects.push_back(std::move(s));
+  }
   std::vector<DriverFile> drivers;
-  for (const std::string& a : arguments) {
+  for (const std::string& a : given.subjects) {
     if (a.ends_with(".so")) {
       BATON_ASSIGN(DriverFile d, driver_file(a));
       prefer(d);
@@ -98,7 +110,7 @@ int list(const Arguments& a) {
 
 int execute(Arguments& a) {
   if (a.list) return list(a);
-  auto subjects = read_subjects(a.subjects);
+  auto subjects = read_subjects(a);
   if (!subjects) return fail(subjects.error());
   if (subjects->empty()) return fail(Error(BATON_INVALID_ARGUMENT, "no subject", "name an address, a subject's .json or a driver's .so"));
   if (!a.is_json()) {
@@ -119,6 +131,8 @@ int parse(int argc, char** argv) {
              "Exit codes: 0 as promised, 1 a test failed, 2 usage.");
   app.set_version_flag("--version", std::string("baton-cts ") + baton_version());
   app.add_option("SUBJECT", a.subjects, "Addresses (emu+cs3://0), subject files (.json), drivers (.so)");
+  app.add_option("--pair", a.pairs, "From one device to another: the suites of pairs, in that direction")->type_name("FROM TO");
+  app.add_flag("--faults", a.run.faults, "The suites of faults: each kind at each call and op, injected by the fault layer");
   app.add_option("--filter", a.run.filter, "Which tests, as in memory.* or *.*Reset*")->capture_default_str();
   app.add_option("--seed", a.run.seed, "Of everything random")->capture_default_str();
   app.add_flag("--list", a.list, "Print the tests' names and end");

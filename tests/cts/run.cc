@@ -117,9 +117,16 @@ class Listener : public testing::EmptyTestEventListener {
   const RunOptions& options_;
 };
 
+bool applies(const Suite& suite, const Subject& s, const RunOptions& options) {
+  return suite.about == (!s.peer.empty() ? About::pair : options.faults ? About::faults : About::device);
+}
+
 // Entries that excuse nothing are findings too.
 void check_entries(const Subject& s, const RunOptions& options, Report& report) {
-  const std::vector<std::string> names = test_names();
+  std::vector<std::string> names;
+  for (const Suite* suite : suites())
+    if ((suite->about == About::pair) == !s.peer.empty())
+      for (const Case& c : suite->cases) names.push_back(std::string(suite->name) + "." + c.name);
   for (const auto* list : {&s.unsupported, &s.expected_failures})
     for (const Entry& e : *list) {
       if (std::any_of(names.begin(), names.end(), [&](const std::string& n) { return matches(e.tests, n); })) continue;
@@ -160,6 +167,7 @@ Report run(std::span<const Subject> subjects, const RunOptions& options) {
     Session& session = *sessions.emplace_back(new Session{s, options.seed, {}});
     for (const Suite* suite : suites())
       for (const Case& c : suite->cases) {
+        if (!applies(*suite, s, options)) continue;
         std::string name = std::string(suite->name) + "." + c.name;
         if (!matches(options.filter, name)) continue;
         testing::RegisterTest((s.name + "/" + suite->name).c_str(), c.name, nullptr, nullptr, suite->name, 0,

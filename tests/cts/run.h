@@ -38,6 +38,7 @@ struct Report {
 
 struct RunOptions {
   std::string filter = "*";  // of "suite.Test"
+  bool faults = false;       // the suites of faults, in place of those of a device; needs libbaton's fault layer
   uint64_t seed = 1;         // of everything random
   std::function<void(const std::string& subject, const std::string& test)> on_begin;
   std::function<void(const Finding&)> on_end;

@@ -21,6 +21,7 @@ struct Entry {
 struct Subject {
   std::string name;           // shown: "neuron"
   std::string uri;            // "emu+neuron://0"
+  std::string peer;           // the other end of a pair: the suites of pairs are run, from `uri` to `peer`; "": a device alone
   std::vector<Entry> unsupported;         // not run: the device will never do it
   std::vector<Entry> expected_failures;   // run, and must fail: a failure that has gone is an error until its entry goes too
 };

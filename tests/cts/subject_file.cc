@@ -83,7 +83,7 @@ Result<Subject> find_device(const DriverFile& driver) {
   BATON_ASSIGN(Instance in, Instance::create());
   BATON_ASSIGN(std::vector<DeviceInfo> found, in.enumerate());
   for (const DeviceInfo& d : found)
-    if (driver.scheme == d.driver) return Subject{driver.scheme, d.uri, {}, {}};
+    if (driver.scheme == d.driver) return Subject{.name = driver.scheme, .uri = d.uri};
   return Error(BATON_NOT_FOUND, "the driver for '" + driver.scheme + "' finds no device here",
                "name one after it: " + driver.folder + "/libbaton-driver-" + driver.scheme + ".so " + driver.scheme + "://ADDRESS");
 }

@@ -35,9 +35,13 @@ struct Case {
   void (*run)(Fixture&);
 };
 
+// What a suite is about: a device, a device below the fault layer, or an ordered pair (the fixture's device and peer).
+enum class About { device, faults, pair };
+
 struct Suite {
   const char* name;
   std::span<const Case> cases;
+  About about = About::device;
 };
 
 std::span<const Suite* const> suites();
@@ -51,5 +55,8 @@ const Suite& refusals_suite();
 const Suite& progress_suite();
 const Suite& telemetry_suite();
 const Suite& reset_suite();
+const Suite& fault_suite();
+const Suite& pair_copy_suite();
+const Suite& pair_loss_suite();
 
 }  // namespace baton::cts

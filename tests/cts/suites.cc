@@ -6,6 +6,7 @@ std::span<const Suite* const> suites() {
   static const Suite* const all[] = {
       &registry_suite(), &memory_suite(),   &queue_suite(),     &timeline_suite(), &programs_suite(),
       &refusals_suite(), &progress_suite(), &telemetry_suite(), &reset_suite(),
+      &fault_suite(),    &pair_copy_suite(), &pair_loss_suite(),
   };
   return all;
 }

@@ -169,5 +169,19 @@ TEST_F(CopyTest, ClosingALinkCancelsItsCopies) {
   EXPECT_CODE(t2.wait_until(9, soon()), BATON_CANCELLED);
 }
 
+TEST_F(CopyTest, ClosingALinkDoesNotWaitForChunksThatNobodyWillSend) {
+  Device f = open("fake://f"), g = open("fake://g");
+  Buffer u = must(f.alloc(64 << 20)), v = must(g.alloc(64 << 20));
+  Timeline first = timeline("first"), second = timeline("second");
+  Queue staged = must(in.link(f, g));
+  EXPECT_OK(staged.submit({copy(u, 0, v, 0, 64 << 20).signal(first, 1), copy(u, 0, v, 0, 64 << 20).signal(second, 1)}));
+  in.poll(1);
+  const uint64_t began = now_ns();
+  staged.reset();
+  EXPECT_LT(now_ns() - began, 4'000'000'000u) << "closing gave up after 5 s";
+  EXPECT_CODE(first.wait_until(1, soon()), BATON_CANCELLED);   // some chunks are with a driver
+  EXPECT_CODE(second.wait_until(1, soon()), BATON_CANCELLED);  // none is
+}
+
 }  // namespace
 }  // namespace baton::test

@@ -4,3 +4,5 @@ set(layers_need baton-driver-fake baton-driver-host baton-driver-neuron baton-dr
 baton_test(layers_fault SOURCES ${CMAKE_CURRENT_LIST_DIR}/layers_fault.cc LIBS baton LABELS unit DEPENDS baton-layer-fault ${layers_need} LOCKS devshm)
 baton_test(layers_stack SOURCES ${CMAKE_CURRENT_LIST_DIR}/layers_stack.cc LIBS baton nlohmann_json::nlohmann_json LABELS unit
            DEPENDS baton-layer-fault baton-layer-delay baton-layer-trace baton-layer-record ${layers_need} LOCKS devshm)
+baton_test(layers_replay SOURCES ${CMAKE_CURRENT_LIST_DIR}/layers_replay.cc LIBS baton baton_program baton_test_support nlohmann_json::nlohmann_json
+           LABELS unit DEPENDS devctl baton-layer-record baton-layer-fault ${layers_need} LOCKS devshm)

@@ -1,6 +1,8 @@
 // Layers as such (names, order, passing on, absent when off), delay and trace.
+#include "hal/core/device.h"
 #include "tests/unit/layers_test.hpp"
 
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
@@ -40,6 +42,20 @@ TEST(Layers, TheEnvironmentNamesThemUnlessTheCallerDoes) {
   o.struct_size = offsetof(baton_instance_options, layers);  // a caller from before there were layers
   EXPECT_CODE(Instance::create(&o), BATON_NOT_FOUND);
   unsetenv("BATON_LAYERS");
+}
+
+// Nothing is called in between: the core calls the very function that the driver's file exports.
+TEST(Layers, WithoutLayersTheDriversTableIsTheOneThatIsCalled) {
+  Instance none = layered(""), one = layered("delay=0");
+  Device plain = must(none.open("host://")), wrapped = must(one.open("host://"));
+  void* file = dlopen(BATON_BUILD_DIR "/lib/baton/libbaton-driver-host.so", RTLD_NOW | RTLD_NOLOAD);
+  ASSERT_NE(file, nullptr);
+  const baton_driver* table = reinterpret_cast<baton_driver_fn>(dlsym(file, BATON_DRIVER_SYMBOL))();
+  EXPECT_EQ(plain.get()->driver->submit, table->submit);
+  EXPECT_EQ(plain.get()->driver->poll, table->poll);
+  EXPECT_EQ(plain.get()->driver->alloc, table->alloc);
+  EXPECT_NE(wrapped.get()->driver->submit, table->submit);
+  dlclose(file);
 }
 
 TEST(Layers, WhatADeviceCannotStaysUnsupported) {

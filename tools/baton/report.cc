@@ -1,10 +1,10 @@
 #include "tools/baton/report.hpp"
 
+#include "hal/layers/trace/chrome_trace.h"
 #include "tools/baton/stats.hpp"
 #include "tools/model/fail.hpp"
 
 #include <algorithm>
-#include <map>
 
 namespace baton::runtime {
 
@@ -49,45 +49,33 @@ json leg_json(const Leg& l) {
   return {{"where", l.where}, {"device", l.title}, {"ranks", l.ranks}, {"timing_model", l.timing.empty() ? json(nullptr) : json(l.timing)}};
 }
 
-// Spans as complete events; a lane or link is a thread.
+// A lane or link is a lane of the trace, on the wall clock and by the model.
 class TraceWriter {
  public:
   explicit TraceWriter(const Answer& a) : a_(a) {
-    name_process(1, "wall");
-    name_process(2, "modelled (" + models_of(a) + ")");
+    trace_.process(kWall, "wall");
+    trace_.process(kModelled, "modelled (" + models_of(a) + ")");
   }
   void add(const Leg& leg) {
     for (const Span& s : leg.spans) add(leg.role, s);
   }
   void add(const std::string& group, const Span& s) {
-    put(1, group, s, s.wall_begin, s.wall_end, a_.began.wall);
-    if (s.modelled_end) put(2, group, s, s.modelled_begin, s.modelled_end, a_.began.modelled);
+    put(kWall, group, s, s.wall_begin, s.wall_end, a_.began.wall);
+    if (s.modelled_end) put(kModelled, group, s, s.modelled_begin, s.modelled_end, a_.began.modelled);
   }
-  std::string text() const { return json({{"displayTimeUnit", "ms"}, {"traceEvents", events_}}).dump(-1, ' ', false, json::error_handler_t::replace); }
+  std::string text() { return std::string(Trace::kHead) + trace_.take() + std::string(Trace::kTail); }
 
  private:
-  void name_process(int pid, const std::string& name) { events_.push_back({{"ph", "M"}, {"name", "process_name"}, {"pid", pid}, {"tid", 0}, {"args", {{"name", name}}}}); }
-  int thread(int pid, const std::string& lane) {
-    auto [it, fresh] = threads_.try_emplace({pid, lane}, int(threads_.size()) + 1);
-    if (fresh) events_.push_back({{"ph", "M"}, {"name", "thread_name"}, {"pid", pid}, {"tid", it->second}, {"args", {{"name", lane}}}});
-    return it->second;
-  }
+  using Trace = layers::ChromeTrace;
+  static constexpr int kWall = 1, kModelled = 2;
   void put(int pid, const std::string& group, const Span& s, uint64_t begin, uint64_t end, uint64_t zero) {
-    double at = (double(begin) - double(zero)) / 1e3; // microseconds
-    json e = {{"name", s.what == "mark" ? "mark" : group + " " + s.what}, {"pid", pid}, {"tid", thread(pid, s.lane)}, {"ts", at}};
-    if (s.what == "mark") {
-      e["ph"] = "i";
-      e["s"] = "t";
-    } else {
-      e["ph"] = "X";
-      e["dur"] = double(end - begin) / 1e3;
-      e["args"] = {{"bytes", s.bytes}, {"failed", s.failed}};
-    }
-    events_.push_back(std::move(e));
+    const double at = (double(begin) - double(zero)) / 1e3;  // microseconds
+    const int lane = trace_.lane(pid, s.lane);
+    if (s.what == "mark") return trace_.mark(pid, lane, "mark", at);
+    trace_.span(pid, lane, group + " " + s.what, at, double(end - begin) / 1e3, fmt::format("\"bytes\":{},\"failed\":{}", s.bytes, s.failed));
   }
   const Answer& a_;
-  json events_ = json::array();
-  std::map<std::pair<int, std::string>, int> threads_;
+  Trace trace_;
 };
 
 }  // namespace

@@ -33,6 +33,7 @@ struct Arguments {
   CopyBench copy;
   KvBench kv;
   ReplayCall replay;
+  CtsCall cts;
 };
 
 void add_bench(CLI::App& app, Arguments& a, Verb& verb) {
@@ -68,6 +69,12 @@ void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
   r->add_option("FILE", a.replay.file, "The recording")->required();
   r->add_option("--device", a.replay.device, "Run on this DEV what ran on a device (default: as recorded; emulators are started anew)");
   r->callback([&] { verb = [&](const Context& c) { return replay(c, a.replay); }; });
+  auto* conformance = app.add_subcommand("cts", "Conformance: does a device, or a driver, keep the promises of baton.h? Runs baton-cts");
+  conformance->add_option("SUBJECT", a.cts.subjects, "DEVs, a driver's .so (alone: its first device), subject files (.json)");
+  conformance->add_option("--filter", a.cts.filter, "Which tests, as in memory.*");
+  conformance->add_option("--seed", a.cts.seed, "Of everything random");
+  conformance->add_flag("--list", a.cts.list, "Print the tests' names and end");
+  conformance->callback([&] { verb = [&](const Context& c) { return cts(c, a.cts); }; });
   app.add_subcommand("fabric", "What KV-cache can travel on here")->callback([&] { verb = fabric; });
   auto* e = app.add_subcommand("explain", "What an error code means and what to do");
   e->add_option("CODE", a.code, "As in DEVICE_LOST or 7 (default: all)");

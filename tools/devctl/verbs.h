@@ -35,6 +35,13 @@ struct ReplayCall {
   std::string file, device;  // device "": as recorded, emulators started anew
 };
 
+struct CtsCall {
+  std::vector<std::string> subjects;  // selectors, URIs, subject files, drivers (.so)
+  std::string filter;
+  uint64_t seed = 0;  // 0: the default
+  bool list = false;
+};
+
 int summary(const Context&);
 int list(const Context&, const std::string& selector);
 int info(const Context&, const std::string& selector);
@@ -43,6 +50,7 @@ int topo(const Context&, const std::vector<std::string>& selectors);
 int bench_copy(const Context&, const CopyBench&);
 int bench_kv(const Context&, const KvBench&);
 int replay(const Context&, const ReplayCall&);
+int cts(const Context&, const CtsCall&);  // does not return if baton-cts is there
 int fabric(const Context&);
 int explain(const Output&, const std::string& code);  // "": all of them
 int version(const Context&);
