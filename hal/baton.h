@@ -196,7 +196,7 @@ BATON_API int32_t baton_info(baton_device*, baton_device_info* out, baton_error*
  * Errors   UNSUPPORTED: the driver keeps none. */
 BATON_API int32_t baton_telemetry_read(baton_device*, baton_telemetry* out, baton_error*);
 /* Fails everything in flight with DEVICE_LOST, resets the device, and raises its epoch: buffers, programs and queues made before are
- * stale for good, and still have to be closed. The device handle itself stays good.
+ * stale for good, and still have to be closed. Their memory counts as free at once. The device handle itself stays good.
  * Cost     blocks for as long as the vendor's reset takes; other devices go on.
  * Errors   UNSUPPORTED: close and open instead. After any other error the device stays lost; resetting again is allowed. */
 BATON_API int32_t baton_reset(baton_device*, baton_error*);
@@ -213,7 +213,8 @@ BATON_API void baton_free(baton_buffer*);
 BATON_API uint64_t baton_buffer_bytes(const baton_buffer*);
 /* The device whose memory it is: borrowed, good as long as the caller keeps that device open. NULL for NULL. */
 BATON_API baton_device* baton_buffer_device(const baton_buffer*);
-/* Host address of the buffer, valid until it is freed. Ordered against ops by timelines alone: read after a wait, write before a submit.
+/* Host address of the buffer, valid until it is freed or its device is reset. Ordered against ops by timelines alone: read after a wait,
+ * write before a submit.
  * Owner    the buffer; there is nothing to unmap.
  * Cost     one lock: the driver was asked when the buffer was made.
  * Errors   UNSUPPORTED: the heap is not mappable; copy to a host:// buffer instead. */

@@ -23,7 +23,8 @@ struct Device {
   Options options;
   Machine machine;
   Counters counters;
-  uint64_t allocated = 0;  // bytes of its own; what it imports is another's
+  uint64_t allocated = 0;  // bytes of its own since the latest reset; what it imports is another's
+  uint32_t resets = 0;
   std::vector<Queue*> queues;
 };
 
@@ -65,7 +66,7 @@ int32_t enumerate(baton_enumerate_fn fn, void* user, baton_error*) {
 int32_t open(const baton_driver_host* core, const char* uri, void** out, baton_error* e) {
   auto options = parse_options(uri);
   if (!options) return answer(e, options.error());
-  *out = new Device{core, uri, std::move(*options), read_machine(), {}, 0, {}};
+  *out = new Device{core, uri, std::move(*options), read_machine(), {}, 0, 0, {}};
   return BATON_OK;
 }
 
@@ -88,9 +89,12 @@ int32_t telemetry(void* d, baton_telemetry* out, baton_error*) {
   return BATON_OK;
 }
 
-// The core has already failed everything in flight and will not hear of those cookies again. Memory stays until it is freed.
+// The core has already failed everything in flight and will not hear of those cookies again. Memory of before is not counted any more; its pages
+// stay until it is freed, since somebody may have mapped it.
 int32_t reset(void* d, baton_error*) {
   for (Queue* q : device(d)->queues) q->drop();
+  device(d)->allocated = 0;
+  ++device(d)->resets;
   return BATON_OK;
 }
 
@@ -104,6 +108,7 @@ int32_t alloc(void* d, uint32_t, uint64_t bytes, void** out, baton_error* e) {
   auto memory = Memory::allocate(bytes);
   if (!memory) return answer(e, memory.error());
   used += bytes;
+  (*memory)->resets = device(d)->resets;
   *out = *memory;
   return BATON_OK;
 }
@@ -117,7 +122,7 @@ int32_t import_buffer(void*, int fd, uint64_t offset, uint64_t bytes, void** out
 
 void free(void* d, void* memory) {
   auto* m = static_cast<Memory*>(memory);
-  if (!m->imported()) device(d)->allocated -= m->bytes();
+  if (!m->imported() && m->resets == device(d)->resets) device(d)->allocated -= m->bytes();
   delete m;
 }
 

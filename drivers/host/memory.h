@@ -25,6 +25,8 @@ class Memory {
   uint64_t fd_offset() const { return fd_offset_; }
   Result<int> duplicate() const;  // a descriptor that the caller closes
 
+  uint32_t resets = 0;  // of the device before it was allocated
+
  private:
   Memory() = default;
   Status map(uint64_t offset, uint64_t bytes);

@@ -162,6 +162,9 @@ int32_t nrt_tensor_read_batch(const Batch*, uint64_t count, bool unsafe);
 int32_t nrt_tensor_write_batch(const Batch*, uint64_t count, bool unsafe);
 // Device to device only on one core.
 int32_t nrt_tensor_copy(const Tensor* source, size_t source_offset, Tensor* to, size_t to_offset, size_t bytes);
+// Not the vendor's: an emulator's alone. Modelled device time, in ns, of this thread's latest nrt_tensor_read or _write.
+uint64_t baton_emu_cost_ns(void);
+
 int32_t nrt_tensor_memset(Tensor*, uint64_t offset, int32_t value, size_t bytes);
 size_t nrt_tensor_get_size(const Tensor*);
 void* nrt_tensor_get_va(const Tensor*);  // may be NULL

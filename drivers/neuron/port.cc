@@ -45,6 +45,7 @@ constexpr Symbol kSymbols[] = {
     {"nrt_get_dmabuf_fd", offsetof(Port, dmabuf_fd), "no export if v2 is missing too"},
     {"nrt_get_dmabuf_fd_v2", offsetof(Port, dmabuf_fd_v2), "only page-aligned memory can be exported"},
     {"nrt_get_vnc_memory_stats", offsetof(Port, memory_stats), "heap use counts this driver's buffers alone"},
+    {"baton_emu_cost_ns", offsetof(Port, cost_ns), "copies have no modelled time, as on hardware"},
 };
 
 }  // namespace

@@ -198,9 +198,22 @@ void Queue::execute(Request& r) {
 int32_t Queue::copy(Request& r, const char*& call) {
   if (!r.bytes) return nrt::kSuccess;
   if (r.src && r.dst) return copy_on_device(r, call);
-  call = r.src ? "nrt_tensor_read" : "nrt_tensor_write";
-  return r.src ? shared_.port.tensor_read(r.src->tensor(), r.host, r.src_offset, r.bytes)
-               : shared_.port.tensor_write(r.dst->tensor(), r.host, r.dst_offset, r.bytes);
+  return r.src ? read_from(r, r.host, 0, r.bytes, call) : write_to(r, r.host, 0, r.bytes, call);
+}
+
+// Bytes [at, at + bytes) of the request.
+int32_t Queue::read_from(Request& r, uint8_t* to, uint64_t at, uint64_t bytes, const char*& call) {
+  call = "nrt_tensor_read";
+  const int32_t status = shared_.port.tensor_read(r.src->tensor(), to, r.src_offset + at, bytes);
+  if (shared_.port.cost_ns) r.cost_ns += shared_.port.cost_ns();
+  return status;
+}
+
+int32_t Queue::write_to(Request& r, const uint8_t* from, uint64_t at, uint64_t bytes, const char*& call) {
+  call = "nrt_tensor_write";
+  const int32_t status = shared_.port.tensor_write(r.dst->tensor(), from, r.dst_offset + at, bytes);
+  if (shared_.port.cost_ns) r.cost_ns += shared_.port.cost_ns();
+  return status;
 }
 
 int32_t Queue::copy_on_device(Request& r, const char*& call) {
@@ -217,10 +230,8 @@ int32_t Queue::copy_through_host(Request& r, const char*& call) {
   if (bounce_.empty()) bounce_.resize(kBounceBytes);
   for (uint64_t done = 0; done < r.bytes;) {
     uint64_t n = std::min(kBounceBytes, r.bytes - done);
-    call = "nrt_tensor_read";
-    if (int32_t s = shared_.port.tensor_read(r.src->tensor(), bounce_.data(), r.src_offset + done, n)) return s;
-    call = "nrt_tensor_write";
-    if (int32_t s = shared_.port.tensor_write(r.dst->tensor(), bounce_.data(), r.dst_offset + done, n)) return s;
+    if (int32_t s = read_from(r, bounce_.data(), done, n, call)) return s;
+    if (int32_t s = write_to(r, bounce_.data(), done, n, call)) return s;
     done += n;
   }
   return nrt::kSuccess;
@@ -238,11 +249,8 @@ int32_t Queue::fill(Request& r, const char*& call) {
   if (bounce_.empty()) bounce_.resize(kBounceBytes);
   uint64_t run = std::min(kBounceBytes, r.bytes);  // kBounceBytes is a multiple of 4
   for (uint64_t i = 0; i < run; ++i) bounce_[i] = bytes[i % width];
-  call = "nrt_tensor_write";
-  for (uint64_t done = 0; done < r.bytes; done += run) {
-    uint64_t n = std::min(run, r.bytes - done);
-    if (int32_t s = shared_.port.tensor_write(r.dst->tensor(), bounce_.data(), r.dst_offset + done, n)) return s;
-  }
+  for (uint64_t done = 0; done < r.bytes; done += run)
+    if (int32_t s = write_to(r, bounce_.data(), done, std::min(run, r.bytes - done), call)) return s;
   return nrt::kSuccess;
 }
 

@@ -102,6 +102,8 @@ class Queue {
   void execute(Request& r);
   int32_t copy(Request& r, const char*& call);
   int32_t copy_on_device(Request& r, const char*& call);
+  int32_t read_from(Request& r, uint8_t* to, uint64_t at, uint64_t bytes, const char*& call);
+  int32_t write_to(Request& r, const uint8_t* from, uint64_t at, uint64_t bytes, const char*& call);
   int32_t copy_through_host(Request& r, const char*& call);
   int32_t fill(Request& r, const char*& call);
   void launch(Request& r);

@@ -1,6 +1,7 @@
 // The ABI's tensors and tensor sets.
 #include "emulators/neuron/process.hpp"
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -74,6 +75,7 @@ int32_t transfer(Machine& m, const nrt::Batch* batches, uint64_t count, bool wri
         std::memcpy(t->data() + op.offset, op.buffer, op.size);
       else
         std::memcpy(op.buffer, t->data() + op.offset, op.size);
+      if (m.cost && t->storage->core) add_cost(m.cost->copy_ns(op.size, write));
     }
   return nrt::kSuccess;
 }
@@ -201,6 +203,8 @@ int32_t baton::nrt::nrt_tensor_memset(Tensor* handle, uint64_t offset, int32_t v
     return nrt::kSuccess;
   });
 }
+
+uint64_t baton::nrt::baton_emu_cost_ns(void) { return uint64_t(std::llround(cost_ns())); }
 
 size_t baton::nrt::nrt_tensor_get_size(const Tensor* handle) {
   size_t bytes = 0;

@@ -21,6 +21,7 @@ struct Failure {
   char shown[544];
 };
 thread_local Failure t_failure;
+thread_local double t_cost_ns;
 
 constexpr std::pair<int32_t, const char*> kNames[] = {
     {0, "NRT_SUCCESS"}, {1, "NRT_FAILURE"}, {2, "NRT_INVALID"}, {3, "NRT_INVALID_HANDLE"}, {4, "NRT_RESOURCE"}, {5, "NRT_TIMEOUT"},
@@ -77,7 +78,14 @@ int32_t fail(int32_t status, const std::string& text) {
 
 int32_t fail(int32_t status, const Error& error) { return fail(status, std::string(error.what)); }
 
-void clear_failure() { t_failure.status = nrt::kSuccess; }
+void clear_failure() {
+  t_failure.status = nrt::kSuccess;
+  t_cost_ns = 0;
+}
+
+void add_cost(double ns) { t_cost_ns += ns; }
+
+double cost_ns() { return t_cost_ns; }
 
 const char* status_text(int32_t status) {
   if (status == nrt::kSuccess || t_failure.status != status) return status_name(status);

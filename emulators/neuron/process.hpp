@@ -25,9 +25,13 @@ const char* status_name(int32_t status);  // "NRT_INVALID"
 // Records why this thread's call fails and returns `status`. nrt_get_status_as_str gives the text back.
 int32_t fail(int32_t status, const std::string& text);
 int32_t fail(int32_t status, const Error& error);
-void clear_failure();
+void clear_failure();  // a call begins: its cost is 0, too
 // "NRT_INVALID", and ": text" if this thread's last failing call gave that status.
 const char* status_text(int32_t status);
+
+// Modelled device time of this thread's call, 0 at its start: see baton_emu_cost_ns in nrt_abi.hpp.
+void add_cost(double ns);
+double cost_ns();
 
 // An ABI call's frame: nothing is thrown across it.
 template <class F>

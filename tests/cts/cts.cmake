@@ -33,3 +33,12 @@ endforeach()
 
 baton_test(cts_runner SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/cts_runner.cc LIBS baton_test_support nlohmann_json::nlohmann_json LABELS cts
            DEPENDS baton-cts devctl)
+
+# What no suite notices is not tested: each promise is broken on purpose.
+add_library(baton-layer-wrong MODULE ${CMAKE_CURRENT_LIST_DIR}/wrong/layer.cc)
+target_link_libraries(baton-layer-wrong PRIVATE baton_flags baton_layer_kit)
+set_target_properties(baton-layer-wrong PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests/layers)
+if(NOT BATON_SANITIZE)
+  baton_test(cts_caught SOURCES ${CMAKE_CURRENT_LIST_DIR}/wrong/caught_test.cc LIBS baton_test_support nlohmann_json::nlohmann_json LABELS cts
+             DEPENDS baton-cts baton-layer-wrong)
+endif()

@@ -35,7 +35,8 @@ inline constexpr uint64_t kSlower = 1;
 #endif
 inline uint64_t scaled(uint64_t count) { return count / kSlower; }
 
-inline uint64_t soon() { return deadline_in_ms(20'000); }  // an end that only a broken driver reaches
+inline uint64_t patience_ms = 20'000;  // set by run(), once
+inline uint64_t soon() { return deadline_in_ms(patience_ms); }  // an end that only a broken driver reaches
 
 [[noreturn]] inline void stop(const Error& e, const std::source_location& at) {
   ADD_FAILURE_AT(at.file_name(), int(at.line())) << e.text() << (e.next[0] ? " / " : "") << e.next;

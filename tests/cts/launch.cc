@@ -20,13 +20,17 @@ baton::Program load(Fixture& f, const program::Program& p, const Weights& w, uin
 
 Values::Values(Fixture& f, const std::map<std::string, Bytes>& values, uint32_t lane) : f_(f) {
   for (const auto& [name, bytes] : values) {
-    auto [it, fresh] = buffers_.emplace(name, f.alloc(bytes.size(), f.heap_of(lane)));
-    f.write(it->second, 0, bytes);
-    list_.push_back(bind(it->first.c_str(), it->second));
+    const uint64_t offset = f.rng() % 5 * 64;  // as parts of a larger allocation
+    auto [it, fresh] = places_.emplace(name, Place{f.alloc(offset + bytes.size(), f.heap_of(lane)), offset, bytes.size()});
+    f.write(it->second.buffer, offset, bytes);
+    list_.push_back(bind(it->first.c_str(), it->second.buffer, offset, f.rng() % 2 ? bytes.size() : 0));
   }
 }
 
-Bytes Values::bytes(const std::string& name) const { return f_.read(buffer(name), 0, buffer(name).bytes()); }
+Bytes Values::bytes(const std::string& name) const {
+  const Place& p = places_.at(name);
+  return f_.read(p.buffer, p.offset, p.bytes);
+}
 
 Status run(Fixture& f, const baton::Program& p, const Values& values, const std::vector<int64_t>& args, uint32_t lane) {
   Queue q = f.queue(lane);

@@ -31,7 +31,6 @@ class Values {  // bound by name
  public:
   Values(Fixture&, const std::map<std::string, Bytes>&, uint32_t lane = 0);
   std::span<const baton_binding> bindings() const { return list_; }
-  const Buffer& buffer(const std::string& name) const { return buffers_.at(name); }
   Bytes bytes(const std::string& name) const;
   std::vector<float> floats(const std::string& name) const { return as<float>(name); }
   std::vector<int32_t> ints(const std::string& name) const { return as<int32_t>(name); }
@@ -45,7 +44,11 @@ class Values {  // bound by name
     return v;
   }
   Fixture& f_;
-  std::map<std::string, Buffer> buffers_;
+  struct Place {
+    Buffer buffer;
+    uint64_t offset, bytes;
+  };
+  std::map<std::string, Place> places_;
   std::vector<baton_binding> list_;
 };
 

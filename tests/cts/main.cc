@@ -135,6 +135,8 @@ int parse(int argc, char** argv) {
   app.add_flag("--faults", a.run.faults, "The suites of faults: each kind at each call and op, injected by the fault layer");
   app.add_option("--filter", a.run.filter, "Which tests, as in memory.* or *.*Reset*")->capture_default_str();
   app.add_option("--seed", a.run.seed, "Of everything random")->capture_default_str();
+  app.add_option("--patience", a.run.patience_ms, "Milliseconds after which what should have happened is a failure")
+      ->check(CLI::Range(1, 3'600'000))->capture_default_str();
   app.add_flag("--list", a.list, "Print the tests' names and end");
   app.add_option("-o,--output", a.output, "text or json")->check(CLI::IsMember({"text", "json"}))->capture_default_str();
   try {

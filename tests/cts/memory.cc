@@ -1,6 +1,7 @@
 // Memory: from the first byte to exhaustion and back, copies of any shape, mapping, sharing, and that nobody sees another's bytes.
 #include "tests/cts/fixture.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -228,6 +229,7 @@ void an_import_is_the_same_memory(Fixture& f) {
   std::memcpy(Fixture::mapped(h), data.data(), data.size());
   Buffer view = must(f.device.import_fd(x.fd, x.offset + 4160, 9000));
   EXPECT_EQ(view.bytes(), 9000u);
+  EXPECT_NE(fcntl(x.fd, F_GETFD), -1) << "the import has closed a descriptor that is the caller's";
   EXPECT_TRUE(same(f.read(view, 0, 9000), Bytes(data.begin() + 4160, data.begin() + 13160)));
   must(run(f, fill(view, 8, 16, 0x3c)));
   for (int i = 0; i < 16; ++i) EXPECT_EQ(Fixture::mapped(h)[4160 + 8 + i], 0x3c);

@@ -189,8 +189,8 @@ void a_sleeper_is_woken(Fixture& f) {
     must(q.submit(copy(a, 0, b, 0, i % 2 ? 64 : 1 << 20).signal(t, i)));
     const uint64_t end = soon();
     while (must(t.value()) < i) {
-      ASSERT_LT(now_ns(), end) << "op " << i << " was not seen";
       f.in().poll_wait(end);
+      ASSERT_LT(now_ns(), end) << "op " << i << " woke nobody";
     }
   }
 }

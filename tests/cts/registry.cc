@@ -53,7 +53,17 @@ void info_is_sane(Fixture& f) {
   expect_sane(f.info());
   EXPECT_EQ(f.info().driver, scheme_of(f.subject().uri));
   EXPECT_GE(f.info().epoch, 1u);
-  EXPECT_STREQ(must(f.device.info()).name, f.info().name);
+  for (int i = 0; i < 3; ++i) {  // what may not change while the device is open
+    const DeviceInfo now = must(f.device.info());
+    EXPECT_STREQ(now.name, f.info().name);
+    EXPECT_EQ(now.lanes, f.info().lanes);
+    ASSERT_EQ(now.heap_count, f.info().heap_count);
+    for (uint32_t h = 0; h < now.heap_count; ++h) {
+      EXPECT_EQ(now.heaps[h].bytes_total, f.info().heaps[h].bytes_total);
+      EXPECT_EQ(now.heaps[h].mappable, f.info().heaps[h].mappable);
+      EXPECT_EQ(now.heaps[h].exportable, f.info().heaps[h].exportable);
+    }
+  }
 }
 
 // A caller that was built against an older, shorter struct gets that much and no byte more.

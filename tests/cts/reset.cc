@@ -49,6 +49,18 @@ void handles_of_before_are_stale_for_good(Fixture& f) {
   EXPECT_CODE(fresh.submit(nop()), BATON_DEVICE_LOST);
 }
 
+// The memory of before is the device's again at once, not only when its handles are freed.
+void the_memory_of_before_is_given_back(Fixture& f) {
+  const baton_heap_info heap = f.info().heaps[0];
+  Buffer old = f.alloc(heap.bytes_total / 4 * 3);
+  must(f.device.reset_device());
+  EXPECT_EQ(must(f.device.info()).heaps[0].bytes_used, heap.bytes_used);
+  auto fresh = f.device.alloc(heap.bytes_total / 4 * 3);
+  EXPECT_OK(fresh);
+  old.reset();
+  if (fresh.ok()) EXPECT_GE(must(f.device.info()).heaps[0].bytes_used, fresh->bytes()) << "freeing the stale handle gave back memory of the new epoch";
+}
+
 // Freed late, a stale handle frees nothing of the new epoch.
 void freeing_what_is_stale_harms_nothing(Fixture& f) {
   std::vector<Buffer> old;
@@ -113,6 +125,7 @@ const Suite& reset_suite() {
   static constexpr Case kCases[] = {
       {"TheEpochRisesAndTheDeviceStartsAnew", kNone, the_epoch_rises_and_the_device_starts_anew},
       {"HandlesOfBeforeAreStaleForGood", kNone, handles_of_before_are_stale_for_good},
+      {"TheMemoryOfBeforeIsGivenBack", kNone, the_memory_of_before_is_given_back},
       {"FreeingWhatIsStaleHarmsNothing", kNone, freeing_what_is_stale_harms_nothing},
       {"WhatIsInFlightFails", kNone, what_is_in_flight_fails},
       {"OldBytesDoNotSurvive", kNone, old_bytes_do_not_survive},

@@ -156,6 +156,7 @@ std::vector<std::string> test_names() {
 
 Report run(std::span<const Subject> subjects, const RunOptions& options) {
   testing::InitGoogleTest();
+  patience_ms = options.patience_ms;
   auto& listeners = testing::UnitTest::GetInstance()->listeners();
   delete listeners.Release(listeners.default_result_printer());
   Report report;

@@ -40,6 +40,7 @@ struct RunOptions {
   std::string filter = "*";  // of "suite.Test"
   bool faults = false;       // the suites of faults, in place of those of a device; needs libbaton's fault layer
   uint64_t seed = 1;         // of everything random
+  uint64_t patience_ms = 20'000;  // after which something that should have happened is taken to be a failure
   std::function<void(const std::string& subject, const std::string& test)> on_begin;
   std::function<void(const Finding&)> on_end;
 };

@@ -1,4 +1,4 @@
-// transport_child.hpp: the other process of a test: transport_peer in one of its roles, killed with the object.
+// transport_child.hpp: the other process of a test: transport_peer in one of its roles, killed with the object; and a fixture with one.
 #pragma once
 
 #include "transport_test.hpp"
@@ -51,6 +51,27 @@ class Child {
  private:
   pid_t pid_ = -1;
   Fd out_;
+};
+
+struct Far : testing::Test {
+  explicit Far(bool = true) {}  // for those who must do something before the endpoint listens
+  Instance in = must(Instance::create());
+  Key key = random_key();
+  Endpoint ep = must(Endpoint::open(in, {"127.0.0.1:0", key, "decode", kLeaseMs * 1'000'000}));
+  std::optional<Child> child;
+  std::unique_ptr<Session> session;
+
+  void start() {
+    session.reset();
+    child.emplace("source", key, ep.address());
+    ASSERT_TRUE(poll_until(in, [&] { return (session = ep.accept()) != nullptr; }, kSoonMs));
+  }
+  void ask(const char* what, const char* answer, nlohmann::json body = nlohmann::json::object()) {
+    ASSERT_OK(session->send({what, std::move(body), {}}));
+    std::optional<Message> m;
+    ASSERT_TRUE(poll_until(in, [&] { return (m = session->receive()).has_value(); }, kSoonMs));
+    EXPECT_EQ(m->type, answer);
+  }
 };
 
 }  // namespace baton::transport

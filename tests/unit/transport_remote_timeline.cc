@@ -5,6 +5,8 @@
 #include "transport/kv_wire.hpp"
 #include "transport/remote_timeline.hpp"
 
+#include <poll.h>
+
 namespace baton::transport {
 namespace {
 
@@ -312,26 +314,6 @@ TEST(RemoteTimeline, RepeatsLeakNothing) {
 
 // ---- another process ----
 
-struct Far : testing::Test {
-  Instance in = must(Instance::create());
-  Key key = random_key();
-  Endpoint ep = must(Endpoint::open(in, {"127.0.0.1:0", key, "decode", kLeaseMs * 1'000'000}));
-  std::optional<Child> child;
-  std::unique_ptr<Session> session;
-
-  void start() {
-    session.reset();
-    child.emplace("source", key, ep.address());
-    ASSERT_TRUE(poll_until(in, [&] { return (session = ep.accept()) != nullptr; }, kSoonMs));
-  }
-  void ask(const char* what, const char* answer, nlohmann::json body = nlohmann::json::object()) {
-    ASSERT_OK(session->send({what, std::move(body), {}}));
-    std::optional<Message> m;
-    ASSERT_TRUE(poll_until(in, [&] { return (m = session->receive()).has_value(); }, kSoonMs));
-    EXPECT_EQ(m->type, answer);
-  }
-};
-
 TEST_F(Far, AKilledOwnerPoisonsAtOnceAlsoWhenNothingIsInFlight) {
   for (int round = 0; round < 2; ++round) { // the second over a new session with a new process
     start();
@@ -363,6 +345,30 @@ TEST_F(Far, AStoppedOwnerPoisonsWithinTheLease) {
   EXPECT_THAT(s.error().what, HasSubstr("silent"));
   EXPECT_GT(took, kLeaseMs * 1'000'000 / 2);
   EXPECT_LT(took, kLeaseMs * 1'000'000 * 3);
+}
+
+// A program that sleeps on the instance's descriptor and polls once when it is readable: it hears of values, and of a peer that is silent.
+TEST_F(Far, AnEventLoopIsWokenForValuesAndForTheEndOfTheLease) {
+  start();
+  ask("export", "exported");
+  auto far = must(RemoteTimeline::import(in, *session, "made", deadline_in_ms(kSoonMs)));
+  uint64_t value = 0;
+  auto sleep_until = [&](auto done) {
+    for (const uint64_t end = deadline_in_ms(kSoonMs); !done() && now_ns() < end; in.poll()) {
+      pollfd p{in.fd(), POLLIN, 0};
+      if (poll(&p, 1, int(kSoonMs)) == 0) return false;
+    }
+    return done();
+  };
+  for (uint64_t v = 1; v <= 20; ++v) {
+    ASSERT_OK(session->send({"signal", {{"value", v}, {"modelled", v}}, {}}));
+    ASSERT_TRUE(sleep_until([&] { return (value = must(far.timeline().value())) >= v; })) << "value " << v << " woke nobody";
+  }
+  child->kill(SIGSTOP);
+  const uint64_t start_ns = now_ns();
+  ASSERT_TRUE(sleep_until([&] { return !far.timeline().value().ok(); })) << "the end of the lease woke nobody";
+  EXPECT_LT(now_ns() - start_ns, kLeaseMs * 1'000'000 * 3);
+  child->kill(SIGCONT);
 }
 
 TEST_F(Far, OpsOfTwoProcessesWaitForEachOther) {
