@@ -625,6 +625,32 @@ typedef void (*baton_span_fn)(void* user, const baton_span*);
 /* Calls fn for each completed op and each mark, from the poll or submit that saw it. NULL: off (the default; costs nothing). */
 BATON_API void baton_set_span_callback(baton_instance*, baton_span_fn, void* user);
 
+/* ---- validation: the layer "validate" ---------------------------------------------------------------------------- */
+
+/* With "validate" among the instance's layers the core looks for misuse of this API: double signals, uses after free, waits that nobody
+ * will signal, reads of memory never written, leaks, drivers that complete twice ... hal/README.md lists the codes. What is found goes
+ * to a callback; if the layers came from BATON_LAYERS it is also one line on stderr. "validate=abort" aborts at the first error.
+ * Without the layer none of it is in the path of a call. With it a call on a destroyed handle is refused instead of undefined (as
+ * long as the instance lives), at the price of a hash table entry an op and the memory of the last 16,384 destroyed handles. */
+typedef enum baton_severity {
+  BATON_WARNING = 1, /* legal, and most likely not meant */
+  BATON_MISUSE = 2,  /* the contract is broken */
+} baton_severity;
+
+typedef struct baton_finding {
+  uint32_t struct_size;
+  uint32_t severity; /* baton_severity */
+  const char* code;  /* stable: "double-signal", "use-after-free", "wait-cycle", ... */
+  const char* blame; /* whose bug it is: "caller", "driver", "baton" */
+  const char* what;  /* one line, with the names of ops, queues and timelines; lives for the call, as all of these */
+  const char* next;  /* one line: what to do */
+} baton_finding;
+
+typedef void (*baton_finding_fn)(void* user, const baton_finding*);
+/* Called for each finding, from the call that showed it; one at a time. It may call any function but a wait. Leaks are found in
+ * baton_instance_destroy, so it must be callable until then. UNSUPPORTED if the instance does not validate. */
+BATON_API int32_t baton_set_finding_callback(baton_instance*, baton_finding_fn, void* user, baton_error*);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,5 +1,7 @@
 #include "hal/core/buffer.h"
 
+#include "hal/core/validate.h"
+
 #include <unistd.h>
 
 namespace baton::core {
@@ -13,7 +15,7 @@ void destroy(baton_buffer* b) {
     DriverCall call(d);
     if (d->driver->free) d->driver->free(d->handle, b->memory);
   }
-  delete b;
+  dispose(d->instance, b);
 }
 
 int32_t make_buffer(baton_device* d, void* memory, uint32_t heap, uint64_t bytes, uint64_t epoch, baton_buffer** out) {
@@ -79,6 +81,7 @@ using namespace baton::core;
 
 int32_t baton_alloc(baton_device* d, uint32_t heap, uint64_t bytes, baton_buffer** out, baton_error* error) {
   if (!d || !out) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_alloc: device or out is NULL"));
+  if (int32_t code = check_alive(d, "baton_alloc", error)) return code;
   const char* uri = d->uri.c_str();
   if (!d->driver->alloc) return fail(error, make_error(BATON_UNSUPPORTED, uri, "", "%s has no memory of its own", d->shown.c_str()));
   if (heap >= d->info.heap_count)
@@ -105,8 +108,10 @@ int32_t baton_alloc(baton_device* d, uint32_t heap, uint64_t bytes, baton_buffer
 
 void baton_free(baton_buffer* b) {
   if (!b) return;
+  if (check_alive(b, "baton_free", nullptr)) return;
   baton_device* d = b->device;
   baton_instance* in = d->instance;
+  if (in->validator) in->validator->about_to_free(b);
   {
     Hold hold(in);
     d->buffers.erase(b);
@@ -118,13 +123,18 @@ void baton_free(baton_buffer* b) {
   drop_child(d);
 }
 
-uint64_t baton_buffer_bytes(const baton_buffer* b) { return b ? b->bytes : 0; }
-baton_device* baton_buffer_device(const baton_buffer* b) { return b ? b->device : nullptr; }
+uint64_t baton_buffer_bytes(const baton_buffer* b) { return b && !check_alive(b, "baton_buffer_bytes", nullptr) ? b->bytes : 0; }
+baton_device* baton_buffer_device(const baton_buffer* b) {
+  return b && !check_alive(b, "baton_buffer_device", nullptr) ? b->device : nullptr;
+}
 
 int32_t baton_map(baton_buffer* b, void** out, baton_error* error) {
   if (!b || !out) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_map: buffer or out is NULL"));
+  if (int32_t code = check_alive(b, "baton_map", error)) return code;
   if (int32_t code = check_epoch(b->device, b->epoch, "buffer", error)) return code;
-  Hold hold(b->device->instance);
+  baton_instance* in = b->device->instance;
+  Hold hold(in);
+  if (in->validator) in->validator->memory.written_elsewhere(b);
   baton_error why = blank_error();
   *out = host_address(b, &why);
   return *out ? ok(error) : fail(error, why);
@@ -132,6 +142,7 @@ int32_t baton_map(baton_buffer* b, void** out, baton_error* error) {
 
 int32_t baton_export(baton_buffer* b, int* fd, uint64_t* offset, baton_error* error) {
   if (!b || !fd || !offset) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_export: an argument is NULL"));
+  if (int32_t code = check_alive(b, "baton_export", error)) return code;
   baton_device* d = b->device;
   if (int32_t code = check_epoch(d, b->epoch, "buffer", error)) return code;
   if (!d->driver->export_buffer || (b->heap < BATON_MAX_HEAPS && !d->info.heaps[b->heap].exportable))
@@ -143,13 +154,20 @@ int32_t baton_export(baton_buffer* b, int* fd, uint64_t* offset, baton_error* er
     DriverCall call(d);
     code = d->driver->export_buffer(d->handle, b->memory, fd, offset, &e);
   }
-  if (code == BATON_OK) return ok(error);
-  complete_error(e, code, d->uri.c_str(), b->epoch, "export");
-  return fail(error, e);
+  if (code != BATON_OK) {
+    complete_error(e, code, d->uri.c_str(), b->epoch, "export");
+    return fail(error, e);
+  }
+  if (Validator* v = d->instance->validator.get()) {
+    Hold hold(d->instance);
+    v->memory.written_elsewhere(b);
+  }
+  return ok(error);
 }
 
 int32_t baton_import(baton_device* d, int fd, uint64_t offset, uint64_t bytes, baton_buffer** out, baton_error* error) {
   if (!d || !out) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_import: device or out is NULL"));
+  if (int32_t code = check_alive(d, "baton_import", error)) return code;
   const char* uri = d->uri.c_str();
   if (!d->driver->import_buffer)
     return fail(error, make_error(BATON_UNSUPPORTED, uri, "copy into a buffer of the device", "%s cannot import memory", d->shown.c_str()));

@@ -7,6 +7,7 @@
 #include "hal/core/queue.h"
 #include "hal/core/schedule.h"
 #include "hal/core/services.h"
+#include "hal/core/validate.h"
 
 #include <cstring>
 
@@ -19,7 +20,7 @@ void destroy_device(baton_device* d) {
     DriverCall call(d);
     if (d->driver->close) d->driver->close(d->handle);
   }
-  delete d;
+  dispose(d->instance, d);
 }
 
 // What a driver says about itself, in this version's struct.
@@ -161,7 +162,7 @@ int32_t baton_open(baton_instance* in, const char* text, baton_device** out, bat
 }
 
 void baton_close(baton_device* d) {
-  if (!d) return;
+  if (!d || check_alive(d, "baton_close", nullptr)) return;
   Hold hold(d->instance);
   d->closed = true;
   if (!d->children) destroy_device(d);
@@ -169,6 +170,7 @@ void baton_close(baton_device* d) {
 
 int32_t baton_info(baton_device* d, baton_device_info* out, baton_error* error) {
   if (!d || !out) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_info: device or out is NULL"));
+  if (int32_t code = check_alive(d, "baton_info", error)) return code;
   if (int32_t code = check_epoch(d, d->epoch, "device", error)) return code;
   baton_device_info info;
   if (int32_t code = read_info(d, info, error)) return code;
@@ -181,6 +183,7 @@ int32_t baton_info(baton_device* d, baton_device_info* out, baton_error* error) 
 
 int32_t baton_telemetry_read(baton_device* d, baton_telemetry* out, baton_error* error) {
   if (!d || !out) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_telemetry_read: device or out is NULL"));
+  if (int32_t code = check_alive(d, "baton_telemetry_read", error)) return code;
   if (!d->driver->telemetry)
     return fail(error, make_error(BATON_UNSUPPORTED, d->uri.c_str(), "", "%s reports no telemetry", d->shown.c_str()));
   if (int32_t code = check_epoch(d, d->epoch, "device", error)) return code;
@@ -202,6 +205,7 @@ int32_t baton_telemetry_read(baton_device* d, baton_telemetry* out, baton_error*
 
 int32_t baton_reset(baton_device* d, baton_error* error) {
   if (!d) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_reset: device is NULL"));
+  if (int32_t code = check_alive(d, "baton_reset", error)) return code;
   if (!d->driver->reset)
     return fail(error, make_error(BATON_UNSUPPORTED, d->uri.c_str(), "close the device and open it again", "%s cannot be reset",
                                   d->shown.c_str()));

@@ -6,6 +6,7 @@
 #include "hal/core/queue.h"
 #include "hal/core/services.h"
 #include "hal/core/timeline.h"
+#include "hal/core/validate.h"
 
 #include <algorithm>
 
@@ -17,8 +18,18 @@ baton_instance::~baton_instance() = default;
 int32_t baton_instance_create(const baton_instance_options* options, baton_instance** out, baton_error* error) {
   if (!out) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_instance_create: out is NULL"));
   Options read = read_options(options);
+  const std::optional<std::string> validate = take_layer(read.layers, "validate");
   const std::string layers = std::move(read.layers);
+  const bool print = read.layers_of_operator;
   auto in = std::make_unique<baton_instance>(std::move(read));
+  if (validate) {
+    auto how = parse_validate(*validate);
+    if (!how) return fail(error, how.error());
+    how->print = print;
+    in->validator = std::make_unique<Validator>(in.get(), *how);
+    in->services = make_validating_services();
+    in->watched = true;
+  }
   if (baton::Status s = in->layers.create(in->registry, layers); !s) return fail(error, s.error());
   if (baton::Status s = in->waker.create(); !s) return fail(error, s.error());
   *out = in.release();
@@ -29,6 +40,7 @@ void baton_instance_destroy(baton_instance* in) {
   if (!in) return;
   const baton_error cause = make_error(BATON_CANCELLED, "", "", "the instance is being destroyed");
   in->span = nullptr;
+  if (in->validator) in->validator->report_leaks();
   // An inner queue is closed by the link that owns it. Closing polls, which moves the queues: look anew each time.
   auto open = [](const baton_queue* q) { return q && !q->owner; };
   for (auto it = in->queues.begin(); (it = std::find_if(in->queues.begin(), in->queues.end(), open)) != in->queues.end();)
@@ -42,7 +54,7 @@ void baton_instance_destroy(baton_instance* in) {
     d->closed = true;
     drop_child(d);
   }
-  for (baton_queue* q : in->graveyard) delete q;
+  for (baton_queue* q : in->graveyard) dispose(in, q);
   in->registry.end_emulators();
   delete in;
 }

@@ -16,7 +16,12 @@
 #include "hal/core/waker.h"
 
 #include <atomic>
+#include <memory>
 #include <vector>
+
+namespace baton::core {
+class Validator;
+}
 
 struct baton_instance {
   explicit baton_instance(baton::core::Options options);
@@ -58,6 +63,8 @@ struct baton_instance {
 
   std::atomic<uintptr_t> driver_thread{0};  // the waiting thread that polls for all; 0: none
 
+  bool watched = false;  // a span callback is set or the instance validates: an op's issue and end look further
+  std::unique_ptr<baton::core::Validator> validator;  // only with the layer "validate"
   baton_span_fn span = nullptr;
   void* span_user = nullptr;
   baton_driver_host services{};  // for table queues

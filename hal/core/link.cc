@@ -189,11 +189,11 @@ void child_done(Op* child, uint64_t end_ns, const baton_error* error) {
     link.slot_ns[child->slot] = end_ns;
   }
   if (parent) finish_if_over(parent);
-  if (!q->closing) pump(link);
+  if (!q->closing()) pump(link);
 }
 
 int32_t child_cancelled(const Op* child) {
-  if (child->queue->closing || child->queue->owner->closing || !child->parent || child->parent->failure) return 1;
+  if (child->queue->closing() || child->queue->owner->closing() || !child->parent || child->parent->failure) return 1;
   for (const baton_timeline* t : child->parent->signal)
     if (t && t->poisoned()) return 1;
   return 0;

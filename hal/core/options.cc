@@ -46,7 +46,22 @@ Options read_options(const baton_instance_options* given) {
   baton_instance_options o{};
   if (given) std::memcpy(&o, given, given->struct_size ? std::min<size_t>(given->struct_size, sizeof o) : sizeof o);
   const char* layers = o.layers ? o.layers : getenv("BATON_LAYERS");
-  return {folders(o.driver_path, "BATON_DRIVER_PATH"), folders(o.emulator_path, "BATON_EMULATOR_PATH"), layers ? layers : ""};
+  return {folders(o.driver_path, "BATON_DRIVER_PATH"), folders(o.emulator_path, "BATON_EMULATOR_PATH"), layers ? layers : "",
+          !o.layers && layers};
+}
+
+std::optional<std::string> take_layer(std::string& layers, const std::string& name) {
+  for (size_t at = 0; at < layers.size();) {
+    const size_t end = std::min(layers.find(',', at), layers.size());
+    const std::string part = layers.substr(at, end - at);
+    if (part == name || part.starts_with(name + "=")) {
+      layers.erase(at, end - at + 1);
+      if (layers.ends_with(',')) layers.pop_back();
+      return part.size() > name.size() ? part.substr(name.size() + 1) : "";
+    }
+    at = end + 1;
+  }
+  return std::nullopt;
 }
 
 std::string join(const std::vector<std::string>& parts, const char* separator) {

@@ -1,4 +1,5 @@
-// options.h: where the core looks for drivers and emulators, and which layers it puts over them. The only file of libbaton that reads the environment.
+// options.h: where the core looks for drivers and emulators, and which layers it puts over them. The only file of libbaton that reads
+// the environment.
 //
 // Owner    value type.   Threads  read once, when an instance is made.   Cost  three getenv and a dladdr.
 // Errors   none: a folder that does not exist is simply searched in vain, and named in the error that follows.
@@ -8,6 +9,7 @@
 
 #include "hal/baton.h"
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,11 +18,15 @@ namespace baton::core {
 struct Options {
   std::vector<std::string> driver_folders;
   std::vector<std::string> emulator_folders;
-  std::string layers;  // "trace=/tmp/t.json,delay=2us", as given: layers.h takes it apart
+  std::string layers;               // "NAME[=ARGUMENT],...", as given
+  bool layers_of_operator = false;  // they came from the environment
 };
 
 // A path in `given` (may be NULL) replaces the environment and the folder "baton" beside libbaton; so do `layers`.
 Options read_options(const baton_instance_options* given);
+
+// Takes `name` out of a list of layers: its argument ("" if it has none), or nothing if the list does not name it.
+std::optional<std::string> take_layer(std::string& layers, const std::string& name);
 
 std::string join(const std::vector<std::string>& parts, const char* separator);
 

@@ -1,5 +1,7 @@
 #include "hal/core/planner.h"
 
+#include "hal/core/validate.h"
+
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
@@ -87,6 +89,8 @@ using namespace baton::core;
 
 int32_t baton_plan_copy(baton_device* from, baton_device* to, char* text, uint64_t text_bytes, baton_error* error) {
   if (!from || !to) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_plan_copy: a device is NULL"));
+  for (baton_device* d : {from, to})
+    if (int32_t code = check_alive(d, "baton_plan_copy", error)) return code;
   if (from->instance != to->instance)
     return fail(error, make_error(BATON_INVALID_ARGUMENT, from->uri.c_str(), "open both devices in one instance",
                                   "%s and %s belong to different instances", from->shown.c_str(), to->shown.c_str()));

@@ -3,6 +3,7 @@
 #include "hal/core/link.h"
 #include "hal/core/queue.h"
 #include "hal/core/schedule.h"
+#include "hal/core/validate.h"
 
 #include <sched.h>
 
@@ -37,7 +38,7 @@ uint32_t poll_queue(baton_queue* q, uint32_t budget) {
 // What the poll left behind: closed queues to free, work for at once, and how long a poller may sleep.
 void finish(baton_instance* in) {
   std::erase(in->queues, nullptr);
-  for (baton_queue* q : in->graveyard) delete q;
+  for (baton_queue* q : in->graveyard) dispose(in, q);
   in->graveyard.clear();
   uint64_t nap = UINT64_MAX;
   for (const baton_queue* q : in->queues) {
@@ -94,6 +95,37 @@ int32_t deadline_error(const baton_timeline& t, uint64_t value, baton_error* err
                                 static_cast<unsigned long long>(value)));
 }
 
+// Polls, or sleeps while another thread polls, until the value is reached or the deadline has passed.
+void block(baton_timeline& t, uint64_t value, uint64_t deadline_ns) {
+  baton_instance* in = t.instance;
+  auto done = [&] { return t.settled(value); };
+  while (!done()) {  // at least one poll, also after the deadline
+    uintptr_t nobody = 0;
+    const uintptr_t self = OwnedLock::self();
+    if (in->driver_thread.load() == self) {  // a HOST op's function waits: its own thread polls on
+      drive(in, deadline_ns, done);
+    } else if (in->driver_thread.compare_exchange_strong(nobody, self)) {
+      drive(in, deadline_ns, done);
+      in->driver_thread.store(0);
+    } else {
+      follow(t, value, deadline_ns);
+    }
+    if (now_ns() >= deadline_ns) break;
+  }
+}
+
+// The same, and looks once into a wait that comes to nothing: at its deadline, or when it has taken long.
+void block_watched(baton_timeline& t, uint64_t value, uint64_t deadline_ns) {
+  Validator& v = *t.instance->validator;
+  const uint64_t begin = now_ns(), look = std::min(deadline_ns, begin + v.options.patience_ns);
+  block(t, value, look);
+  if (!t.settled(value) && deadline_ns > begin) {  // else it was a poll
+    Hold hold(t.instance);
+    v.points.explain(&t, value, deadline_ns == look ? "the deadline passed in a wait" : "nothing has come of a wait");
+  }
+  if (look < deadline_ns) block(t, value, deadline_ns);
+}
+
 }  // namespace
 
 uint32_t poll(baton_instance* in, uint32_t budget) {
@@ -142,25 +174,18 @@ uint32_t poll_wait(baton_instance* in, uint64_t deadline_ns) {
 
 int32_t wait(baton_timeline& t, uint64_t value, uint64_t deadline_ns, baton_error* error) {
   baton_instance* in = t.instance;
-  if (!t.settled(value) && in->inside.owned())
-    return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "submit an op that waits on the timeline instead",
-                                  "a wait on timeline '%s' inside a driver's call or a span callback would never end", t.name));
-  auto done = [&] { return t.settled(value); };
-  while (!done()) {  // at least one poll, also after the deadline
-    uintptr_t nobody = 0;
-    const uintptr_t self = OwnedLock::self();
-    if (in->driver_thread.load() == self) {  // a HOST op's function waits: its own thread polls on
-      drive(in, deadline_ns, done);
-    } else if (in->driver_thread.compare_exchange_strong(nobody, self)) {
-      drive(in, deadline_ns, done);
-      in->driver_thread.store(0);
-    } else {
-      follow(t, value, deadline_ns);
-    }
-    if (now_ns() >= deadline_ns) break;
+  if (!t.settled(value)) {
+    if (in->inside.owned())
+      return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "submit an op that waits on the timeline instead",
+                                    "a wait on timeline '%s' inside a driver's call or a span callback would never end", t.name));
+    if (in->validator) block_watched(t, value, deadline_ns);
+    else block(t, value, deadline_ns);
   }
   if (!in->driver_thread.load()) in->waker.wake_one_follower();
-  if (t.poisoned()) return fail(error, t.cause());
+  if (t.poisoned()) {
+    if (int32_t code = check_alive(&t, "baton_timeline_wait", error)) return code;
+    return fail(error, t.cause());
+  }
   if (t.value() >= value) return ok(error);
   return deadline_error(t, value, error);
 }

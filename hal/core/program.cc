@@ -1,5 +1,7 @@
 #include "hal/core/program.h"
 
+#include "hal/core/validate.h"
+
 namespace baton::core {
 namespace {
 
@@ -9,7 +11,7 @@ void destroy(baton_program* p) {
     DriverCall call(d);
     if (d->driver->unload) d->driver->unload(d->handle, p->handle);
   }
-  delete p;
+  dispose(d->instance, p);
 }
 
 }  // namespace
@@ -36,6 +38,7 @@ int32_t baton_load(baton_device* d, uint32_t lane, const void* program, uint64_t
                    uint32_t rank, uint32_t ranks, baton_program** out, baton_error* error) {
   if (!d || !out || !program || (count && !constants))
     return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_load: device, program, constants or out is NULL"));
+  if (int32_t code = check_alive(d, "baton_load", error)) return code;
   const char* uri = d->uri.c_str();
   if (!d->driver->load) return fail(error, make_error(BATON_UNSUPPORTED, uri, "", "%s does not run programs", d->shown.c_str()));
   if (lane >= d->info.lanes || rank >= ranks)
@@ -65,14 +68,17 @@ int32_t baton_load(baton_device* d, uint32_t lane, const void* program, uint64_t
   ++d->children;
   Hold hold(d->instance);
   d->programs.insert(p);
+  if (d->instance->validator) d->instance->validator->memory.loaded(p, program, bytes);
   *out = p;
   return ok(error);
 }
 
 void baton_unload(baton_program* p) {
   if (!p) return;
+  if (check_alive(p, "baton_unload", nullptr)) return;
   baton_device* d = p->device;
   baton_instance* in = d->instance;
+  if (in->validator) in->validator->about_to_unload(p);
   {
     Hold hold(in);
     d->programs.erase(p);

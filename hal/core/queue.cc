@@ -3,6 +3,7 @@
 #include "hal/core/link.h"
 #include "hal/core/poller.h"
 #include "hal/core/schedule.h"
+#include "hal/core/validate.h"
 
 #include <poll.h>
 
@@ -19,6 +20,7 @@ constexpr uint64_t kCloseNs = 5'000'000'000;  // for what a device still runs; a
 
 int32_t register_queue(std::unique_ptr<baton_queue> q, baton_queue** out, baton_error* error) {
   baton_instance* in = q->instance;
+  if (in->validator) q->door.store(baton_queue::kValidated, std::memory_order_relaxed);
   if (Status s = in->waker.add(q->fd); !s) return fail(error, s.error());
   Hold hold(in);
   in->queues.push_back(q.get());
@@ -64,7 +66,7 @@ void unregister(baton_queue* q) {
   q->dead = true;
   // A poll or drain further up this thread's stack may be looking at it.
   if (in->in_driver || in->draining) in->graveyard.push_back(q);
-  else delete q;
+  else dispose(in, q);
 }
 
 }  // namespace
@@ -112,7 +114,8 @@ void close_queue(baton_queue* q, const baton_error& cause) {
   {
     Hold hold(in);
     if (q->dead) return;
-    q->closing = true;  // progress() now tells what runs to stop
+    if (in->validator && !q->owner) in->validator->about_to_close(q);
+    q->door.fetch_or(baton_queue::kClosing, std::memory_order_seq_cst);  // progress() now tells what runs to stop
     fail_all(q, cause, false);
     if (q->link) stop_link(q, cause);
     drain(in);
@@ -143,12 +146,15 @@ using namespace baton::core;
 
 int32_t baton_queue_open(baton_device* d, uint32_t lane, baton_queue** out, baton_error* error) {
   if (!d || !out) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_queue_open: device or out is NULL"));
+  if (int32_t code = check_alive(d, "baton_queue_open", error)) return code;
   int32_t code = open_lane(d, lane, out, error);
   return code == BATON_OK ? ok(error) : code;
 }
 
 int32_t baton_link_open(baton_device* from, baton_device* to, baton_queue** out, baton_error* error) {
   if (!from || !to || !out) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_link_open: a device or out is NULL"));
+  for (baton_device* d : {from, to})
+    if (int32_t code = check_alive(d, "baton_link_open", error)) return code;
   if (int32_t code = baton_plan_copy(from, to, nullptr, 0, error)) return code;
   for (baton_device* d : {from, to})
     if (int32_t code = check_epoch(d, d->epoch, "device", error)) return code;
@@ -185,6 +191,6 @@ int32_t baton_queue_from_table(baton_instance* in, const char* name, const baton
 const baton_driver_host* baton_queue_host(baton_instance* in) { return in ? &in->services : nullptr; }
 
 void baton_queue_close(baton_queue* q) {
-  if (!q) return;
+  if (!q || check_alive(q, "baton_queue_close", nullptr)) return;
   close_queue(q, make_error(BATON_CANCELLED, q->device ? q->device->uri.c_str() : "", "", "queue '%s' was closed", q->name.c_str()));
 }

@@ -5,6 +5,7 @@
 #include "hal/core/poller.h"
 #include "hal/core/program.h"
 #include "hal/core/trace.h"
+#include "hal/core/validate.h"
 
 #include <algorithm>
 #include <utility>
@@ -177,10 +178,24 @@ bool fail_if_stale(Op* op) {
   return true;
 }
 
+// An op is handed to its queue: the time for its span, 0 if nobody asked for one.
+uint64_t watch_issue(Op* op) {
+  baton_instance* in = op->instance;
+  if (in->validator) in->validator->issued(op);
+  return in->span ? now_ns() : 0;
+}
+
+// An op ends, and still has everything.
+void watch_end(Op* op, uint64_t end_ns, const baton_error* error) {
+  baton_instance* in = op->instance;
+  if (in->span && !op->hop) trace_op(op, end_ns, error);
+  if (in->validator) in->validator->ended(op, error);
+}
+
 // Moves ready ops to the batch; they count as issued from here on, since a driver may complete them inside submit.
 uint32_t fill_batch(baton_queue* q) {
   baton_instance* in = q->instance;
-  const bool spans = in->span != nullptr;
+  const bool watched = in->watched;
   uint32_t n = 0;
   while (n < kBatch) {
     Op* op = q->ready.front();
@@ -189,7 +204,7 @@ uint32_t fill_batch(baton_queue* q) {
     q->ready.remove(op);
     op->state = OpState::issued;
     ++q->inflight;
-    op->wall_start = spans ? now_ns() : 0;
+    op->wall_start = watched ? watch_issue(op) : 0;
     baton_driver_op& to = in->batch[n++];
     to.opcode = op->runs_as;
     to.reserved[0] = op->planned;  // tells a plan from a contiguous COPY
@@ -205,7 +220,10 @@ uint32_t fill_batch(baton_queue* q) {
 void take_back(baton_queue* q, uint32_t from, uint32_t count) {
   for (uint32_t i = count; i-- > from;) {
     Op* op = op_of_cookie(q->instance->batch[i].cookie);
-    if (!op) continue;
+    if (!op) {  // it has ended in submit
+      if (q->instance->validator) q->instance->validator->driver.not_taken(q->instance->batch[i].cookie);
+      continue;
+    }
     op->state = OpState::ready;
     --q->inflight;
     q->ready.push_front(op);
@@ -250,7 +268,7 @@ void issue(baton_queue* q) {
       q->ready.remove(op);
       op->state = OpState::issued;
       ++q->inflight;
-      op->wall_start = q->instance->span ? now_ns() : 0;
+      op->wall_start = q->instance->watched ? watch_issue(op) : 0;
       issue_on_link(op);
     }
     return;
@@ -340,7 +358,7 @@ void complete_at(Op* op, uint64_t end_ns, const baton_error* error) {
     add_hop(e, q->hop.c_str());
     error = &e;
   }
-  if (q->instance->span && !op->hop) trace_op(op, end_ns, error);
+  if (q->instance->watched) watch_end(op, end_ns, error);
   detach(op);
   signal_all(op, end_ns, error);
   if (op->hop) child_done(op, end_ns, error);
@@ -362,7 +380,7 @@ int32_t progress(Op* op, uint64_t k, uint64_t offset_ns) {
     if (op->progress && op->progress->signal(op->progress_base + k, at)) after_change(*op->progress, op->progress_base + k);
   }
   if (op->hop) return child_cancelled(op);
-  if (op->queue->closing || (op->progress && op->progress->poisoned())) return 1;
+  if (op->queue->closing() || (op->progress && op->progress->poisoned())) return 1;
   for (baton_timeline* t : op->signal)
     if (t && t->poisoned()) return 1;
   return 0;
@@ -392,7 +410,7 @@ uint32_t run_host_ops(baton_instance* in, uint32_t budget) {
     op->ready_next = nullptr;
     op->state = OpState::issued;
     ++op->queue->inflight;
-    op->wall_start = in->span ? now_ns() : 0;
+    op->wall_start = in->watched ? watch_issue(op) : 0;
     void* cookie = op->cookie();
     bool was_last = op == last;
     baton_host_fn fn = op->host_fn;

@@ -5,6 +5,7 @@
 #include "hal/core/program.h"
 #include "hal/core/schedule.h"
 #include "hal/core/trace.h"
+#include "hal/core/validate.h"
 
 #include <cinttypes>
 #include <cstring>
@@ -126,8 +127,16 @@ int32_t check_all(const baton_queue* q, const baton_op* ops, uint32_t count, boo
   return BATON_OK;
 }
 
-// Makes room for `count` ops of a queue that is open, or refuses. What is not let in later is given back.
-int32_t reserve(baton_queue* q, uint32_t count, baton_error* error) {
+constexpr int32_t kAsk = -1;  // no baton_code: the queue is being closed, or its instance validates
+
+// The queue's device is there, in the queue's epoch.
+int32_t check_device(const baton_queue* q, baton_error* error) {
+  if (!q->device || (!q->device->gone && q->device->epoch == q->epoch)) return BATON_OK;
+  return check_epoch(q->device, q->epoch, "queue", error);
+}
+
+// Makes room for `count` ops. What is not let in later is given back.
+int32_t make_room(baton_queue* q, uint32_t count, baton_error* error) {
   uint64_t accepted = q->accepted.load(std::memory_order_relaxed);
   do {
     const uint64_t incomplete = accepted - q->finished.load(std::memory_order_acquire);
@@ -136,8 +145,14 @@ int32_t reserve(baton_queue* q, uint32_t count, baton_error* error) {
                                     "queue '%s' has %" PRIu64 " incomplete ops, %u more exceed %u", q->name.c_str(), incomplete, count,
                                     kMaxOps));
   } while (!q->accepted.compare_exchange_weak(accepted, accepted + count, std::memory_order_seq_cst, std::memory_order_relaxed));
+  return BATON_OK;
+}
+
+// The same of a queue whose door is open, or refuses.
+int32_t reserve(baton_queue* q, uint32_t count, baton_error* error) {
+  if (int32_t code = make_room(q, count, error)) return code;
   // After the reservation: whoever closes waits for what is reserved.
-  const int32_t code = check_open(q, error);
+  const int32_t code = q->door.load(std::memory_order_seq_cst) ? kAsk : check_device(q, error);
   if (code != BATON_OK) q->accepted.fetch_sub(count, std::memory_order_seq_cst);
   return code;
 }
@@ -267,11 +282,22 @@ void announce(baton_queue* q, bool nested) {
   }
 }
 
+template <bool validated>
+void let_in_each(baton_queue* q, const baton_op* ops, uint32_t count, const baton_error* refused) {
+  for (uint32_t i = 0; i < count; ++i) {
+    Op* op = q->instance->ops.take();
+    translate(q, ops[i], op);
+    if constexpr (validated) q->instance->validator->submitted(op);
+    enqueue(op, refused);
+  }
+}
+
 // Inside, and leaves.
+template <bool validated = false>
 int32_t run(baton_queue* q, const baton_op* ops, uint32_t count, bool asks, bool nested, baton_error* error) {
   const int32_t code = asks ? prepare_copies(q, ops, count, error) : BATON_OK;
   if (code == BATON_OK) {
-    let_in(q, ops, count, nullptr);
+    let_in_each<validated>(q, ops, count, nullptr);
     drain(q->instance);
     announce(q, nested);
   }
@@ -279,21 +305,33 @@ int32_t run(baton_queue* q, const baton_op* ops, uint32_t count, bool asks, bool
   return code;
 }
 
+// The queue is being closed, or the instance validates: then nothing is posted, and handles are looked at before anything of theirs is.
+int32_t submit_slowly(baton_queue* q, const baton_op* ops, uint32_t count, baton_error* error) {
+  baton_instance* in = q->instance;
+  if (!in->validator) return check_open(q, error);
+  const bool inside = in->inside.owned();
+  Hold hold(in);
+  bool asks = false;
+  int32_t code = in->validator->check_handles(q, ops, count, error);
+  if (code == BATON_OK) code = check_open(q, error);
+  if (code == BATON_OK) code = check_all(q, ops, count, asks, error);
+  if (code == BATON_OK) code = make_room(q, count, error);
+  if (code != BATON_OK) return code;
+  Hold::enter(in);  // once more, for run
+  code = run<true>(q, ops, count, asks, inside, error);
+  if (code != BATON_OK) q->accepted.fetch_sub(count, std::memory_order_seq_cst);
+  return code == BATON_OK ? ok(error) : code;
+}
+
 }  // namespace
 
 int32_t check_open(const baton_queue* q, baton_error* error) {
-  if (q->closing.load(std::memory_order_seq_cst))
-    return fail(error, make_error(BATON_CANCELLED, uri_of(q), "", "queue '%s' is being closed", q->name.c_str()));
-  if (!q->device || (!q->device->gone && q->device->epoch == q->epoch)) return BATON_OK;
-  return check_epoch(q->device, q->epoch, "queue", error);
+  if (!q->closing()) return check_device(q, error);
+  return fail(error, make_error(BATON_CANCELLED, uri_of(q), "", "queue '%s' is being closed", q->name.c_str()));
 }
 
 void let_in(baton_queue* q, const baton_op* ops, uint32_t count, const baton_error* refused) {
-  for (uint32_t i = 0; i < count; ++i) {
-    Op* op = q->instance->ops.take();
-    translate(q, ops[i], op);
-    enqueue(op, refused);
-  }
+  let_in_each<false>(q, ops, count, refused);
 }
 
 }  // namespace baton::core
@@ -302,7 +340,7 @@ using namespace baton::core;
 
 int32_t baton_submit(baton_queue* q, const baton_op* ops, uint32_t count, baton_error* error) {
   if (!q || (count && !ops)) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_submit: queue or ops is NULL"));
-  if (int32_t code = reserve(q, count, error)) return code;
+  if (int32_t code = reserve(q, count, error)) return code == kAsk ? submit_slowly(q, ops, count, error) : code;
   baton_instance* in = q->instance;
   const bool inside = in->inside.owned();
   bool asks = false;  // drivers, and so must be inside

@@ -3,6 +3,7 @@
 #include "hal/core/error.h"
 #include "hal/core/hold.h"
 #include "hal/core/poller.h"
+#include "hal/core/validate.h"
 
 #include <algorithm>
 #include <cstring>
@@ -153,7 +154,10 @@ void TimelinePool::give(baton_timeline* t) {
   free_ = t;
 }
 
-void give_back(baton_timeline* t) { t->instance->timelines.give(t); }
+void give_back(baton_timeline* t) {
+  if (t->instance->validator) t->instance->validator->keep(t);
+  else t->instance->timelines.give(t);
+}
 
 }  // namespace baton::core
 
@@ -168,12 +172,14 @@ int32_t baton_timeline_create(baton_instance* instance, const char* name, baton_
 
 void baton_timeline_destroy(baton_timeline* t) {
   if (!t) return;
+  if (check_alive(t, "baton_timeline_destroy", nullptr)) return;
   baton_instance* in = t->instance;
   Hold hold(in);
+  if (in->validator) in->validator->about_to_destroy(t);
   t->state = TimelineState::destroyed;
   retain(t);
-  // Ops that wait for it would wait forever.
-  if (t->references > 1 &&
+  // Ops that wait for it would wait forever. With validation a later call goes the way of a poisoned one, which looks.
+  if ((t->references > 1 || in->validator) &&
       t->poison(make_error(BATON_CANCELLED, "", "destroy a timeline after the ops that name it are complete",
                            "timeline '%s' was destroyed with %u ops in flight", t->name, t->references - 1)))
     in->waker.kick();
@@ -181,11 +187,13 @@ void baton_timeline_destroy(baton_timeline* t) {
 }
 
 void baton_timeline_signal(baton_timeline* t, uint64_t value, uint64_t modelled_ns) {
-  if (t && t->signal(value, modelled_ns)) after_change(*t, value);
+  if (!t) return;
+  if (t->signal(value, modelled_ns)) after_change(*t, value);
+  else if (t->poisoned()) (void)check_alive(t, "baton_timeline_signal", nullptr);
 }
 
 void baton_timeline_poison(baton_timeline* t, const baton_error* cause) {
-  if (!t) return;
+  if (!t || check_alive(t, "baton_timeline_poison", nullptr)) return;
   const baton_error cancelled = make_error(BATON_CANCELLED, "", "", "timeline '%s' was cancelled", t->name);
   if (t->poison(cause ? *cause : cancelled)) after_change(*t, UINT64_MAX);
 }
@@ -193,10 +201,14 @@ void baton_timeline_poison(baton_timeline* t, const baton_error* cause) {
 int32_t baton_timeline_query(baton_timeline* t, uint64_t* value, baton_error* error) {
   if (!t) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_timeline_query: timeline is NULL"));
   if (value) *value = t->value();
-  return t->poisoned() ? fail(error, t->cause()) : ok(error);
+  if (!t->poisoned()) return ok(error);
+  if (int32_t code = check_alive(t, "baton_timeline_query", error)) return code;
+  return fail(error, t->cause());
 }
 
-uint64_t baton_timeline_modelled(baton_timeline* t, uint64_t value) { return t ? t->modelled(value) : 0; }
+uint64_t baton_timeline_modelled(baton_timeline* t, uint64_t value) {
+  return t && !check_alive(t, "baton_timeline_modelled", nullptr) ? t->modelled(value) : 0;
+}
 
 int32_t baton_timeline_wait(baton_timeline* t, uint64_t value, uint64_t deadline_ns, baton_error* error) {
   if (!t) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_timeline_wait: timeline is NULL"));

@@ -112,6 +112,11 @@ class TimelinePool {
   explicit TimelinePool(baton_instance* instance) : instance_(instance) {}
   baton_timeline* take();
   void give(baton_timeline*);
+  template <class F>
+  void each(F f) const {
+    for (const auto& chunk : chunks_)
+      for (uint32_t i = 0; i < kChunk; ++i) f(&chunk[i]);
+  }
 
  private:
   static constexpr uint32_t kChunk = 256;

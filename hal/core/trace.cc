@@ -1,5 +1,7 @@
 #include "hal/core/trace.h"
 
+#include "hal/core/validate.h"
+
 #include <algorithm>
 
 namespace baton::core {
@@ -43,4 +45,5 @@ void baton_set_span_callback(baton_instance* in, baton_span_fn fn, void* user) {
   baton::core::Hold hold(in);
   in->span = fn;
   in->span_user = user;
+  in->watched = fn || in->validator;
 }

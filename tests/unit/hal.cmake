@@ -9,3 +9,7 @@ endforeach()
 # Replaces malloc and the locks of its program, to count them.
 baton_test(hal_hot_path SOURCES ${CMAKE_CURRENT_LIST_DIR}/hal_hot_path.cc ${PROJECT_SOURCE_DIR}/tests/support/count_calls.cc
            LIBS baton baton_program LABELS unit DEPENDS baton-driver-fake baton-driver-host)
+
+# The layer "validate": misuse, and what it says.
+baton_test(validate SOURCES ${CMAKE_CURRENT_LIST_DIR}/validate_points.cc ${CMAKE_CURRENT_LIST_DIR}/validate_handles.cc LIBS baton LABELS unit
+           DEPENDS baton-driver-fake baton-driver-host)
