@@ -627,28 +627,41 @@ BATON_API void baton_set_span_callback(baton_instance*, baton_span_fn, void* use
 
 /* ---- validation: the layer "validate" ---------------------------------------------------------------------------- */
 
-/* With "validate" among the instance's layers the core looks for misuse of this API: double signals, uses after free, waits that nobody
- * will signal, reads of memory never written, leaks, drivers that complete twice ... hal/README.md lists the codes. What is found goes
- * to a callback; if the layers came from BATON_LAYERS it is also one line on stderr. "validate=abort" aborts at the first error.
- * Without the layer none of it is in the path of a call. With it a call on a destroyed handle is refused instead of undefined (as
- * long as the instance lives), at the price of a hash table entry an op and the memory of the last 16,384 destroyed handles. */
+/* With "validate" among an instance's layers the core looks for misuse of this API: double signals, uses after free, waits that nobody
+ * will signal, reads of memory never written, overlapping ops with nothing between them, leaks, drivers that complete twice.
+ * hal/README.md lists the codes, each with whose bug it is and a line that it prints. It is part of the core, not of the stack over a
+ * driver: where it stands in the list does not matter.
+ *
+ * What is found goes to a callback; if the list came from BATON_LAYERS, it is also one line on stderr. "validate=abort" aborts at the
+ * first misuse, after that line. "validate=patience=MS" looks into a wait that takes so long (5000); both: "validate=abort:patience=MS".
+ * Without the layer nothing of it is in the path of a call. With it a call on a destroyed handle is refused instead of undefined, for the
+ * last 16384 that were destroyed, and a submit waits for whoever is inside the instance. */
+
+/* How bad a finding is. */
 typedef enum baton_severity {
   BATON_WARNING = 1, /* legal, and most likely not meant */
   BATON_MISUSE = 2,  /* the contract is broken */
 } baton_severity;
 
+/* Something that validation found.
+ * Owner    the core; it and its texts live for the call. */
 typedef struct baton_finding {
-  uint32_t struct_size;
-  uint32_t severity; /* baton_severity */
-  const char* code;  /* stable: "double-signal", "use-after-free", "wait-cycle", ... */
-  const char* blame; /* whose bug it is: "caller", "driver", "baton" */
-  const char* what;  /* one line, with the names of ops, queues and timelines; lives for the call, as all of these */
-  const char* next;  /* one line: what to do */
+  uint32_t struct_size; /* sizeof(baton_finding), by the core */
+  uint32_t severity;    /* baton_severity */
+  const char* code;     /* stable: "double-signal", "use-after-free", "wait-cycle" ... */
+  const char* blame;    /* whose bug it is: "caller", "driver" */
+  const char* what;     /* one line, with the names of ops, queues and timelines */
+  const char* next;     /* one line: what to do */
 } baton_finding;
 
+/* Called for each finding, from inside the call that showed it, one at a time. It may submit, signal, poison and query, and should be
+ * short. */
 typedef void (*baton_finding_fn)(void* user, const baton_finding*);
-/* Called for each finding, from the call that showed it; one at a time. It may call any function but a wait. Leaks are found in
- * baton_instance_destroy, so it must be callable until then. UNSUPPORTED if the instance does not validate. */
+/* Calls fn for each finding from now on, until the instance is destroyed: leaks are found last. NULL: nobody.
+ * Errors   UNSUPPORTED: the instance does not validate.
+ *
+ *     if (baton_set_finding_callback(in, NULL, NULL, &err) == BATON_UNSUPPORTED) puts("nobody looks for misuse");
+ */
 BATON_API int32_t baton_set_finding_callback(baton_instance*, baton_finding_fn, void* user, baton_error*);
 
 #ifdef __cplusplus

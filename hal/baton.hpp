@@ -412,6 +412,12 @@ class Instance : public Handle<baton_instance, baton_instance_destroy> {
     if (baton_plan_copy(from.get(), to.get(), text, sizeof text, &e)) return e;
     return std::string(text);
   }
+  // baton_set_finding_callback: what the layer "validate" finds; NULL: nobody.
+  Status on_finding(baton_finding_fn fn, void* user) const {
+    Error e;
+    if (baton_set_finding_callback(h_, fn, user, &e)) return e;
+    return {};
+  }
   // baton_poll: makes progress, never sleeps; returns how many events it handled.
   uint32_t poll(uint32_t budget = 64) const { return baton_poll(h_, budget); }
   // baton_poll_wait: sleeps until something was handled, or the deadline.

@@ -11,5 +11,5 @@ baton_test(hal_hot_path SOURCES ${CMAKE_CURRENT_LIST_DIR}/hal_hot_path.cc ${PROJ
            LIBS baton baton_program LABELS unit DEPENDS baton-driver-fake baton-driver-host)
 
 # The layer "validate": misuse, and what it says.
-baton_test(validate SOURCES ${CMAKE_CURRENT_LIST_DIR}/validate_points.cc ${CMAKE_CURRENT_LIST_DIR}/validate_handles.cc LIBS baton LABELS unit
-           DEPENDS baton-driver-fake baton-driver-host)
+file(GLOB validate_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/validate_*.cc)
+baton_test(validate SOURCES ${validate_sources} LIBS baton baton_program LABELS unit DEPENDS baton-driver-fake baton-driver-host)

@@ -17,6 +17,8 @@
 #include <cstring>
 #include <deque>
 #include <string>
+#include <thread>
+#include <utility>
 
 namespace {
 
@@ -36,6 +38,9 @@ struct Queue {
   std::deque<baton_driver_op> ops;
   int fd = -1;
   uint64_t marks = 0;
+  void* untaken = nullptr;  // the cookie of the latest kUntaken
+  bool untaken_completed = false;
+  std::thread elsewhere;
   void signal(bool on) {
     if (fd < 0) return;
     uint64_t v = 1;
@@ -115,14 +120,39 @@ int32_t queue_open(void* device, uint32_t, void** out, int* fd, baton_error*) {
 void queue_close(void*, void* queue) {
   auto* q = static_cast<Queue*>(queue);
   if (q->fd >= 0) close(q->fd);
+  if (q->elsewhere.joinable()) q->elsewhere.join();
   delete q;
 }
 
+// Breaks a rule of drivers, if the op says so. True: it is not taken.
+bool misbehave(Device* d, Queue* q, const baton_driver_op& op) {
+  const baton_driver_host* core = d->core;
+  switch (op.tag) {
+    case kEager: core->complete(op.cookie, 0, nullptr); return true;
+    case kUntaken:
+      if (q->untaken == op.cookie) return false;
+      q->untaken = op.cookie;
+      q->untaken_completed = false;
+      return true;
+    case kMarks: core->progress(op.cookie, 1, 0); return false;
+    case kBackwards:
+      core->progress(op.cookie, 2, 0);
+      core->progress(op.cookie, 1, 0);
+      return false;
+    default: return false;
+  }
+}
+
 int32_t submit(void* device, void* queue, const baton_driver_op* ops, uint32_t count, uint32_t* taken, baton_error*) {
+  auto* d = static_cast<Device*>(device);
   auto* q = static_cast<Queue*>(queue);
-  const size_t depth = static_cast<Device*>(device)->depth;
   if (q->ops.empty() && count) q->signal(true);
-  for (*taken = 0; *taken < count && q->ops.size() < depth; ++*taken) q->ops.push_back(ops[*taken]);
+  for (*taken = 0; *taken < count && q->ops.size() < d->depth; ++*taken) {
+    const baton_driver_op& op = ops[*taken];
+    if (misbehave(d, q, op)) break;
+    if (op.tag == kElsewhere) q->elsewhere = std::thread([core = d->core, cookie = op.cookie] { core->complete(cookie, 0, nullptr); });
+    else q->ops.push_back(op);
+  }
   return BATON_OK;
 }
 
@@ -175,6 +205,7 @@ bool step(Device* d, Queue* q) {
 uint32_t poll(void* device, void* queue, uint32_t budget) {
   auto* q = static_cast<Queue*>(queue);
   uint32_t n = 0;
+  if (q->untaken && !std::exchange(q->untaken_completed, true)) static_cast<Device*>(device)->core->complete(q->untaken, 0, nullptr);
   while (n < budget && !q->ops.empty() && step(static_cast<Device*>(device), q)) ++n;
   return n;
 }

@@ -118,22 +118,6 @@ TEST_F(HandlesTest, ManyDestroyedHandlesTakeBoundedMemory) {
   EXPECT_EQ(found.size(), 1u);
 }
 
-TEST_F(HandlesTest, ADriverThatCompletesTwice) {
-  Device d = open("fake://");
-  Queue q = must(d.queue());
-  Timeline t = timeline();
-  EXPECT_OK(q.submit(nop().tagged(kLate).signal(t, 1)));
-  EXPECT_OK(t.wait_until(1, soon()));
-  expect("driver-double-complete", "driver", true, "NOP (tag 6782) on 'fake:// lane 0' was completed again");
-  // A completion after a reset is not the driver's mistake.
-  EXPECT_OK(q.submit(nop().tagged(kHang).signal(t, 2)));
-  in.poll();
-  EXPECT_OK(d.reset_device());
-  EXPECT_CODE(t.wait_until(2, soon()), BATON_DEVICE_LOST);
-  q.reset();
-  EXPECT_TRUE(found.empty());
-}
-
 TEST(Validate, IsOffUnlessNamedAndRefusesWordsThatItDoesNotKnow) {
   Instance plain = make_instance();
   EXPECT_EQ(baton_set_finding_callback(plain.get(), nullptr, nullptr, nullptr), BATON_UNSUPPORTED);

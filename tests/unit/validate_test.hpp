@@ -22,7 +22,7 @@ class ValidateTest : public ::testing::Test {
       static_cast<std::vector<Found>*>(u)->push_back({f->code, f->blame, f->what, f->severity == BATON_MISUSE});
       EXPECT_STRNE(f->next, "");
     };
-    ASSERT_EQ(baton_set_finding_callback(to.get(), note, &found, nullptr), BATON_OK);
+    EXPECT_OK(to.on_finding(note, &found));
   }
   Device open(const std::string& uri) { return must(in.open(uri)); }
   Timeline timeline(const std::string& name = "t") { return must(in.timeline(name)); }
