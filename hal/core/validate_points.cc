@@ -117,7 +117,10 @@ void Points::progressed(baton_timeline* t, uint64_t value) {
   raised = std::max(raised, value);
 }
 
-void Points::forget(const baton_timeline* t) { raised_.erase(t); }
+void Points::forget(const baton_timeline* t) {
+  raised_.erase(t);
+  told_.erase(t);
+}
 
 // The op whose signal would end a wait on `p`: the one with the least value that is enough. `maybe`: somebody else might.
 const Points::Record* Points::promised(const Point& p, bool& maybe) const {
@@ -138,6 +141,11 @@ bool Points::search(std::vector<Point> start, const std::string& who) {
   std::vector<Step> steps;
   std::unordered_set<const Record*> seen;
   bool somebody_runs = false;
+  auto say = [&](const Rule& rule, const std::string& what) {
+    std::string& told = told_[start[0].first];
+    if (std::exchange(told, what) != what) findings_.report(rule, what);
+    return true;
+  };
   // Follows one open wait. True if it is an orphan.
   auto follow = [&](const Point& w, size_t from) {
     bool maybe = false;
@@ -147,9 +155,8 @@ bool Points::search(std::vector<Point> start, const std::string& who) {
     if (r || maybe) return false;
     std::string chain = from == kNobody ? "" : path(steps, from);
     if (from != kNobody) chain += (chain.empty() ? "" : "; ") + describe(steps[from].record->op) + " waits for " + text(w);
-    findings_.report(rule::orphan_wait, who + (chain.empty() ? "" : ": " + chain) + ": no submitted op signals " + text(w) + ", which is at " +
-                                            std::to_string(w.first->value()));
-    return true;
+    return say(rule::orphan_wait, who + (chain.empty() ? "" : ": " + chain) + ": no submitted op signals " + text(w) + ", which is at " +
+                                      std::to_string(w.first->value()));
   };
   for (const Point& w : start)
     if (open(w) && follow(w, kNobody)) return true;
@@ -164,8 +171,7 @@ bool Points::search(std::vector<Point> start, const std::string& who) {
     somebody_runs |= !blocked;
   }
   if (somebody_runs || steps.empty()) return false;
-  findings_.report(rule::wait_cycle, who + ": every op that could end it waits for another of them: " + path(steps, steps.size() - 1));
-  return true;
+  return say(rule::wait_cycle, who + ": every op that could end it waits for another of them: " + path(steps, steps.size() - 1));
 }
 
 bool Points::explain(baton_timeline* t, uint64_t value, const std::string& who) {

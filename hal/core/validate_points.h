@@ -32,7 +32,8 @@ class Points {
   void ended(const Op*, bool failed);  // before its signals
   void progressed(baton_timeline*, uint64_t value);
   void forget(const baton_timeline*);
-  // A wait on (t, value) has come to nothing. `who`: "a wait", "the wait of NOP ...". False: there is nothing to say.
+  // A wait on (t, value) has come to nothing. `who`: "a wait", "the wait of NOP ...". False: there is nothing to say. What has been
+  // said already is not said again: a wait may come in slices.
   bool explain(baton_timeline* t, uint64_t value, const std::string& who);
   // The same for a submitted op's waits.
   bool explain(const Op*, const std::string& how);
@@ -69,6 +70,7 @@ class Points {
   std::multimap<Point, Record*> promises_, waits_;
   std::unordered_multimap<baton_timeline*, const Op*> progress_;  // launches that will raise it, by how much is not known
   std::unordered_map<const baton_timeline*, uint64_t> raised_;    // by ops; above that it was the host
+  std::unordered_map<const baton_timeline*, std::string> told_;   // what was last said of a wait on it
 };
 
 }  // namespace baton::core

@@ -11,8 +11,8 @@ libbaton is found by BATON_LIBRARY, then in the installed tree that this package
 """
 
 from .errors import Code, Error
-from .handles import Buffer, Device, DeviceInfo, Heap, Instance, Program, Queue, Timeline, version
+from .handles import Buffer, Device, DeviceInfo, Finding, Heap, Instance, Program, Queue, Timeline, version
 from .ops import Op, copy, fill, host, launch, nop
 
-__all__ = ["Buffer", "Code", "Device", "DeviceInfo", "Error", "Heap", "Instance", "Op", "Program", "Queue", "Timeline", "copy", "fill",
-           "host", "launch", "nop", "version"]
+__all__ = ["Buffer", "Code", "Device", "DeviceInfo", "Error", "Finding", "Heap", "Instance", "Op", "Program", "Queue", "Timeline", "copy",
+           "fill", "host", "launch", "nop", "version"]

@@ -88,10 +88,17 @@ class baton_op(Struct):
                 ("u", _Union), ("binding_count", u16), ("arg_count", u16), ("plan_op", u32), ("user", u64)]
 
 
+class baton_finding(Struct):
+    _fields_ = [("struct_size", u32), ("severity", u32), ("code", c.c_char_p), ("blame", c.c_char_p), ("what", c.c_char_p),
+                ("next", c.c_char_p)]
+
+
 OP_NOP, OP_COPY, OP_LAUNCH, OP_FILL, OP_HOST = range(5)
 
 enumerate_fn = c.CFUNCTYPE(i32, c.c_void_p, c.POINTER(baton_device_info))
 host_fn = c.CFUNCTYPE(None, c.c_void_p)
+finding_fn = c.CFUNCTYPE(None, c.c_void_p, c.POINTER(baton_finding))
+MISUSE = 2  # baton_severity
 
 _P, _E = c.c_void_p, c.POINTER(baton_error)
 _OUT = c.POINTER(c.c_void_p)
@@ -129,6 +136,7 @@ PROTOTYPES = {
     "baton_queue_close": (None, [_P]),
     "baton_submit": (i32, [_P, c.POINTER(baton_op), u32, _E]),
     "baton_plan_copy": (i32, [_P, _P, c.c_char_p, u64, _E]),
+    "baton_set_finding_callback": (i32, [_P, finding_fn, _P, _E]),
 }
 
 

@@ -72,6 +72,17 @@ class Heap:
 
 
 @dataclasses.dataclass(frozen=True)
+class Finding:
+    """What validation found; see baton_finding."""
+
+    code: str
+    blame: str
+    misuse: bool  # False: a warning
+    what: str
+    next: str
+
+
+@dataclasses.dataclass(frozen=True)
 class DeviceInfo:
     """What a device is; see baton_device_info."""
 
@@ -300,6 +311,7 @@ class Instance:
         self._children: weakref.WeakSet[_Handle] = weakref.WeakSet()
         self._queues: set[Queue] = set()
         self._functions: dict[int, Any] = {}  # of HOST ops not yet called
+        self._on_finding = None  # kept: the library calls it
         options = _abi.baton_instance_options(driver_path=drivers.encode() if drivers else None,
                                               emulator_path=emulators.encode() if emulators else None,
                                               layers=None if layers is None else layers.encode())
@@ -377,6 +389,18 @@ class Instance:
         out = c.create_string_buffer(1024)
         call("baton_plan_copy", source._handle(), target._handle(), out, len(out))
         return text(out.value)
+
+    def on_finding(self, function) -> None:
+        """Calls function(Finding) for each misuse that the layer "validate" finds, until the instance is closed; leaks come last. It may submit,
+        signal, poison and query. UNSUPPORTED without the layer."""
+
+        def each(_, f):
+            f = f.contents
+            function(Finding(text(f.code), text(f.blame), f.severity == _abi.MISUSE, text(f.what), text(f.next)))
+
+        callback = _abi.finding_fn(each)
+        call("baton_set_finding_callback", self._handle(), callback, None)
+        self._on_finding = callback
 
     def poll(self, budget: int = 64) -> int:
         """Makes progress, never sleeps; returns how many events it handled. For event loops, with fileno()."""

@@ -68,6 +68,7 @@ Status layer_rows(const Settings& s, Report& report) {
   // Rules about other ops: an op that no rule is about is what the layer costs everybody.
   std::ofstream(folder.file("plan.json")) << R"({"rules": [{"op": "FILL", "action": "fail"}]})";
   const std::pair<const char*, std::string> kinds[] = {{"no layer", ""},
+                                                       {"validate", "validate"},
                                                        {"fault", "fault=" + folder.file("plan.json")},
                                                        {"delay 0", "delay=0"},
                                                        {"trace", "trace=" + folder.file("trace.json")},

@@ -83,7 +83,7 @@ class Abi(unittest.TestCase):
                 if suffix == "*" and (base == "void" or f"opaque {base}" in self.table):
                     return ctypes.c_void_p
                 return wrap(self.SCALARS.get(base) or getattr(_abi, base, None))
-        return {"baton_enumerate_fn": _abi.enumerate_fn}[text]
+        return {"baton_enumerate_fn": _abi.enumerate_fn, "baton_finding_fn": _abi.finding_fn}[text]
 
     def test_prototypes(self):
         for name, (result, arguments) in _abi.PROTOTYPES.items():
@@ -305,6 +305,22 @@ class Life(unittest.TestCase):
             once()
         gc.collect()
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+    def test_findings(self):
+        found = []
+        with baton.Instance(layers="validate") as hal:
+            hal.on_finding(found.append)
+            dev, done = hal.open("host://"), hal.timeline("done")
+            q, a, b = dev.queue(), dev.alloc(64), dev.alloc(64)
+            q.submit(baton.copy(a, b).tagged(7).signal(done, 1))
+            done.wait(1, SOON)
+        self.assertEqual([(f.code, f.blame, f.misuse) for f in found], [("read-before-write", "caller", True)])
+        self.assertIn("COPY (tag 7) on 'host:// lane 0' reads bytes 0..64", found[0].what)
+        self.assertNotEqual(found[0].next, "")
+        with baton.Instance(layers="") as hal:
+            with self.assertRaises(baton.Error) as caught:
+                hal.on_finding(found.append)
+            self.assertEqual(caught.exception.code, baton.Code.UNSUPPORTED)
 
     def test_enumerate_and_plan(self):
         with baton.Instance() as hal:

@@ -1,6 +1,9 @@
 // Handles that are used after their end, freed too early, never freed; drivers that complete what they should not.
 #include "tests/unit/validate_test.hpp"
 
+#include <fstream>
+#include <regex>
+
 namespace baton::test {
 namespace {
 
@@ -126,6 +129,24 @@ TEST(Validate, IsOffUnlessNamedAndRefusesWordsThatItDoesNotKnow) {
   ASSERT_FALSE(in.ok());
   EXPECT_EQ(in.error().code, BATON_INVALID_ARGUMENT);
   EXPECT_THAT(in.error().what, ::testing::HasSubstr("loudly"));
+}
+
+TEST(Validate, EveryRuleIsInTheReadmeWithALineThatItPrints) {
+  auto slurp = [](const char* file) {
+    std::ifstream f(std::string(BATON_SOURCE_DIR) + file);
+    return std::string(std::istreambuf_iterator<char>(f), {});
+  };
+  const std::string rules = slurp("/hal/core/finding.h"), readme = slurp("/hal/README.md");
+  const std::regex rule("\\{\"([a-z-]+)\", BATON_(MISUSE|WARNING), \"(caller|driver)\",\\s+\"([^\"]+)\"\\}");
+  int n = 0;
+  for (std::sregex_iterator it(rules.begin(), rules.end(), rule), end; it != end; ++it, ++n) {
+    const std::string code = (*it)[1], severity = (*it)[2] == "MISUSE" ? "misuse" : "warning", blame = (*it)[3], next = (*it)[4];
+    EXPECT_THAT(readme, ::testing::HasSubstr("\n| `" + code + (severity == "warning" ? "` (warning) | " : "` | ") + blame + " | "));
+    const size_t line = readme.find("\nbaton: " + code + " [" + severity + ", " + blame + "'s]: ");
+    ASSERT_NE(line, std::string::npos) << code;
+    EXPECT_THAT(readme.substr(line + 1, readme.find('\n', line + 1) - line - 1), ::testing::EndsWith("; next: " + next));
+  }
+  EXPECT_EQ(n, 13);
 }
 
 TEST(ValidateDeathTest, AbortsAtTheFirstMisuse) {
