@@ -13,6 +13,9 @@
 namespace baton::core {
 namespace {
 
+// What both submits do is inline in both: of an empty op it is a handful of tests, and the calls would cost as much again.
+#define BATON_INLINE [[gnu::always_inline]] inline
+
 const char* uri_of(const baton_queue* q) { return q->device ? q->device->uri.c_str() : q->name.c_str(); }
 
 int32_t bad(const baton_queue* q, baton_error* error, const char* next, const std::string& what) {
@@ -104,7 +107,7 @@ int32_t check_launch(const baton_queue* q, const baton_op& op, baton_error* erro
   return BATON_OK;
 }
 
-int32_t check(const baton_queue* q, const baton_op& op, baton_error* error) {
+BATON_INLINE int32_t check(const baton_queue* q, const baton_op& op, baton_error* error) {
   if (op.flags || op.reserved) return bad(q, error, "zero what is not used", "flags of an op are " + std::to_string(op.flags));
   if (foreign(q, op.wait[0].timeline) || foreign(q, op.wait[1].timeline) || foreign(q, op.signal[0].timeline) ||
       foreign(q, op.signal[1].timeline))
@@ -119,7 +122,7 @@ int32_t check(const baton_queue* q, const baton_op& op, baton_error* error) {
   }
 }
 
-int32_t check_all(const baton_queue* q, const baton_op* ops, uint32_t count, bool& asks, baton_error* error) {
+BATON_INLINE int32_t check_all(const baton_queue* q, const baton_op* ops, uint32_t count, bool& asks, baton_error* error) {
   for (uint32_t i = 0; i < count; ++i) {
     if (int32_t code = check(q, ops[i], error)) return code;
     asks = asks || crosses(q, ops[i]);
@@ -136,7 +139,7 @@ int32_t check_device(const baton_queue* q, baton_error* error) {
 }
 
 // Makes room for `count` ops. What is not let in later is given back.
-int32_t make_room(baton_queue* q, uint32_t count, baton_error* error) {
+BATON_INLINE int32_t make_room(baton_queue* q, uint32_t count, baton_error* error) {
   uint64_t accepted = q->accepted.load(std::memory_order_relaxed);
   do {
     const uint64_t incomplete = accepted - q->finished.load(std::memory_order_acquire);
@@ -271,7 +274,7 @@ void translate(baton_queue* q, const baton_op& op, Op* to) {
 }
 
 // A sleeping poller learns of work that no descriptor will tell it of. `nested`: in a poll, which sees to it itself.
-void announce(baton_queue* q, bool nested) {
+BATON_INLINE void announce(baton_queue* q, bool nested) {
   baton_instance* in = q->instance;
   if (!nested && (in->more.load(std::memory_order_relaxed) || in->copying)) {
     in->more.store(true, std::memory_order_seq_cst);
@@ -306,7 +309,7 @@ int32_t run(baton_queue* q, const baton_op* ops, uint32_t count, bool asks, bool
 }
 
 // The queue is being closed, or the instance validates: then nothing is posted, and handles are looked at before anything of theirs is.
-int32_t submit_slowly(baton_queue* q, const baton_op* ops, uint32_t count, baton_error* error) {
+[[gnu::cold]] int32_t submit_slowly(baton_queue* q, const baton_op* ops, uint32_t count, baton_error* error) {
   baton_instance* in = q->instance;
   if (!in->validator) return check_open(q, error);
   const bool inside = in->inside.owned();

@@ -17,13 +17,42 @@ constexpr char kExpected[] = "expected_failure";  // the property that carries t
 struct Session {
   const Subject& subject;
   uint64_t seed;
+  std::vector<std::pair<std::string, std::string>> misuse;  // code and text, of the case that runs
   Instance in;
 
   const Instance& instance() {
-    if (!in) in = must(Instance::create());
+    if (in) return in;
+    in = must(Instance::create());
+    auto note = [](void* to, const baton_finding* f) {
+      static_cast<Session*>(to)->misuse.emplace_back(f->code, std::string(f->code) + " [" + f->blame + "'s]: " + f->what + "; next: " + f->next);
+    };
+    (void)in.on_finding(note, this);  // only below BATON_LAYERS=validate
     return in;
   }
 };
+
+// What cases do on purpose and validation, where it is on, rightly names.
+struct OnPurpose {
+  const char* tests;
+  const char* code;
+  const char* reason;
+};
+constexpr OnPurpose kOnPurpose[] = {
+    {"memory.NewMemoryNeverShowsOldBytes", "read-before-write", "looks at what new memory holds"},
+    {"reset.OldBytesDoNotSurvive", "read-before-write", "looks at what memory made after a reset holds"},
+    {"memory.ABufferFreedInFlightLivesUntilTheOpIsOver", "free-in-flight", "its subject"},
+    {"timeline.ATimelineDestroyedUnderOpsCancelsThem", "free-in-flight", "its subject"},
+    {"progress.AProgramUnloadedInFlightRunsToItsEnd", "free-in-flight", "its subject"},
+    {"pair_loss.ClosingCancelsWhatIsInFlight", "free-in-flight", "its buffers go before its queue"},
+    {"queue.ClosingWithWorkInFlightCancelsIt", "orphan-wait", "its work waits for what never comes"},
+    {"pair_loss.ClosingCancelsWhatIsInFlight", "orphan-wait", "its work waits for what never comes"},
+    {"timeline.AnOpJoinsTwoTimelinesAndSignalsTwo", "orphan-wait", "sees that one of two waits is not enough, by a deadline"},
+    {"timeline.ADeadlineEndsTheWaitAlone", "orphan-wait", "its subject is the deadline"},
+    {"timeline.TheWatermarkOnlyRises", "late-signal", "its subject: a lower value is ignored"},
+};
+bool on_purpose(const std::string& test, const std::string& code) {
+  return std::any_of(std::begin(kOnPurpose), std::end(kOnPurpose), [&](const OnPurpose& p) { return matches(p.tests, test) && code == p.code; });
+}
 
 class RunCase : public testing::Test {
  public:
@@ -54,6 +83,7 @@ class RunCase : public testing::Test {
   }
 
   void run() {
+    session_.misuse.clear();
     try {
       Fixture f(session_.instance(), session_.subject, case_.needs, session_.seed);
       case_.run(f);
@@ -63,6 +93,8 @@ class RunCase : public testing::Test {
     } catch (const Skip& s) {
       GTEST_SKIP() << s.reason;
     }
+    for (const auto& [code, text] : session_.misuse)
+      if (!on_purpose(name_, code)) ADD_FAILURE() << text;
   }
 
   Session& session_;
@@ -165,7 +197,7 @@ Report run(std::span<const Subject> subjects, const RunOptions& options) {
   std::vector<std::unique_ptr<Session>> sessions;
   for (const Subject& s : subjects) {
     check_entries(s, options, report);
-    Session& session = *sessions.emplace_back(new Session{s, options.seed, {}});
+    Session& session = *sessions.emplace_back(new Session{s, options.seed, {}, {}});
     for (const Suite* suite : suites())
       for (const Case& c : suite->cases) {
         if (!applies(*suite, s, options)) continue;

@@ -4,5 +4,8 @@ baton_test(generate_golden_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_golde
            DEPENDS ${generate_needs})
 baton_test(generate_pair_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_pair.cc LIBS baton_runtime baton_test_support LABELS pair TIMEOUT 240
            DEPENDS ${generate_needs} LOCKS devshm)
+# The same hand-overs, over every fabric and between processes, with validation: no misuse, or the process aborts.
+baton_add_ctest(generate_pair_validated COMMAND ${CMAKE_COMMAND} -E env BATON_LAYERS=validate=abort $<TARGET_FILE:generate_pair_test> LABELS pair
+                TIMEOUT 240 LOCKS devshm)
 baton_test(generate_cli_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_cli.cc LIBS baton_test_support nlohmann_json::nlohmann_json LABELS pair
            TIMEOUT 120 DEPENDS ${generate_needs} LOCKS devshm)

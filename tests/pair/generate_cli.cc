@@ -89,6 +89,22 @@ TEST(Cli, HandOverWithEverything) {
   EXPECT_GT(slurp(npy).size(), 12u * 2048 * 4);
 }
 
+// From the loader to the last token, on both emulators, nothing is misused: validation has no word to say, and would abort at a misuse.
+TEST(Cli, ValidationFindsNothing) {
+  const std::map<std::string, std::string> validate = {{"BATON_LAYERS", "validate=abort"}};
+  for (std::vector<std::string> args : {std::vector<std::string>{"--check"}, {"--check", "--tp", "2"}, {"--device", "host://"}}) {
+    args.insert(args.begin(), "generate");
+    args.insert(args.end(), {"--max-tokens", "6", "--ignore-eos", kPrompt});
+    Outcome o = baton(args, validate);
+    EXPECT_EQ(o.code, 0) << args[1];
+    EXPECT_EQ(o.err, "") << args[1];
+  }
+  // And it is on: the same command with a word that it does not know.
+  Outcome unknown = baton({"generate", "--device", "host://", "--max-tokens", "1", kPrompt}, {{"BATON_LAYERS", "validate=loudly"}});
+  EXPECT_NE(unknown.code, 0);
+  EXPECT_NE(unknown.err.find("layer validate: 'loudly'"), std::string::npos) << unknown.err;
+}
+
 TEST(Cli, StatsAndCheckForPeople) {
   Outcome o = baton({"generate", "--stats", "--check", "--max-tokens", "4", kPrompt});
   ASSERT_EQ(o.code, 0) << o.err;
