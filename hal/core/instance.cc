@@ -54,7 +54,7 @@ void baton_instance_destroy(baton_instance* in) {
     d->closed = true;
     drop_child(d);
   }
-  for (baton_queue* q : in->graveyard) dispose(in, q);
+  free_dead_queues(in);
   in->registry.end_emulators();
   delete in;
 }

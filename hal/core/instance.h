@@ -64,9 +64,9 @@ struct baton_instance {
   std::atomic<uintptr_t> driver_thread{0};  // the waiting thread that polls for all; 0: none
 
   bool watched = false;  // a span callback is set or the instance validates: an op's issue and end look further
-  std::unique_ptr<baton::core::Validator> validator;  // only with the layer "validate"
   baton_span_fn span = nullptr;
   void* span_user = nullptr;
   baton_driver_host services{};  // for table queues
   std::vector<baton_driver_op> batch;  // scratch of schedule.cc
+  std::unique_ptr<baton::core::Validator> validator;  // only with the layer "validate"; goes before the timelines
 };

@@ -38,8 +38,7 @@ uint32_t poll_queue(baton_queue* q, uint32_t budget) {
 // What the poll left behind: closed queues to free, work for at once, and how long a poller may sleep.
 void finish(baton_instance* in) {
   std::erase(in->queues, nullptr);
-  for (baton_queue* q : in->graveyard) dispose(in, q);
-  in->graveyard.clear();
+  if (!in->graveyard.empty()) free_dead_queues(in);
   uint64_t nap = UINT64_MAX;
   for (const baton_queue* q : in->queues) {
     if (q->fd < 0 && (q->inflight || q->kind == QueueKind::table) && q->kind != QueueKind::link) nap = kNapNs;

@@ -71,6 +71,11 @@ void unregister(baton_queue* q) {
 
 }  // namespace
 
+void free_dead_queues(baton_instance* in) {
+  for (baton_queue* q : in->graveyard) dispose(in, q);
+  in->graveyard.clear();
+}
+
 int32_t open_lane(baton_device* d, uint32_t lane, baton_queue** out, baton_error* error) {
   const char* uri = d->uri.c_str();
   if (!d->driver->queue_open || !d->driver->submit)

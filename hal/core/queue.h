@@ -56,5 +56,6 @@ namespace baton::core {
 int32_t open_lane(baton_device*, uint32_t lane, baton_queue** out, baton_error*);
 // Fails, waits (at most 5 s), closes, frees. Instance lock not held, or held once by an outer call on this thread.
 void close_queue(baton_queue*, const baton_error& cause);
+void free_dead_queues(baton_instance*);
 
 }  // namespace baton::core
