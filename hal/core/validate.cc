@@ -23,13 +23,15 @@ std::string where(const baton_op& op, const baton_queue* q) {
 Result<ValidateOptions> parse_validate(std::string_view argument) {
   ValidateOptions o;
   constexpr std::string_view kPatience = "patience=";
+  constexpr uint64_t kMostPatience = 1'000'000;  // ms
   while (!argument.empty()) {
     const std::string_view word = argument.substr(0, argument.find(':'));
     argument.remove_prefix(std::min(argument.size(), word.size() + 1));
     uint64_t ms = 0;
     const char* end = word.data() + word.size();
     if (word == "abort") o.abort_at_error = true;
-    else if (word.starts_with(kPatience) && std::from_chars(word.data() + kPatience.size(), end, ms) == std::from_chars_result{end, {}} && ms < 1'000'000)
+    else if (word.starts_with(kPatience) &&
+             std::from_chars(word.data() + kPatience.size(), end, ms) == std::from_chars_result{end, {}} && ms < kMostPatience)
       o.patience_ns = ms * 1'000'000;
     else
       return Error(BATON_INVALID_ARGUMENT, "layer validate: '" + std::string(word.substr(0, 100)) + "'",

@@ -44,7 +44,8 @@ std::string describe(const baton_device*);
 
 class Validator {
  public:
-  Validator(baton_instance* in, const ValidateOptions& o) : options(o), findings(in, o.print, o.abort_at_error), points(findings), driver(findings), memory(findings), in_(in) {}
+  Validator(baton_instance* in, const ValidateOptions& o)
+      : options(o), findings(in, o.print, o.abort_at_error), points(findings), driver(findings), memory(findings), in_(in) {}
   ~Validator();
 
   // Handles. The template's H is baton_buffer, baton_program, baton_timeline, baton_queue or baton_device.

@@ -50,10 +50,12 @@ void Points::check_signals(Record& r) {
     if (other != promises_.end()) {
       r.doubled = other->second->doubled = true;
       const bool itself = other->second == &r;
-      findings_.report(rule::double_signal, describe(r.op) + " signals " + text(p) + (itself ? " twice" : ", and so does " + describe(other->second->op)));
+      findings_.report(rule::double_signal,
+                       describe(r.op) + " signals " + text(p) + (itself ? " twice" : ", and so does " + describe(other->second->op)));
     } else if (!p.first->poisoned() && !open(p)) {
       r.doubled = true;
-      findings_.report(rule::double_signal, describe(r.op) + " signals " + text(p) + ", which is at " + std::to_string(p.first->value()) + " already");
+      findings_.report(rule::double_signal,
+                       describe(r.op) + " signals " + text(p) + ", which is at " + std::to_string(p.first->value()) + " already");
     }
     promises_.emplace(p, &r);
   }

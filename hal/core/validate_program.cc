@@ -61,7 +61,8 @@ std::optional<ProgramUse> ProgramUse::of(const void* bytes, uint64_t count) {
       if (operands && operands->size() > kMaxOperands) return std::nullopt;
     const uint32_t block_tokens = op->view() ? op->view()->block_tokens() : 0;
     for (uint32_t k = 0; op->inputs() && k < op->inputs()->size(); ++k)
-      if (const uint32_t at = op->inputs()->Get(k); at < use.values_.size()) use.note_input(op->code(), k, use.values_[at], op->window(), block_tokens);
+      if (const uint32_t at = op->inputs()->Get(k); at < use.values_.size())
+        use.note_input(op->code(), k, use.values_[at], op->window(), block_tokens);
     for (uint32_t k = 0; op->outputs() && k < op->outputs()->size(); ++k)
       if (const uint32_t at = op->outputs()->Get(k); at < use.values_.size() && (element_wise(op->code()) || op->code() == kTakeLast))
         use.values_[at].written_whole = !use.loop_;

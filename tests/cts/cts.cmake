@@ -13,7 +13,8 @@ file(GLOB cts_subjects CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/subjects/*.js
 foreach(subject ${cts_subjects})
   get_filename_component(name ${subject} NAME_WE)
   baton_add_ctest(cts_${name} COMMAND baton-cts ${subject} LABELS cts TIMEOUT 60)
-  baton_add_ctest(cts_validated_${name} COMMAND ${CMAKE_COMMAND} -E env BATON_LAYERS=validate $<TARGET_FILE:baton-cts> ${subject} LABELS cts TIMEOUT 60)
+  baton_add_ctest(cts_validated_${name} COMMAND ${CMAKE_COMMAND} -E env BATON_LAYERS=validate $<TARGET_FILE:baton-cts> ${subject}
+                  LABELS cts TIMEOUT 60)
   baton_add_ctest(cts_fault_${name} COMMAND baton-cts --faults ${subject} LABELS fault TIMEOUT 60)
 endforeach()
 
