@@ -40,7 +40,7 @@ struct baton_queue {
   uint32_t inflight = 0;  // issued
   bool dirty = false;     // in instance->dirty
   bool blocked = false;   // the driver was full, or its device busy: try again after a poll
-  // Whoever submits asks this one thing after it has reserved room: not 0 is not simply open (submit.cc).
+  // Asked by a submit, after it has reserved room: not 0 is not simply open (submit.cc).
   std::atomic<uint8_t> door{0};
   static constexpr uint8_t kClosing = 1, kValidated = 2;
   bool closing() const { return door.load(std::memory_order_seq_cst) & kClosing; }

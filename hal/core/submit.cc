@@ -138,8 +138,9 @@ int32_t check_device(const baton_queue* q, baton_error* error) {
   return check_epoch(q->device, q->epoch, "queue", error);
 }
 
-// Makes room for `count` ops. What is not let in later is given back.
-BATON_INLINE int32_t make_room(baton_queue* q, uint32_t count, baton_error* error) {
+// Makes room for `count` ops of a queue whose door is open, or refuses. kAsk: it is made, and the door is not simply open. Room that is not
+// filled later is given back last of all, since whoever closes the queue waits for that before it goes.
+int32_t reserve(baton_queue* q, uint32_t count, baton_error* error) {
   uint64_t accepted = q->accepted.load(std::memory_order_relaxed);
   do {
     const uint64_t incomplete = accepted - q->finished.load(std::memory_order_acquire);
@@ -148,14 +149,8 @@ BATON_INLINE int32_t make_room(baton_queue* q, uint32_t count, baton_error* erro
                                     "queue '%s' has %" PRIu64 " incomplete ops, %u more exceed %u", q->name.c_str(), incomplete, count,
                                     kMaxOps));
   } while (!q->accepted.compare_exchange_weak(accepted, accepted + count, std::memory_order_seq_cst, std::memory_order_relaxed));
-  return BATON_OK;
-}
-
-// The same of a queue whose door is open, or refuses.
-int32_t reserve(baton_queue* q, uint32_t count, baton_error* error) {
-  if (int32_t code = make_room(q, count, error)) return code;
-  // After the reservation: whoever closes waits for what is reserved.
-  const int32_t code = q->door.load(std::memory_order_seq_cst) ? kAsk : check_device(q, error);
+  if (q->door.load(std::memory_order_seq_cst)) return kAsk;
+  const int32_t code = check_device(q, error);
   if (code != BATON_OK) q->accepted.fetch_sub(count, std::memory_order_seq_cst);
   return code;
 }
@@ -308,22 +303,25 @@ int32_t run(baton_queue* q, const baton_op* ops, uint32_t count, bool asks, bool
   return code;
 }
 
-// The queue is being closed, or the instance validates: then nothing is posted, and handles are looked at before anything of theirs is.
-[[gnu::cold]] int32_t submit_slowly(baton_queue* q, const baton_op* ops, uint32_t count, baton_error* error) {
+// An instance that validates posts nothing, and looks at handles before it touches what is theirs.
+int32_t run_validated(baton_queue* q, const baton_op* ops, uint32_t count, baton_error* error) {
   baton_instance* in = q->instance;
-  if (!in->validator) return check_open(q, error);
   const bool inside = in->inside.owned();
   Hold hold(in);
   bool asks = false;
-  int32_t code = in->validator->check_handles(q, ops, count, error);
-  if (code == BATON_OK) code = check_open(q, error);
-  if (code == BATON_OK) code = check_all(q, ops, count, asks, error);
-  if (code == BATON_OK) code = make_room(q, count, error);
-  if (code != BATON_OK) return code;
+  if (int32_t code = in->validator->check_handles(q, ops, count, error)) return code;
+  if (int32_t code = check_open(q, error)) return code;
+  if (int32_t code = check_all(q, ops, count, asks, error)) return code;
   Hold::enter(in);  // once more, for run
-  code = run<true>(q, ops, count, asks, inside, error);
-  if (code != BATON_OK) q->accepted.fetch_sub(count, std::memory_order_seq_cst);
-  return code == BATON_OK ? ok(error) : code;
+  return run<true>(q, ops, count, asks, inside, error);
+}
+
+// Room is made and the door is not simply open: the queue is being closed, or its instance validates.
+[[gnu::cold]] int32_t submit_slowly(baton_queue* q, const baton_op* ops, uint32_t count, baton_error* error) {
+  const int32_t code = q->instance->validator ? run_validated(q, ops, count, error) : check_open(q, error);
+  if (code == BATON_OK) return ok(error);
+  q->accepted.fetch_sub(count, std::memory_order_seq_cst);
+  return code;
 }
 
 }  // namespace
