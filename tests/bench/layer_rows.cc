@@ -1,5 +1,5 @@
 // What a layer costs: 64 empty ops on host:// below each, beside the same without layers, which is the path that is there when no layer is
-// named: its driver table is the driver's own. The first row is that path against itself, in two instances: what the others scatter by.
+// named: its driver table is the driver's own, and nothing asks for validation (which is in the core, not over the table). The first row is that path against itself, in two instances: what the others scatter by.
 #include "tests/bench/groups.h"
 
 #include <fmt/format.h>
