@@ -316,7 +316,8 @@ typedef struct baton_binding {
 } baton_binding;
 
 /* The function of a HOST op. Called by a poll or a wait, on its thread, without any lock of the library's: it may call every function
- * of this header but baton_instance_destroy, also wait and close its own queue. While it runs, nothing else of that poll does. */
+ * of this header but baton_instance_destroy, also wait and close its own queue. While it runs, nothing else of that poll does;
+ * another thread's poll may call the next one that is ready: order them by a wait where that matters. */
 typedef void (*baton_host_fn)(void* user);
 
 /* One thing to do, 128 bytes. Zero what is not used. Ops are ordered by their points alone: a queue issues an op once its waits are

@@ -57,7 +57,8 @@ TEST_F(ThreadsTest, OpsOfOneThreadRunInTheOrderOfItsSubmits) {
         for (int k = i; k < i + 4; ++k) {
           s.steps[size_t(k)] = {&s, k};
           auto fn = [](void* u) { static_cast<Submitter::Step*>(u)->of->seen.push_back(static_cast<Submitter::Step*>(u)->id); };
-          ops[k - i] = host(fn, &s.steps[size_t(k)]).signal(s.done, uint64_t(k) + 1);
+          // Two functions that are ready may be called by two pollers at once: the wait orders them.
+          ops[k - i] = host(fn, &s.steps[size_t(k)]).wait(s.done, uint64_t(k)).signal(s.done, uint64_t(k) + 1);
         }
         EXPECT_OK(q.submit(ops));
         if (i % 32 == 0) EXPECT_OK(s.done.wait_until(uint64_t(i) + 4, soon()));
