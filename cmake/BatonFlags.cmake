@@ -14,6 +14,27 @@ if(BATON_SANITIZE STREQUAL "address")
 elseif(BATON_SANITIZE STREQUAL "thread")
   target_compile_options(baton_flags INTERFACE -fsanitize=thread -fno-omit-frame-pointer -g1)
   target_link_options(baton_flags INTERFACE -fsanitize=thread)
+elseif(BATON_SANITIZE STREQUAL "fuzz")
+  # clang: coverage for libFuzzer (whose main() the targets alone link, tests/fuzz), ASan, and of UBSan what costs little to compile; the
+  # preset asan has all of it and replays what was found.
+  set(fuzz_sanitizers -fsanitize=address,signed-integer-overflow,shift,integer-divide-by-zero,float-cast-overflow,bounds,bool,enum,return,unreachable
+                      -fno-sanitize-recover=all)
+  target_compile_options(baton_flags INTERFACE -fsanitize=fuzzer-no-link ${fuzz_sanitizers} -fno-omit-frame-pointer -g1)
+  target_link_options(baton_flags INTERFACE ${fuzz_sanitizers})
+  # Headers are precompiled: parsing them would be most of the build.
+  target_compile_definitions(baton_flags INTERFACE FMT_SHARED)
+  file(WRITE ${CMAKE_BINARY_DIR}/pch.cc "")
+  add_library(baton_pch OBJECT ${CMAKE_BINARY_DIR}/pch.cc)
+  target_link_libraries(baton_pch PRIVATE baton_flags)
+  target_compile_options(baton_pch PRIVATE -Xclang -fno-pch-timestamp)
+  target_precompile_headers(baton_pch PRIVATE ${CMAKE_SOURCE_DIR}/tests/fuzz/pch.h)
 elseif(NOT BATON_SANITIZE STREQUAL "")
-  message(FATAL_ERROR "BATON_SANITIZE is '${BATON_SANITIZE}': address, thread or empty")
+  message(FATAL_ERROR "BATON_SANITIZE is '${BATON_SANITIZE}': address, thread, fuzz or empty")
 endif()
+
+# Lets a target use the precompiled headers, in the preset that has them.
+function(baton_precompiled target)
+  if(TARGET baton_pch)
+    target_precompile_headers(${target} REUSE_FROM baton_pch)
+  endif()
+endfunction()

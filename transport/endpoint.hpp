@@ -125,6 +125,8 @@ struct Endpoint::Impl final : Watcher {
 
   uint32_t poll(uint32_t budget);
   void ready(uint32_t events) override; // the listener
+  // A connection as its Session; of the endpoint's own it is accept() or connect() that gives it.
+  static std::unique_ptr<Session> wrap(std::unique_ptr<Session::Impl> s) { return std::unique_ptr<Session>(new Session(std::move(s))); }
 
   uint64_t watch(int fd, uint32_t events, Watcher*);
   void rewatch(uint64_t tag, int fd, uint32_t events) { epoll_change(epoll.get(), fd, events, tag); }

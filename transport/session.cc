@@ -170,7 +170,7 @@ void Endpoint::Impl::authenticated(Session::Impl* s) {
   arm_timer();
   for (auto it = handshakes_.begin(); it != handshakes_.end(); ++it)
     if (it->get() == s) {
-      accepted_.push_back(std::unique_ptr<Session>(new Session(std::move(*it))));
+      accepted_.push_back(wrap(std::move(*it)));
       handshakes_.erase(it);
       return;
     }
@@ -260,7 +260,7 @@ Result<std::unique_ptr<Session>> Endpoint::connect(const std::string& address, u
   if (!impl_->drive(deadline_ns, [&] { return s->state == State::up || s->state == State::lost; }))
     return s->hop(Error(BATON_DEADLINE, fmt::format("no session with {} before the deadline", address), "check that the peer polls, and the network"));
   if (s->state == State::lost) return *s->cause;
-  return std::unique_ptr<Session>(new Session(std::move(s)));
+  return Impl::wrap(std::move(s));
 }
 
 std::unique_ptr<Session> Endpoint::accept() {

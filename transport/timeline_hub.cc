@@ -167,8 +167,11 @@ void TimelineHub::take_board(TimelineEnd& e, const nlohmann::json& accept) {
 
 uint32_t TimelineHub::read_boards() {
   uint32_t n = 0;
-  for (auto& [session, r] : read_)
-    if (r.board) n += r.board->read([&](uint32_t slot, uint64_t value, uint64_t modelled) { on_signal(*session, {r.ends[slot], value, modelled}); });
+  for (auto& entry : read_) {
+    Session::Impl& session = *entry.first;
+    Reader& r = entry.second;
+    if (r.board) n += r.board->read([&](uint32_t slot, uint64_t value, uint64_t modelled) { on_signal(session, {r.ends[slot], value, modelled}); });
+  }
   return n;
 }
 

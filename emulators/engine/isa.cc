@@ -14,7 +14,7 @@
 namespace baton::engine {
 namespace {
 
-#if defined(__x86_64__)
+#if defined(BATON_ENGINE_PATHS)
 constexpr bool bit(uint32_t word, int i) { return (word >> i) & 1; }
 
 // XCR0: which register state the operating system saves (Intel SDM vol. 1, 13.3).
@@ -33,7 +33,7 @@ bool request_tile_data() {
 
 CpuFeatures detect() {
   CpuFeatures f;
-#if defined(__x86_64__)
+#if defined(BATON_ENGINE_PATHS)
   uint32_t a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
   const bool fma = bit(c, 12), osxsave = bit(c, 27), avx = bit(c, 28), f16c = bit(c, 29);

@@ -5,7 +5,7 @@
 namespace baton::engine {
 
 const KernelTable& kernels(Isa isa) {
-#if defined(__x86_64__)
+#if defined(BATON_ENGINE_PATHS)
   const CpuFeatures& cpu = cpu_features();
   if (isa == Isa::amx && cpu.amx) return kernels_amx();
   if (isa >= Isa::avx512 && cpu.avx512) return kernels_avx512();

@@ -18,7 +18,8 @@ struct CpuFeatures {
 const CpuFeatures& cpu_features();
 
 const KernelTable& kernels_portable();  // baseline instructions
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(BATON_ENGINE_BASELINE)  // (the preset fuzz compiles the portable source once)
+#define BATON_ENGINE_PATHS
 const KernelTable& kernels_avx2();
 const KernelTable& kernels_avx512();
 const KernelTable& kernels_amx();

@@ -1,14 +1,11 @@
 #include "hal/core/layers.h"
 
+#include "hal/core/address.h"
 #include "hal/core/error.h"
 #include "hal/core/registry.h"
 
-#include <algorithm>
-
 namespace baton::core {
 namespace {
-
-bool name_char(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_'; }
 
 // A function for a table's slot that calls the same slot of the table below.
 template <auto Slot>
@@ -56,20 +53,6 @@ baton_driver over(const baton_driver& layer, const baton_driver& next) {
 }
 
 }  // namespace
-
-Result<std::vector<LayerChoice>> parse_layers(std::string_view list) {
-  std::vector<LayerChoice> all;
-  while (!list.empty()) {
-    std::string_view part = list.substr(0, list.find(','));
-    list.remove_prefix(std::min(list.size(), part.size() + 1));
-    std::string_view name = part.substr(0, part.find('='));
-    if (name.empty() || !std::all_of(name.begin(), name.end(), name_char))
-      return Error(BATON_INVALID_ARGUMENT, "layers: '" + std::string(part.substr(0, 100)) + "' does not begin with a layer's name",
-                   "write NAME or NAME=ARGUMENT, separated by commas, as in trace=/tmp/t.json,delay=2us");
-    all.push_back({std::string(name), std::string(part.substr(std::min(part.size(), name.size() + 1)))});
-  }
-  return all;
-}
 
 Layers::~Layers() {
   while (!layers_.empty()) {

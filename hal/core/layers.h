@@ -23,12 +23,6 @@ namespace baton::core {
 
 class Registry;
 
-struct LayerChoice {
-  std::string name, argument;
-};
-// "NAME[=ARGUMENT],..."; an argument holds no comma.
-Result<std::vector<LayerChoice>> parse_layers(std::string_view list);
-
 class LayerStack {
  public:
   const baton_driver* table() const { return &levels_[0].table; }

@@ -60,27 +60,7 @@ Status check_plugin(const std::string& path, const std::string& kind, const char
                "install the " + kind + " that came with this libbaton");
 }
 
-bool scheme_char(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_'; }
-
 }  // namespace
-
-Result<Uri> parse_uri(std::string_view text) {
-  Uri u;
-  size_t end = text.find("://");
-  std::string_view scheme = text.substr(0, end == std::string_view::npos ? 0 : end);
-  if (scheme.starts_with("emu+")) {
-    u.emulated = true;
-    scheme.remove_prefix(4);
-  }
-  if (end == std::string_view::npos || scheme.empty() || !std::all_of(scheme.begin(), scheme.end(), scheme_char))
-    return Error(BATON_INVALID_ARGUMENT, "not a device address: '" + std::string(text.substr(0, 100)) + "'",
-                 "write SCHEME://ADDRESS, as in host://, neuron://0, emu+cs3://0");
-  u.scheme = scheme;
-  u.rest = text.substr(end + 3);
-  return u;
-}
-
-std::string short_uri(const std::string& uri) { return uri.substr(0, uri.find('?')); }
 
 Registry::Library::~Library() {
   if (handle) dlclose(handle);

@@ -10,6 +10,7 @@
 //     BATON_ASSIGN(const baton_driver* table, registry.driver("cs3"));
 #pragma once
 
+#include "hal/core/address.h"
 #include "hal/core/emulator_process.h"
 #include "hal/core/options.h"
 
@@ -21,15 +22,6 @@
 #include <vector>
 
 namespace baton::core {
-
-struct Uri {
-  std::string scheme;   // "neuron"; of "emu+neuron://0" too
-  bool emulated = false;  // it had the prefix emu+
-  std::string rest;     // after "://"
-};
-Result<Uri> parse_uri(std::string_view text);
-// Without "?key=value...": short enough to be shown as a hop.
-std::string short_uri(const std::string& uri);
 
 class Registry {
  public:

@@ -8,6 +8,8 @@
 
 #include <fmt/format.h>
 
+#include <cstring>
+
 namespace baton::program {
 namespace {
 
@@ -27,11 +29,14 @@ KvView from_wire(const wire::KvView* v) {
   return {v->layer_stride(), v->v_offset(), v->block_stride(), v->token_stride(), v->head_stride(), v->block_tokens()};
 }
 
-template <class To, class Vector>
-bool copy_list(const Vector* from, size_t limit, std::vector<To>& to) {
+// Element by element it would be read in place: the verifier sees to a list's bounds, not to the alignment of its elements.
+template <class T, class Vector>
+bool copy_list(const Vector* from, size_t limit, std::vector<T>& to) {
+  static_assert(sizeof(T) == sizeof(typename Vector::value_type));
   if (!from) return true;
   if (from->size() > limit) return false;
-  to.assign(from->begin(), from->end());
+  to.resize(from->size());
+  if (!to.empty()) std::memcpy(to.data(), from->Data(), to.size() * sizeof(T));
   return true;
 }
 

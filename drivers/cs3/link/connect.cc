@@ -30,20 +30,21 @@ std::string version_skew(const char* who, uint16_t major, uint16_t minor) {
          std::to_string(kVersionMajor) + "." + std::to_string(kVersionMinor);
 }
 
-namespace {
-
-Status accept_welcome(const Welcome& w, const std::string& where) {
+Status judge(const Welcome& w, const std::string& where) {
   if (const char* wrong = check(w))
     return Error(BATON_MISMATCH, "what listens on " + where + " is not a wafer daemon (" + wrong + ")", "check the port: cs3://HOST:PORT");
   if (w.code != BATON_OK) {
     const std::string_view text(w.text);
     const size_t cut = text.find('\n');
-    return Error(w.code, text.substr(0, cut), cut == std::string_view::npos ? "" : text.substr(cut + 1));
+    return Error(w.code, cut == 0 || text.empty() ? "the daemon on " + where + " refuses without a reason" : std::string(text.substr(0, cut)),
+                 cut == std::string_view::npos ? "" : text.substr(cut + 1));
   }
   if (w.major != kVersionMajor)
     return Error(BATON_VERSION, version_skew("the daemon", w.major, w.minor), "install baton-emu-cs3 and the driver from one release");
   return {};
 }
+
+namespace {
 
 Result<Welcome> handshake(int fd, CarrierKind carrier, const std::string& where, uint64_t deadline_ns) {
   const Hello hello = make_hello(carrier);
@@ -56,7 +57,7 @@ Result<Welcome> handshake(int fd, CarrierKind carrier, const std::string& where,
     return Error(BATON_MISMATCH, "what listens on " + where + " ended the handshake (" + s.error().what + ")",
                  "check the port: cs3://HOST:PORT is a wafer daemon's");
   }
-  BATON_TRY(accept_welcome(w, where));
+  BATON_TRY(judge(w, where));
   return w;
 }
 
@@ -72,7 +73,7 @@ Result<std::unique_ptr<Carrier>> upgrade(const std::string& unix_name, uint64_t 
   const ssize_t n = receive_with_fds(fd.get(), &w, sizeof w, fds, &count);
   if (n <= 0) return Error(BATON_MISMATCH, where + " ended the handshake");
   if (size_t(n) < sizeof w) BATON_TRY(read_exact(fd.get(), reinterpret_cast<uint8_t*>(&w) + n, sizeof w - size_t(n), deadline_ns));
-  BATON_TRY(accept_welcome(w, where));
+  BATON_TRY(judge(w, where));
   if (w.instance != instance) return Error(BATON_MISMATCH, where + " belongs to another daemon");
   if (count != kMaxFds || w.segment_bytes != sizeof(SegmentLayout))
     return Error(BATON_CORRUPT, where + " passed " + std::to_string(count) + " descriptors and a segment of " + std::to_string(w.segment_bytes) + " bytes");

@@ -29,6 +29,8 @@ struct Link {
 Result<Link> connect(const HostPort&, CarrierKind, uint64_t deadline_ns);
 
 Hello make_hello(CarrierKind);
+// What the answer of `where` says: nothing wrong, or the refusal, or that it is no wafer daemon of this version.
+Status judge(const Welcome&, const std::string& where);
 // "the daemon speaks wafer link 2.0, this side 1.0"
 std::string version_skew(const char* who, uint16_t their_major, uint16_t their_minor);
 

@@ -57,7 +57,7 @@ class RuleReader {
   Result<Rule> read() {
     if (!j_.is_object()) return refuse("is " + shown(j_), "write an object with " + list_of(kKeys));
     for (auto& [key, value] : j_.items())
-      if (std::find_if(std::begin(kKeys), std::end(kKeys), [&](const char* k) { return key == k; }) == std::end(kKeys))
+      if (std::find(std::begin(kKeys), std::end(kKeys), std::string_view(key)) == std::end(kKeys))
         return refuse("does not know '" + key.substr(0, 40) + "'", "allowed: " + list_of(kKeys));
     BATON_TRY(text("name", r_.name));
     BATON_TRY(text("device", r_.device));

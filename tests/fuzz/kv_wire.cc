@@ -1,0 +1,69 @@
+// KV layouts, block tables and errors from a peer, as kv.open and kv.accept bring them, and what is compiled of them: the segments of a plan
+// lie in both buffers, write no byte twice, and are as many bytes as the heads and tokens have.
+//
+// An input is a JSON object {"sources": [layout...], "sink": layout, "blocks": [...], "tokens": n, "error": {...}}.
+#include "tests/fuzz/fuzz.h"
+#include "transport/kv_wire.hpp"
+
+#include <algorithm>
+
+using namespace baton;
+using namespace baton::transport;
+using nlohmann::json;
+
+namespace {
+
+constexpr uint64_t kMostTokens = 256, kMostLayers = 64, kMostHeads = 256, kMostBlocks = 4096;
+
+bool small(const KvLayout& l) { return l.layers <= kMostLayers && l.kv_heads <= kMostHeads && l.blocks <= kMostBlocks; }
+
+void judge(const KvPlan& plan, const KvMove& move, uint64_t tokens, uint64_t heads) {
+  for (uint32_t l = 0; l < plan.src().layers; ++l) {
+    uint64_t bytes = 0, end = 0;
+    for (const KvSegment& s : move.layer(l)) {
+      FUZZ_CHECK(s.bytes && s.src + s.bytes <= plan.src().bytes() && s.dst + s.bytes <= plan.dst().bytes());
+      FUZZ_CHECK(s.dst >= end);
+      end = s.dst + s.bytes;
+      bytes += s.bytes;
+    }
+    FUZZ_CHECK(bytes == move.bytes(l));
+    FUZZ_CHECK(bytes == tokens * 2 * heads * plan.src().head_dim * program::dtype_bytes(plan.src().dtype));
+  }
+}
+
+void compile(const KvLayout& src, const KvLayout& dst, const std::vector<int32_t>& blocks, uint64_t tokens) {
+  auto plan = KvPlan::compile(src, dst);
+  if (!plan) return (void)fuzz::sound(plan);
+  auto move = plan->instantiate(blocks, blocks, 0, tokens);
+  if (!move) return (void)fuzz::sound(move);
+  const uint64_t begin = std::max(src.head_begin, dst.head_begin), end = std::min(src.head_begin + src.head_count, dst.head_begin + dst.head_count);
+  judge(*plan, *move, tokens, end - begin);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const json j = json::parse(data, data + size, nullptr, false);
+  if (j.is_discarded()) return 0;
+  fuzz::sound(error_from(j));
+  FUZZ_CHECK(error_from(to_json(error_from(j))).code != BATON_OK);
+  const auto blocks = blocks_of(j, "blocks").value_or(std::vector<int32_t>());
+  const uint64_t tokens = std::min(u64_of(j, "tokens").value_or(0), kMostTokens);
+  (void)texts_of(j, "fabrics");
+  if (!j.is_object() || !j.contains("sink") || !j.contains("sources") || !j["sources"].is_array()) return 0;
+  auto sink = layout_from(j["sink"]);
+  if (!sink) return fuzz::sound(sink);
+  FUZZ_CHECK(*layout_from(to_json(*sink)) == *sink);
+  std::vector<KvLayout> sources;
+  for (const json& s : j["sources"]) {
+    auto l = layout_from(s);
+    if (!l) return fuzz::sound(l);
+    sources.push_back(*l);
+  }
+  if (sources.empty() || sources.size() > kMaxSources || !small(*sink) || !std::all_of(sources.begin(), sources.end(), small)) return 0;
+  for (const KvLayout& s : sources) compile(s, *sink, blocks, tokens);
+  auto shares = share_heads(sources, *sink);
+  if (!shares) return fuzz::sound(shares);
+  FUZZ_CHECK(shares->plans.size() == sources.size() && shares->active >= 1);
+  return 0;
+}
