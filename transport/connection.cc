@@ -5,6 +5,7 @@
 //   > proof   MAC[32], stream header[24]        < header  stream header[24]
 //   then frames: u32 length (authenticated with the frame), sealed { u8 kind, u32 json length, json, bytes }; a signal's bytes are a Signal
 // The first frame each way is the identity. Nothing about a side is told before the other has proved its key.
+#include "hal/json_depth.hpp"
 #include "transport/endpoint.hpp"
 
 #include <fmt/format.h>
@@ -383,6 +384,7 @@ bool Session::Impl::take_frame() {
     lose(Error(BATON_PEER_LOST, fmt::format("{} closed the session", peer.name.empty() ? address : peer.name), "connect again"));
     return false;
   }
+  if (json_too_deep({reinterpret_cast<const char*>(plain.data()) + 5, json_bytes})) return corrupt("its JSON has too many brackets");
   const auto json = nlohmann::json::parse(plain.begin() + 5, plain.begin() + 5 + json_bytes, nullptr, false);
   if (!json.is_object() || !json.contains("t") || !json["t"].is_string() || !json.contains("b")) return corrupt("its JSON is not a message");
   Message m;

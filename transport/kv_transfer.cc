@@ -80,6 +80,7 @@ struct KvTransfer::Impl final : Service {
   uint32_t slot_ = 0;
   bool open_sent_ = false, has_timer_ = false, has_more_ = false;
   LinkModel model_;
+  std::vector<std::string> fabrics_; // asked for, best first
   std::vector<KvLayout> layouts_;
   std::vector<const uint8_t*> bases_;
   Shares shares_;
@@ -113,13 +114,13 @@ Status KvTransfer::Impl::check(const std::vector<KvSource>& all, uint64_t tokens
 }
 
 Status KvTransfer::Impl::agree(const std::string& ticket, uint64_t tokens, const TransferOptions& o, uint64_t deadline_ns) {
-  std::vector<std::string> fabrics{o.fabric};
-  if (o.fabric == "auto") fabrics = session->same_host ? std::vector<std::string>{"mapped", "tcp"} : std::vector<std::string>{"tcp"};
-  for (const auto& f : fabrics)
-    if (auto why = fabric_unusable(f, *session); why && fabrics.size() == 1) return session->hop(Error(BATON_UNSUPPORTED, *why, "choose another fabric; 'devctl topo' lists them"));
+  fabrics_ = {o.fabric};
+  if (o.fabric == "auto") fabrics_ = session->same_host ? std::vector<std::string>{"mapped", "tcp"} : std::vector<std::string>{"tcp"};
+  for (const auto& f : fabrics_)
+    if (auto why = fabric_unusable(f, *session); why && fabrics_.size() == 1) return session->hop(Error(BATON_UNSUPPORTED, *why, "choose another fabric; 'devctl topo' lists them"));
   nlohmann::json list = nlohmann::json::array();
   for (const auto& l : layouts_) list.push_back(to_json(l));
-  BATON_TRY(send_transport(*session, "kv.open", {{"id", id_}, {"ticket", ticket}, {"model", o.model}, {"tokens", tokens}, {"fabrics", fabrics}, {"sources", list}}));
+  BATON_TRY(send_transport(*session, "kv.open", {{"id", id_}, {"ticket", ticket}, {"model", o.model}, {"tokens", tokens}, {"fabrics", fabrics_}, {"sources", list}}));
   open_sent_ = true;
   if (!ep->drive(deadline_ns, [&] { return answer_ || failure; }))
     return session->hop(Error(BATON_DEADLINE, "the decode side did not answer before the deadline", "check that it polls"));
@@ -138,6 +139,8 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
   const auto blocks = blocks_of(b, "blocks");
   if (!generation || !slot || *slot > UINT32_MAX || !plan || !fabric || !blocks || !b.contains("layout") || !b.contains("offer"))
     return session->hop(Error(BATON_CORRUPT, "the decode side's answer has missing or malformed fields", "run the same Baton version on both sides"));
+  if (std::find(fabrics_.begin(), fabrics_.end(), *fabric) == fabrics_.end())
+    return session->hop(Error(BATON_MISMATCH, fmt::format("the decode side chose the fabric '{}', which was not offered", fabric->substr(0, 40)), "run the same Baton version on both sides"));
   BATON_ASSIGN(KvLayout sink, layout_from(b["layout"]));
   BATON_ASSIGN(shares_, share_heads(layouts_, sink));
   if (shares_.hash != *plan)

@@ -84,7 +84,9 @@ json to_json(const Error& e) { return {{"code", e.code}, {"what", e.what}, {"nex
 Error error_from(const json& j) {
   const json e = j.is_object() && j.contains("error") ? j["error"] : json();
   const auto code = u64_of(e, "code");
-  Error out(code && *code > 0 && *code <= BATON_INTERNAL ? int32_t(*code) : int32_t(BATON_FAILED), text_of(e, "what").value_or("the peer failed without a reason"),
+  std::string what = text_of(e, "what").value_or("");
+  if (what.empty() || !what[0]) what = "the peer failed without a reason";
+  Error out(code && *code > 0 && *code <= BATON_INTERNAL ? int32_t(*code) : int32_t(BATON_FAILED), what,
             text_of(e, "next").value_or("see the peer's own output"), text_of(e, "device").value_or(""));
   Error::put(out.hop, text_of(e, "hop").value_or(""));
   return out;

@@ -329,6 +329,12 @@ class MappedSender final : public Sender, public Watcher {
       b.error = state_ && !state_->ok() ? state_->error() : Error(BATON_PEER_LOST, "mapped: not attached", "open a new transfer");
       return 0;
     }
+    // Slot and layout are what the peer told; the memory is what it gave. Segments are sorted: the last one ends last.
+    if (b.slot >= kSlots || (!b.segments.empty() && b.segments.back().dst + b.segments.back().bytes > bytes_)) {
+      b.error = Error(BATON_CORRUPT, fmt::format("mapped: slot {} of {}, or a layout that leaves the sink's {} bytes", b.slot, kSlots, bytes_),
+                      "run the same Baton version on both sides");
+      return 0;
+    }
     Slot& s = control().slots[b.slot];
     s.writing.store(b.generation, std::memory_order_seq_cst);
     if (s.valid.load(std::memory_order_seq_cst) != b.generation) {
@@ -386,6 +392,7 @@ class MappedSender final : public Sender, public Watcher {
     BATON_TRY(check_object(fds[1].get(), sizeof(Control)));
     const uint64_t page = uint64_t(sysconf(_SC_PAGESIZE)), down = w.fd_offset / page * page;
     base_ = w.fd_offset - down;
+    bytes_ = w.bytes;
     BATON_ASSIGN(memory_, Mapping::of(fds[0].get(), down, base_ + w.bytes));
     populate_backed(memory_.get(), fds[0].get(), down, base_ + w.bytes);
     BATON_ASSIGN(control_, Mapping::of(fds[1].get(), 0, sizeof(Control), true));
@@ -400,7 +407,7 @@ class MappedSender final : public Sender, public Watcher {
 
   Endpoint::Impl& ep_;
   Fd peer_;
-  uint64_t tag_ = 0, base_ = 0;
+  uint64_t tag_ = 0, base_ = 0, bytes_ = 0;
   Mapping memory_, control_;
   std::optional<Status> state_;
 };

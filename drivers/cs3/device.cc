@@ -68,7 +68,7 @@ Status Device::connect_link() {
 
 Error Device::error_of(const Completion& c, std::string_view text) const {
   const size_t cut = text.find('\n');
-  Error e(c.code, text.substr(0, cut), cut == std::string_view::npos ? "" : text.substr(cut + 1), options_.shown);
+  Error e(c.code, text.empty() || cut == 0 ? "the daemon failed the command without a reason" : text.substr(0, cut), cut == std::string_view::npos ? "" : text.substr(cut + 1), options_.shown);
   e.epoch = c.epoch;
   return e;
 }

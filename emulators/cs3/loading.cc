@@ -24,7 +24,7 @@ Loading::Loading(Wafer& wafer, engine::Options options, uint64_t program_bytes) 
   if (program_bytes == 0 || program_bytes > program::kMaxBytes)
     error_ = Error(BATON_INVALID_ARGUMENT, fmt::format("a program of {} bytes", program_bytes), "1 byte to 256 MiB");
   else
-    bytes_.resize(program_bytes);
+    program_bytes_ = program_bytes;  // held as it comes: what is announced costs nothing
 }
 
 Loading::~Loading() { wafer_.uncharge(charged_); }
@@ -36,10 +36,9 @@ Status Loading::keep(Status s) {
 
 Status Loading::program_chunk(uint64_t offset, std::span<const uint8_t> data) {
   if (error_.code != BATON_OK) return error_;
-  if (offset != received_ || data.size() > bytes_.size() - received_) return keep(out_of_order("a chunk of the program out of order"));
-  if (!data.empty()) std::memcpy(bytes_.data() + received_, data.data(), data.size());
-  received_ += data.size();
-  return received_ == bytes_.size() ? keep(parse_program()) : Status();
+  if (offset != bytes_.size() || data.size() > program_bytes_ - bytes_.size()) return keep(out_of_order("a chunk of the program out of order"));
+  bytes_.insert(bytes_.end(), data.begin(), data.end());
+  return bytes_.size() == program_bytes_ ? keep(parse_program()) : Status();
 }
 
 // Before any weight travels: does it fit?
@@ -59,7 +58,7 @@ Status Loading::parse_program() {
   loader_.emplace(std::move(*loader));
   program_.emplace(std::move(*p));
   bytes_ = {};
-  received_ = 0;
+  program_bytes_ = 0;
   return {};
 }
 

@@ -43,7 +43,7 @@ class Loading {
   Error error_;
   uint64_t charged_ = 0;
   std::vector<uint8_t> bytes_;
-  uint64_t received_ = 0;
+  uint64_t program_bytes_ = 0;
   std::optional<program::Program> program_;
   std::optional<engine::Loader> loader_;
   std::string constant_;

@@ -1,6 +1,7 @@
 // Finding, reading and checking model files.
 #include "emulators/timing/timing.hpp"
 #include "emulators/timing/forms.h"
+#include "hal/json_depth.hpp"
 
 #include <dlfcn.h>
 #include <fmt/format.h>
@@ -90,7 +91,7 @@ Result<std::string> find_model_file(std::string_view name) {
 }
 
 Result<ModelFile> parse_model_file(std::string_view text, std::string_view where) {
-  const Json j = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const Json j = json_too_deep(text) ? Json() : Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!j.is_object()) return corrupt(where, "not a JSON object");
   ModelFile m;
   BATON_ASSIGN(std::string schema, text_of(j, "schema", where));

@@ -1,5 +1,7 @@
 // A program as JSON, for whoever does not build it in C++: names in the place of numbers, judged by verify() in the end.
 #include "hal/program/json.h"
+
+#include "hal/json_depth.hpp"
 #include "hal/program/program.hpp"
 
 #include <fmt/format.h>
@@ -142,6 +144,7 @@ Status read_op(const Json& j, size_t i, Program& p, const std::map<std::string, 
 }
 
 Result<Program> from_json(std::string_view text) {
+  if (json_too_deep(text)) return Error(BATON_CORRUPT, fmt::format("JSON with brackets over {} deep", kMaxJsonDepth), "hal/program/json.h shows the form");
   const Json j = Json::parse(text, nullptr, false);
   if (j.is_discarded()) return Error(BATON_CORRUPT, fmt::format("{} bytes that are not JSON", text.size()), "hal/program/json.h shows the form");
   Program p;

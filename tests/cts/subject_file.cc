@@ -1,9 +1,12 @@
 #include "tests/cts/subject_file.h"
 
+#include "hal/json_depth.hpp"
+
 #include <nlohmann/json.hpp>
 
 #include <cstdlib>
 #include <fstream>
+#include <iterator>
 #include <memory>
 
 namespace baton::cts {
@@ -36,7 +39,8 @@ std::string name_of(const std::string& uri) {
 Result<Subject> read_subject_file(const std::string& path) {
   std::ifstream file(path);
   if (!file) return Error(BATON_NOT_FOUND, "cannot read " + path, "give a subject file, a driver .so or an address such as host://");
-  const json j = json::parse(file, nullptr, false);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  const json j = json_too_deep(text) ? json() : json::parse(text, nullptr, false);
   if (!j.is_object()) return bad(path, "no JSON object");
   if (j.value("schema", json()) != kSchema) return bad(path, std::string("\"schema\" is not \"") + kSchema + "\"");
   Subject s;

@@ -29,7 +29,8 @@ class Folder {
   const std::string& path() const { return path_; }
   std::string file(const char* name) const { return path_ + "/" + name; }
   std::string write(const char* name, std::string_view bytes) const {
-    const int fd = ::open(file(name).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    remove(name);  // a new file: ext4 writes one that was truncated to the disk when it is closed
+    const int fd = ::open(file(name).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     FUZZ_CHECK(fd >= 0 && ::write(fd, bytes.data(), bytes.size()) == ssize_t(bytes.size()));
     ::close(fd);
     return file(name);

@@ -1,5 +1,6 @@
 #include "tools/devctl/recording.h"
 
+#include "hal/json_depth.hpp"
 #include "hal/layers/record/contents.h"
 
 #include <fmt/format.h>
@@ -54,6 +55,7 @@ Result<Recording> read_recording(const std::string& path) {
   size_t number = 0;
   for (std::string text; std::getline(file, text);) {
     ++number;
+    if (json_too_deep(text)) return corrupt(path, number, "too many brackets");
     try {
       json j = json::parse(text);
       if (number == 1 && j.value("schema", "") != "baton.record/1") return corrupt(path, 1, "this is no recording of version 1");

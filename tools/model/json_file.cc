@@ -1,5 +1,6 @@
 #include "tools/model/json_file.hpp"
 
+#include "hal/json_depth.hpp"
 #include "tools/model/fail.hpp"
 
 #include <sys/stat.h>
@@ -32,6 +33,7 @@ Result<std::string> read_text(const std::string& path, uint64_t max_bytes) {
 }
 
 Result<json> parse_json(const std::string& where, std::string_view text) {
+  if (json_too_deep(text)) return fail(BATON_CORRUPT, "fetch the file again", "{}: brackets over {} deep", where, kMaxJsonDepth);
   // The library reports by exception; the position in it is worth keeping.
   try {
     return json::parse(text.begin(), text.end());

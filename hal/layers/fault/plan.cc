@@ -1,5 +1,6 @@
 #include "hal/layers/fault/plan.h"
 
+#include "hal/json_depth.hpp"
 #include "hal/layers/argument.h"
 
 #include <nlohmann/json.hpp>
@@ -168,23 +169,10 @@ class RuleReader {
   Rule r_;
 };
 
-// Copying and printing a value recurse: what is nested deeper than a plan can be is refused before.
-bool too_deep(std::string_view bytes) {
-  constexpr int kDepth = 16;
-  int depth = 0;
-  bool quoted = false;
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    const char c = bytes[i];
-    if (quoted && c == '\\') ++i;
-    else if (c == '"') quoted = !quoted;
-    else if (!quoted && (c == '[' || c == '{') && ++depth > kDepth) return true;
-    else if (!quoted && (c == ']' || c == '}')) --depth;
-  }
-  return false;
-}
-
 Result<json> parse_json(std::string_view bytes) {
-  if (too_deep(bytes)) return Error(BATON_CORRUPT, "a fault plan with brackets over 16 deep", "write {\"rules\": [{\"op\": \"COPY\", \"action\": \"fail\"}]}");
+  if (json_too_deep(bytes))
+    return Error(BATON_CORRUPT, "a fault plan with brackets over " + std::to_string(kMaxJsonDepth) + " deep",
+                 "write {\"rules\": [{\"op\": \"COPY\", \"action\": \"fail\"}]}");
   try {
     return json::parse(bytes.begin(), bytes.end());
   } catch (const json::exception& e) {
