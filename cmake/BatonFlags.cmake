@@ -19,7 +19,8 @@ elseif(BATON_SANITIZE STREQUAL "fuzz")
   # preset asan has all of it and replays what was found.
   set(fuzz_sanitizers -fsanitize=address,signed-integer-overflow,shift,integer-divide-by-zero,float-cast-overflow,bounds,bool,enum,return,unreachable
                       -fno-sanitize-recover=all)
-  target_compile_options(baton_flags INTERFACE -fsanitize=fuzzer-no-link ${fuzz_sanitizers} -fno-omit-frame-pointer -g1)
+  target_compile_options(baton_flags INTERFACE -fsanitize=fuzzer-no-link -fsanitize-coverage-ignorelist=${CMAKE_SOURCE_DIR}/cmake/fuzz.ignore
+                         ${fuzz_sanitizers} -fno-omit-frame-pointer -g1)
   target_link_options(baton_flags INTERFACE ${fuzz_sanitizers})
   # Headers are precompiled: parsing them would be most of the build.
   target_compile_definitions(baton_flags INTERFACE FMT_SHARED)

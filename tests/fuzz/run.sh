@@ -40,10 +40,10 @@ for t in $targets; do
   done
   wait
   cat "$work"/log.* > "$work/log"
-  # The merge keeps of the old files all, of the new ones those that add coverage, the smallest first.
+  # The merge keeps of the old files all, of the new ones those that reach an edge that none before them does, the smallest first.
   cp "$corpus"/* "$work/merged/"
   before=$(ls "$corpus" | wc -l)
-  "$build/targets/fuzz_$t" -merge=1 -max_len=1024 -rss_limit_mb=1024 -timeout=10 "$work/merged" "$work/corpus" > "$work/merge.log" 2>&1 || true
+  "$build/targets/fuzz_$t" -merge=1 -use_counters=0 -max_len=2048 -rss_limit_mb=1024 -timeout=10 "$work/merged" "$work/corpus" > "$work/merge.log" 2>&1 || true
   cp "$work/merged"/* "$corpus/"
   covered=$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' "$work/log" | sort -n | tail -1)
   printf '%-14s %9s inputs run, %5s edges covered, %3s added to %s\n' "$t" "$(number number_of_executed_units "$work/log")" "${covered:-?}" \

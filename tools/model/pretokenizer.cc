@@ -61,8 +61,8 @@ Status PreTokenizer::add_pattern(const std::string& regex, bool keep_gaps, bool 
     p->stack.reset(pcre2_jit_stack_create(64 << 10, 64 << 20, nullptr));
     pcre2_jit_stack_assign(p->context.get(), nullptr, p->stack.get());
   }
-  // A second at most for a hostile pattern, (a+)+$ say; a run of one class of 10 MB, which backtracks once a byte, is below.
-  pcre2_set_match_limit(p->context.get(), 1u << 26);
+  // A fraction of a second for a hostile pattern, (a+)+$ say; a run of one class of 10 MB, which backtracks once a byte, is below.
+  pcre2_set_match_limit(p->context.get(), 1u << 24);
   pcre2_set_heap_limit(p->context.get(), 1u << 20); // KiB
   p->keep_gaps = keep_gaps;
   p->keep_matches = keep_matches;
