@@ -31,7 +31,7 @@ function(fuzz_target name)
     endif()
     file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/new/${name})
     # New inputs go to the first folder, in the build tree.
-    baton_add_ctest(fuzz_${name} LABELS fuzz TIMEOUT 60 COMMAND fuzz_${name} -max_total_time=${FUZZ_SECONDS} ${fuzz_limits}
+    baton_add_ctest(fuzz_${name} LABELS fuzz TIMEOUT 60 COMMAND fuzz_${name} -seed=1 -max_total_time=${FUZZ_SECONDS} ${fuzz_limits}
                     -artifact_prefix=${CMAKE_BINARY_DIR}/crashes/${name}- ${CMAKE_BINARY_DIR}/new/${name} ${corpus})
   else()
     add_executable(fuzz_${name} ${fuzz_dir}/${name}.cc ${A_SOURCES})
