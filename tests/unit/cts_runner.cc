@@ -93,6 +93,19 @@ TEST(CtsRunner, ADriverFileIsASubject) {
   EXPECT_EQ(run({"cts", "host0", "--filter", "registry.InfoIsSane", "-o", "json"}, "devctl").code, 0);
 }
 
+TEST(CtsRunner, DevctlRunsPairsAndFaults) {
+  const Ran pair = run({"cts", "--pair", "host0", "emu+cs3://0", "--filter", "pair_copy.ThePlan*"}, "devctl");
+  EXPECT_EQ(pair.code, 0) << pair.out << pair.err;
+  EXPECT_THAT(pair.out, HasSubstr("host-cs3/pair_copy.ThePlanNamesPathAndEnds"));
+  const Ran faults = run({"cts", "--faults", "host0", "--filter", "fault.AnOpFails*", "--patience", "30000"}, "devctl");
+  EXPECT_EQ(faults.code, 0) << faults.out << faults.err;
+  EXPECT_THAT(faults.out, HasSubstr("1 passed"));
+  const Ran none = run({"cts", "--pair", "host0", "nobody0"}, "devctl");
+  EXPECT_EQ(none.code, 3);
+  EXPECT_THAT(none.err, HasSubstr("nobody0"));
+  EXPECT_EQ(run({"cts"}, "devctl").code, 2);
+}
+
 TEST(CtsRunner, WrongCallsAreOneLineAndANextStep) {
   for (const std::vector<std::string>& args : std::vector<std::vector<std::string>>{
            {}, {"nonsense"}, {"none.json"}, {"none.so"}, {baton::test::tool("devctl") + ".so"}, {"host://", "--colour"}, {"host://", "--filter", "no.such"}}) {

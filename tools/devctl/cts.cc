@@ -18,19 +18,35 @@ std::string beside(const char* name) {
   return path.substr(0, path.rfind('/') + 1) + name;
 }
 
+// A subject as baton-cts takes it: what is selected by name becomes addresses.
+Result<std::vector<std::string>> addresses(const Context& c, const std::string& subject) {
+  if (is_uri(subject) || subject.ends_with(".so") || subject.ends_with(".json")) return std::vector<std::string>{subject};
+  BATON_ASSIGN(auto found, c.devices.select(subject));
+  std::vector<std::string> uris;
+  for (const DeviceInfo& d : found) uris.push_back(d.uri);
+  return uris;
+}
+
 }  // namespace
 
 int cts(const Context& c, const CtsCall& call) {
   std::vector<std::string> args = {beside("baton-cts")};
   for (const std::string& subject : call.subjects) {
-    if (is_uri(subject) || subject.ends_with(".so") || subject.ends_with(".json")) {
-      args.push_back(subject);
-      continue;
-    }
-    auto found = c.devices.select(subject);
-    if (!found) return c.out.fail(found.error());
-    for (const DeviceInfo& d : *found) args.push_back(d.uri);
+    auto uris = addresses(c, subject);
+    if (!uris) return c.out.fail(uris.error());
+    args.insert(args.end(), uris->begin(), uris->end());
   }
+  for (const auto& [from, to] : call.pairs) {
+    args.push_back("--pair");
+    for (const std::string& end : {from, to}) {
+      auto uris = addresses(c, end);
+      if (!uris) return c.out.fail(uris.error());
+      if (uris->size() != 1) return c.out.fail(kUsage, "'" + end + "' is " + std::to_string(uris->size()) + " devices", "name one device at each end of a pair");
+      args.push_back(uris->front());
+    }
+  }
+  if (call.faults) args.push_back("--faults");
+  if (call.patience_ms) args.insert(args.end(), {"--patience", std::to_string(call.patience_ms)});
   if (!call.filter.empty()) args.insert(args.end(), {"--filter", call.filter});
   if (call.seed) args.insert(args.end(), {"--seed", std::to_string(call.seed)});
   if (call.list) args.push_back("--list");

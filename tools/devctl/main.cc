@@ -71,6 +71,9 @@ void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
   r->callback([&] { verb = [&](const Context& c) { return replay(c, a.replay); }; });
   auto* conformance = app.add_subcommand("cts", "Conformance: does a device, or a driver, keep the promises of baton.h? Runs baton-cts");
   conformance->add_option("SUBJECT", a.cts.subjects, "DEVs, a driver's .so (alone: its first device), subject files (.json)");
+  conformance->add_option("--pair", a.cts.pairs, "From one device to another: the suites of pairs, in that direction")->type_name("FROM TO");
+  conformance->add_flag("--faults", a.cts.faults, "The suites of faults: each kind at each call and op, injected by the fault layer");
+  conformance->add_option("--patience", a.cts.patience_ms, "Milliseconds after which what should have happened is a failure");
   conformance->add_option("--filter", a.cts.filter, "Which tests, as in memory.*");
   conformance->add_option("--seed", a.cts.seed, "Of everything random");
   conformance->add_flag("--list", a.cts.list, "Print the tests' names and end");

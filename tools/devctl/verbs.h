@@ -37,6 +37,9 @@ struct ReplayCall {
 
 struct CtsCall {
   std::vector<std::string> subjects;  // selectors, URIs, subject files, drivers (.so)
+  std::vector<std::pair<std::string, std::string>> pairs;  // from, to: as subjects, one device each
+  bool faults = false;
+  uint64_t patience_ms = 0;  // 0: baton-cts's own
   std::string filter;
   uint64_t seed = 0;  // 0: the default
   bool list = false;
