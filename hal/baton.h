@@ -198,7 +198,7 @@ BATON_API int32_t baton_telemetry_read(baton_device*, baton_telemetry* out, bato
 /* Fails everything in flight with DEVICE_LOST, resets the device, and raises its epoch: buffers, programs and queues made before are
  * stale for good, and still have to be closed. Their memory counts as free at once. The device handle itself stays good.
  * Cost     blocks for as long as the vendor's reset takes; other devices go on.
- * Errors   UNSUPPORTED: close and open instead. After any other error the device stays lost; resetting again is allowed. */
+ * Errors   UNSUPPORTED: close and open instead. BUSY: a copy of another device with it has not ended in 5 s. Others too: it stays lost. */
 BATON_API int32_t baton_reset(baton_device*, baton_error*);
 
 /* ---- buffers --------------------------------------------------------------------------------------------------- */

@@ -7,8 +7,10 @@
 #include "hal/core/queue.h"
 #include "hal/core/schedule.h"
 #include "hal/core/services.h"
+#include "hal/core/trace.h"
 #include "hal/core/validate.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace baton::core {
@@ -203,6 +205,34 @@ int32_t baton_telemetry_read(baton_device* d, baton_telemetry* out, baton_error*
   return ok(error);
 }
 
+namespace {
+
+// An op that another device's driver runs on memory of `d`, which is lost. Inside the instance.
+const Op* user_elsewhere(const baton_device* d) {
+  for (const baton_queue* q : d->instance->queues) {
+    if (!q || q->device == d) continue;
+    for (const Op* op = q->head; op; op = op->next)
+      if (op->state == OpState::issued && op->uses && std::any_of(std::begin(op->buffer), std::end(op->buffer), [d](const baton_buffer* b) { return b && b->device == d; }))
+        return op;
+  }
+  return nullptr;
+}
+
+// What a reset gives up may be somebody else's memory next: no other driver may still be at work on it.
+int32_t wait_for_users(baton_device* d, baton_error* error) {
+  const Op* user = nullptr;
+  std::string where;
+  const bool over = poll_until(d->instance, -1, [&] {
+    if ((user = user_elsewhere(d))) where = std::string(opcode_name(user->opcode)) + " (tag " + std::to_string(user->tag) + ") on " + user->queue->name;
+    return !user;
+  });
+  if (over) return BATON_OK;
+  return fail(error, make_error(BATON_BUSY, d->uri.c_str(), "reset or close the other device, then reset this one again",
+                                "%s is lost, but %s still works on its memory", d->shown.c_str(), where.c_str()));
+}
+
+}  // namespace
+
 int32_t baton_reset(baton_device* d, baton_error* error) {
   if (!d) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_reset: device is NULL"));
   if (int32_t code = check_alive(d, "baton_reset", error)) return code;
@@ -217,6 +247,7 @@ int32_t baton_reset(baton_device* d, baton_error* error) {
                               d->shown.c_str()));
     drain(in);
   }
+  if (int32_t code = wait_for_users(d, error)) return code;
   baton_error e = blank_error();
   int32_t code;
   {

@@ -10,6 +10,8 @@
 
 #include "hal/core/hold.h"
 
+#include <poll.h>
+
 namespace baton::core {
 
 uint32_t poll(baton_instance*, uint32_t budget);
@@ -23,6 +25,26 @@ inline void after_change(baton_timeline& t, uint64_t value) {
   in->waker.wake_followers(&t, value);
   if (nested) in->waker.kick_sleepers();
   else in->waker.kick();  // an event loop elsewhere may look at this timeline when it wakes
+}
+
+// Polls, for a thread that closes or resets, until over() (called inside the instance) says so, at most 5 s: what a driver does not end in
+// that time is not waited for. `fd`: what becomes readable when it may be over, or -1. Inside a driver's call it only looks. False: it is not over.
+template <class F>
+bool poll_until(baton_instance* in, int fd, F over) {
+  const bool may_poll = !in->inside.owned();
+  const uint64_t deadline = now_ns() + 5'000'000'000;
+  for (;;) {
+    {
+      Hold hold(in);
+      if (over()) return true;
+    }
+    if (!may_poll) return false;
+    if (poll(in, 256)) continue;
+    if (now_ns() >= deadline) return false;
+    pollfd p{fd, POLLIN, 0};
+    timespec nap{0, 200'000};
+    ppoll(&p, fd >= 0 ? 1 : 0, &nap, nullptr);
+  }
 }
 
 }  // namespace baton::core

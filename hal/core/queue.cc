@@ -5,8 +5,6 @@
 #include "hal/core/schedule.h"
 #include "hal/core/validate.h"
 
-#include <poll.h>
-
 #include <algorithm>
 #include <cstring>
 
@@ -15,8 +13,6 @@ baton_queue::~baton_queue() = default;
 
 namespace baton::core {
 namespace {
-
-constexpr uint64_t kCloseNs = 5'000'000'000;  // for what a device still runs; a driver that hangs longer is not waited for
 
 int32_t register_queue(std::unique_ptr<baton_queue> q, baton_queue** out, baton_error* error) {
   baton_instance* in = q->instance;
@@ -29,23 +25,12 @@ int32_t register_queue(std::unique_ptr<baton_queue> q, baton_queue** out, baton_
   return BATON_OK;
 }
 
-// Polls until the driver has given back what it runs, and whoever was submitting has seen that the queue is closed. Other threads' polls
-// may do it as well.
+// Until the driver has given back what it runs, and whoever was submitting has seen that the queue is closed.
 void wait_idle(baton_queue* q) {
-  baton_instance* in = q->instance;
-  const uint64_t deadline = now_ns() + kCloseNs;
-  for (;;) {
-    {
-      Hold hold(in);
-      const uint64_t left = q->accepted.load(std::memory_order_seq_cst) - q->finished.load(std::memory_order_relaxed);
-      if (left == (calling_from() == q ? 1u : 0u)) return;  // a HOST op may close its own queue
-    }
-    if (poll(in, 256)) continue;
-    if (now_ns() >= deadline) return;
-    pollfd p{q->fd, POLLIN, 0};
-    timespec nap{0, 200'000};
-    ppoll(&p, q->fd >= 0 ? 1 : 0, &nap, nullptr);
-  }
+  (void)poll_until(q->instance, q->fd, [q] {
+    const uint64_t left = q->accepted.load(std::memory_order_seq_cst) - q->finished.load(std::memory_order_relaxed);
+    return left == (calling_from() == q ? 1u : 0u);  // a HOST op may close its own queue
+  });
 }
 
 void close_driver_queue(baton_queue* q) {

@@ -169,11 +169,15 @@ const baton_device* stale_device(const Op* op) {
   return nullptr;
 }
 
+baton_error stale_error(const baton_device* d) {
+  return d->gone ? d->cause : make_error(BATON_DEVICE_LOST, d->uri.c_str(), "allocate anew on the reset device",
+                                         "a buffer of %s is of an epoch before its reset", d->shown.c_str());
+}
+
 bool fail_if_stale(Op* op) {
   const baton_device* d = stale_device(op);
   if (!d) return false;
-  baton_error e = d->gone ? d->cause : make_error(BATON_DEVICE_LOST, d->uri.c_str(), "allocate anew on the reset device",
-                                                  "a buffer of %s is of an epoch before its reset", d->shown.c_str());
+  const baton_error e = stale_error(d);
   complete_at(op, 0, &e);
   return true;
 }
@@ -369,6 +373,11 @@ void complete(Op* op, uint64_t cost_ns, const baton_error* error) {
   op->start_ns = begin_ns(op);
   uint64_t end = op->start_ns + cost_ns;
   op->queue->end_ns = end;
+  // Memory of another device that was lost under the op: its driver may have seen nothing, and what it moved is nobody's.
+  if (const baton_device* d = error ? nullptr : stale_device(op)) {
+    const baton_error e = stale_error(d);
+    return complete_at(op, end, &e);
+  }
   complete_at(op, end, error);
 }
 

@@ -68,6 +68,9 @@ void lose(Fixture& f, bool first) {
   const Status s = landed.wait_until(1, soon()), t = after.wait_until(1, soon());
   EXPECT_CODE(s, BATON_DEVICE_LOST);
   EXPECT_CODE(t, BATON_DEVICE_LOST);
+  // Nothing that was on its way reaches memory of the new epoch.
+  Buffer whole = e.filled(lost, Bytes(kLong, 9));
+  EXPECT_TRUE(same(e.bytes(lost, whole), Bytes(kLong, 9)));
   if (s.ok()) return;
   EXPECT_THAT(std::string(s.error().what), HasSubstr(name));
   EXPECT_THAT(std::string(s.error().hop), HasSubstr("link " + shown(f.info()) + " -> " + shown(f.peer_info())));

@@ -67,6 +67,37 @@ TEST_F(ResetTest, AnOpThatWaitedOverTheResetOfTheOtherSideFails) {
   EXPECT_CODE(t.wait_until(1, soon()), BATON_DEVICE_LOST);
 }
 
+// The driver of the other side has moved the bytes and says so: before the reset or after it, nobody can tell.
+TEST_F(ResetTest, AnOpUnderWayOnTheOtherSideFailsWhateverItsDriverSays) {
+  Device f = open("fake://"), h = open("host://");
+  Buffer on_host = must(h.alloc(64)), on_fake = must(f.alloc(64));
+  Queue q = must(f.queue());
+  Timeline t = timeline("t"), u = timeline("u");
+  EXPECT_OK(q.submit(copy(on_host, 0, on_fake, 0, 64).signal(t, 1)));
+  EXPECT_OK(h.reset_device());
+  EXPECT_CODE(t.wait_until(1, soon()), BATON_DEVICE_LOST);
+  EXPECT_OK(q.submit(nop().signal(u, 1)));  // fake:// itself has lost nothing
+  EXPECT_OK(u.wait_until(1, soon()));
+}
+
+// Memory that a reset gives back must not be written by a driver that is late.
+TEST_F(ResetTest, AResetWaitsForTheOtherSidesDriverAndGivesUpBeforeItGivesMemoryBack) {
+  Device f = open("fake://"), h = open("host://");
+  Buffer on_host = must(h.alloc(64)), on_fake = must(f.alloc(64));
+  Queue q = must(f.queue());
+  Timeline t = timeline("t");
+  EXPECT_OK(q.submit(copy(on_fake, 0, on_host, 0, 64).tagged(kHang).signal(t, 1)));
+  in.poll();
+  const Status s = h.reset_device();
+  EXPECT_CODE(s, BATON_BUSY);
+  EXPECT_NE(s.ok() ? std::string::npos : std::string(s.error().what).find("COPY (tag " + std::to_string(kHang) + ") on fake:// lane 0"), std::string::npos)
+      << (s.ok() ? "" : s.error().text());
+  EXPECT_CODE(h.alloc(64), BATON_DEVICE_LOST);
+  t.poison(Error(BATON_CANCELLED, "enough"));
+  EXPECT_OK(h.reset_device());
+  EXPECT_OK(h.alloc(64));
+}
+
 TEST_F(ResetTest, LinksFailWhatTheyCarryAndServeTheNextEpoch) {
   Device a = open("fake://a"), b = open("fake://b");
   Buffer src = must(a.alloc(4 << 20)), dst = must(b.alloc(4 << 20));
