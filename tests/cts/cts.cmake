@@ -2,6 +2,9 @@
 file(GLOB cts_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*.cc)
 list(FILTER cts_sources EXCLUDE REGEX "/(main|subject_file)\\.cc$")
 baton_static(baton_cts SOURCES ${cts_sources} LIBS baton baton_program GTest::gtest Threads::Threads)
+if(NOT BATON_SANITIZE)  # installed: a failure names the file within the project, wherever that was built
+  target_compile_options(baton_cts PRIVATE -fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=)
+endif()
 baton_public_headers(baton_cts ${CMAKE_CURRENT_LIST_DIR}/fixture.h ${CMAKE_CURRENT_LIST_DIR}/run.h ${CMAKE_CURRENT_LIST_DIR}/subject.h
                      ${CMAKE_CURRENT_LIST_DIR}/suite.h)
 

@@ -63,7 +63,6 @@ void lose(Fixture& f, bool first) {
   Timeline landed = f.timeline("landed"), after = f.timeline("after");
   Queue q = must(other.queue());
   must(e.link.submit({copy(src, 0, dst, 0, kLong).signal(landed, 1), copy(src, 0, dst, 0, kLong).wait(landed, 1).signal(after, 1)}));
-  f.in().poll(1);
   must(lost.reset_device());
   const Status s = landed.wait_until(1, soon()), t = after.wait_until(1, soon());
   EXPECT_CODE(s, BATON_DEVICE_LOST);

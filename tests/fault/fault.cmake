@@ -1,5 +1,5 @@
 # Real processes, really killed.
 baton_test(kill_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/kill_test.cc LIBS baton_test_support LABELS fault TIMEOUT 240 DEPENDS product LOCKS devshm)
 baton_test(bad_input_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/bad_input_test.cc LIBS baton_test_support nlohmann_json::nlohmann_json
-           LABELS fault TIMEOUT 180 DEPENDS product)
+           LABELS fault TIMEOUT 180 DEPENDS product LOCKS devshm)
 baton_test(layer_kill_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/layer_kill_test.cc LIBS baton_test_support LABELS fault DEPENDS baton-cts LOCKS devshm)

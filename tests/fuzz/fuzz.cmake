@@ -1,6 +1,6 @@
 # Fuzz targets: one program for each parser of bytes from outside. README.md says what is what.
 #
-# fuzz_target(NAME [SOURCES...] [LIBS...] [DEPENDS...]): NAME.cc and its corpus, corpus/NAME.
+# fuzz_target(NAME [SOURCES...] [LIBS...] [DEPENDS...] [LOCKS...]): NAME.cc and its corpus, corpus/NAME.
 #   preset fuzz    fuzz_NAME with libFuzzer's main(); the test clang.fuzz_NAME runs it for FUZZ_SECONDS from the corpus
 #   elsewhere      fuzz_NAME with replay_main.cc; the test fuzz_NAME runs the corpus and seeded mutations of it
 set(fuzz_dir ${CMAKE_CURRENT_LIST_DIR})
@@ -16,7 +16,7 @@ else()
 endif()
 
 function(fuzz_target name)
-  cmake_parse_arguments(A "" "" "SOURCES;LIBS;DEPENDS" ${ARGN})
+  cmake_parse_arguments(A "" "" "SOURCES;LIBS;DEPENDS;LOCKS" ${ARGN})
   set(corpus ${fuzz_dir}/corpus/${name})
   if(BATON_SANITIZE STREQUAL "fuzz")
     add_executable(fuzz_${name} ${fuzz_dir}/${name}.cc ${A_SOURCES})
@@ -31,7 +31,7 @@ function(fuzz_target name)
     endif()
     file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/new/${name})
     # New inputs go to the first folder, in the build tree.
-    baton_add_ctest(fuzz_${name} LABELS fuzz TIMEOUT 60 COMMAND fuzz_${name} -seed=1 -max_total_time=${FUZZ_SECONDS} ${fuzz_limits}
+    baton_add_ctest(fuzz_${name} LABELS fuzz TIMEOUT 60 LOCKS ${A_LOCKS} COMMAND fuzz_${name} -seed=1 -max_total_time=${FUZZ_SECONDS} ${fuzz_limits}
                     -artifact_prefix=${CMAKE_BINARY_DIR}/crashes/${name}- ${CMAKE_BINARY_DIR}/new/${name} ${corpus})
   else()
     add_executable(fuzz_${name} ${fuzz_dir}/${name}.cc ${A_SOURCES})
@@ -41,7 +41,7 @@ function(fuzz_target name)
     if(A_DEPENDS)
       add_dependencies(fuzz_${name} ${A_DEPENDS})
     endif()
-    baton_add_ctest(fuzz_${name} COMMAND fuzz_${name} ${corpus} LABELS fuzz TIMEOUT 60)
+    baton_add_ctest(fuzz_${name} COMMAND fuzz_${name} ${corpus} LABELS fuzz TIMEOUT 60 LOCKS ${A_LOCKS})
   endif()
   add_dependencies(fuzz fuzz_${name})
 endfunction()
@@ -74,8 +74,8 @@ fuzz_target(text LIBS ${model})
 fuzz_target(config LIBS ${model})
 fuzz_target(wafer_daemon LIBS baton_emu_cs3_parts)
 fuzz_target(wafer_client LIBS baton_cs3_link baton)
-fuzz_target(handshake LIBS baton_transport)
-fuzz_target(session LIBS baton_transport DEPENDS baton-driver-host)
+fuzz_target(handshake LIBS baton_transport LOCKS devshm)
+fuzz_target(session LIBS baton_transport DEPENDS baton-driver-host LOCKS devshm)
 fuzz_target(kv_wire LIBS baton_transport)
 fuzz_target(plan LIBS baton_fault_plan)
 fuzz_target(addresses SOURCES ${root}/hal/core/address.cc ${root}/drivers/cs3/options.cc ${root}/drivers/host/options.cc ${root}/drivers/neuron/options.cc
