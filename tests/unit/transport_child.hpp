@@ -72,6 +72,18 @@ struct Far : testing::Test {
     ASSERT_TRUE(poll_until(in, [&] { return (m = session->receive()).has_value(); }, kSoonMs));
     EXPECT_EQ(m->type, answer);
   }
+  // The peer has just fallen silent: `mirror` is poisoned by the lease, neither at once nor much later.
+  static void expect_silent(const Timeline& mirror, uint64_t value) {
+    const uint64_t start_ns = now_ns();
+    const auto s = mirror.wait_until(value, deadline_in_ms(kSoonMs));
+    const uint64_t took = now_ns() - start_ns;
+    ASSERT_FALSE(s.ok());
+    EXPECT_EQ(s.error().code, BATON_PEER_LOST);
+    EXPECT_THAT(s.error().what, testing::HasSubstr("silent"));
+    EXPECT_THAT(s.error().hop, testing::HasSubstr("decode > source process"));
+    EXPECT_GT(took, kLeaseMs * 1'000'000 / 2);
+    EXPECT_LT(took, kLeaseMs * 1'000'000 * 3);
+  }
 };
 
 }  // namespace baton::transport
