@@ -129,6 +129,8 @@ struct Endpoint::Impl final : Watcher {
   static std::unique_ptr<Session> wrap(std::unique_ptr<Session::Impl> s) { return std::unique_ptr<Session>(new Session(std::move(s))); }
 
   uint64_t watch(int fd, uint32_t events, Watcher*);
+  // Whoever sleeps on the instance's descriptor is woken to poll once more, after that long at the latest; the ticks go on from there.
+  void look_again(uint64_t ns) { set_timer(ns); }
   void rewatch(uint64_t tag, int fd, uint32_t events) { epoll_change(epoll.get(), fd, events, tag); }
   void unwatch(uint64_t tag, int fd);
   void add(Service* s) { services.push_back(s); }
@@ -163,6 +165,7 @@ struct Endpoint::Impl final : Watcher {
 
  private:
   void arm_timer();
+  void set_timer(uint64_t first_ns); // then every tick
   void reap();
   void tick(uint64_t now);
 

@@ -135,9 +135,12 @@ void Endpoint::Impl::arm_timer() {
   if (every == tick_ns_) return;
   tick_ns_ = every;
   next_tick_ns_ = every ? now_ns() + every : UINT64_MAX;
-  itimerspec t{};
-  t.it_interval = {time_t(every / 1'000'000'000), long(every % 1'000'000'000)};
-  t.it_value = t.it_interval;
+  set_timer(every);
+}
+
+void Endpoint::Impl::set_timer(uint64_t first_ns) {
+  auto spec = [](uint64_t ns) { return timespec{time_t(ns / 1'000'000'000), long(ns % 1'000'000'000)}; };
+  const itimerspec t{spec(tick_ns_), spec(first_ns)};
   timerfd_settime(timer.get(), 0, &t, nullptr);
 }
 

@@ -5,10 +5,11 @@
 // where this does not work values go by the session's stream.
 //
 // A value: the line (a sequence lock, since value and modelled time belong together), then its bit in one line of bits, all of which a poll of
-// the reader looks at. Before it sleeps the reader sets `parked`; the writer that sees it clears it, and wakes the reader by a frame.
+// the reader looks at. A reader that polls at leisure sets `parked` before it may sleep; the writer that sees it clears it, and wakes the reader by
+// a frame. One that spins does not, which saves both sides the frame; a timer sees to it that it polls again (TimelineHub::rest).
 //
 // Owner    TimelineHub, for the session.   Threads  as the endpoint; the other process is never trusted: indices are ours.
-// Cost     a value: about 50 ns; the frame if the reader is parked, which it is after a poll that found nothing. A poll of the reader: a cache line.   Errors  UNSUPPORTED, IO.
+// Cost     a value: about 50 ns; the frame if the reader is parked. A poll of the reader: a cache line.   Errors  UNSUPPORTED, IO.
 #pragma once
 
 #include "transport/remote_timeline.hpp"
@@ -39,11 +40,15 @@ class TimelineBoard {
   // The reader's: f(slot, value, modelled_ns) for each that changed. Returns how many.
   template <class F>
   uint32_t read(F f) {
-    uint32_t n = sweep(f);
-    if (n || page_->parked.load(std::memory_order_relaxed)) return n;
-    page_->parked.store(1, std::memory_order_seq_cst);
-    return sweep(f); // what came before the writer could see it
+    return sweep(f);
   }
+  // From here on the writer sends a frame with the next value. The same; what came before the writer could see it is read.
+  template <class F>
+  uint32_t park(F f) {
+    page_->parked.store(1, std::memory_order_seq_cst);
+    return sweep(f);
+  }
+  bool parked() const { return page_->parked.load(std::memory_order_relaxed); } // a frame takes it away
 
  private:
   struct Line {

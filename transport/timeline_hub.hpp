@@ -88,15 +88,21 @@ class TimelineHub final : public Attachment, public Service {
   void sweep();
   void drop(TimelineEnd&);
   uint32_t read_boards();
+  uint32_t rest(uint64_t now, bool may_park);
 
   struct Reader {
     std::unique_ptr<TimelineBoard> board;
     std::vector<uint64_t> ends = std::vector<uint64_t>(TimelineBoard::kSlots); // by slot
   };
+  auto taker(Session::Impl& s, const Reader& r) {
+    return [this, &s, &r](uint32_t slot, uint64_t value, uint64_t modelled) { on_signal(s, {r.ends[slot], value, modelled}); };
+  }
 
   Endpoint::Impl& ep_;
   bool behind_ = false, ended_ = false; // ended_: some end is over
   uint64_t next_id_ = 1;
+  uint64_t polled_ns_ = 0; // the latest poll
+  uint64_t look_ns_ = 0;   // a sleeper is woken by then
   std::vector<TimelineSide*> sides_;
   std::map<std::string, ExportedTimeline::Impl*> exports_;
   std::unordered_map<uint64_t, Entry> ends_;
