@@ -6,6 +6,11 @@ if(TARGET baton_transport)
     target_include_directories(transport_${part} PRIVATE ${CMAKE_CURRENT_LIST_DIR})
   endforeach()
 
+  foreach(part spill spill_crash)
+    baton_test(transport_${part} SOURCES ${CMAKE_CURRENT_LIST_DIR}/transport_${part}.cc LIBS baton_transport transport_kv_data baton_test_support LABELS unit TIMEOUT 120)
+    target_include_directories(transport_${part} PRIVATE ${CMAKE_CURRENT_LIST_DIR})
+  endforeach()
+
   # the other process of transport_process and transport_remote_timeline
   add_executable(transport_peer ${CMAKE_CURRENT_LIST_DIR}/transport_peer.cc)
   target_include_directories(transport_peer PRIVATE ${CMAKE_CURRENT_LIST_DIR})
