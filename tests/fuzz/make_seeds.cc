@@ -7,6 +7,7 @@
 #include "tests/unit/engine_model.h"
 #include "tools/baton/wire.hpp"
 #include "transport/kv_wire.hpp"
+#include "transport/spill_index.hpp"
 
 #include <filesystem>
 #include <fstream>
@@ -267,6 +268,24 @@ void messages() {
   message("failed", 3, failed_message(1, Error(BATON_PEER_LOST, "gone", "again")));
 }
 
+// An index with two base records, a replaced block, a dropped one and a mark; whole, and with its last records torn.
+void spill() {
+  using namespace transport;
+  SpillHeader h{.slots = 8, .block_bytes = 4096, .layout = 5, .id = 77, .base = 2, .next_generation = 9};
+  seal_header(h);
+  SpillRecord records[] = {{SpillKind::put, 0, {1, 1}, 4096, 3, 11, 0, 0}, {SpillKind::put, 4, {2, 2}, 1, 8, 12, 0, 0}, {SpillKind::put, 1, {1, 1}, 9, 9, 13, 2, 0},
+                           {SpillKind::put, 2, {3, 3}, 9, 10, 14, 2, 0},   {SpillKind::drop, 4, {2, 2}, 0, 8, 0, 4, 0}, {SpillKind::mark, 0, {}, 0, 0, 0, 5, 0}};
+  std::string index = raw(h);
+  for (uint64_t i = 0; i < std::size(records); ++i) {
+    seal_record(records[i], h, i);
+    index += raw(records[i]);
+  }
+  put("spill", "whole", '\0' + index);
+  put("spill", "torn", '\6' + index.substr(0, index.size() - 20));
+  put("spill", "damaged", '\4' + index);
+  put("spill", "empty", '\xff' + index.substr(0, kSpillUnit));
+}
+
 }  // namespace
 }  // namespace baton::fuzz
 
@@ -280,4 +299,5 @@ int main(int argc, char** argv) {
   sessions();
   kv();
   messages();
+  spill();
 }
