@@ -24,6 +24,7 @@ Status submit_rows(const Settings&, Report&);  // submit to completion of an emp
 Status remote_rows(const Settings&, Report&);  // a timeline signalled in one process and waited on in another
 Status hot_path_rows(const Settings&, Report&);  // of group submit: what the contract itself costs
 Status layer_rows(const Settings&, Report&);   // the same on the host with each layer, beside no layer
+Status files_rows(const Settings&, Report&);   // KV blocks to a disk and back, beside pwrite and pread, and memcpy
 Status model_rows(const Settings&, Report&);   // prefill and decode tokens/s, beside the machine's bandwidth and arithmetic
 Status ttft_rows(const Settings&, Report&);    // time to first token, handed over against one device
 
