@@ -20,6 +20,7 @@ namespace baton::transport {
 namespace {
 
 constexpr uint64_t kGrowBytes = 64 << 20;   // `blocks` grows by this much
+constexpr uint64_t kLateWritesMs = 2000;
 constexpr uint64_t kWindowBytes = 16 << 20; // read at once, and verified while the next are
 constexpr uint64_t kSlackRecords = 4096;    // dead ones, beyond as many as there are blocks, before the index is written anew
 
@@ -72,6 +73,8 @@ struct KvSpill::Impl {
   std::vector<UringIo> ios;
 
   ~Impl() {
+    ring.reset();
+    if (blocks) ::flock(blocks.get(), LOCK_UN); // the kernel lets go of a ring's files a little later
     if (!index || failed || x.marked) return;
     batch.assign(1, {SpillKind::mark, 0, {}, 0, 0, 0, 0, 0}); // says that all before it are durable: damage to them is not taken for a torn tail
     (void)append(false);
@@ -79,9 +82,14 @@ struct KvSpill::Impl {
 
   Status take_folder() {
     const std::string& dir = options.folder;
-    if (::mkdir(dir.c_str(), 0700) && errno != EEXIST) return file_errno(dir);
+    const bool made = ::mkdir(dir.c_str(), 0700) == 0;
+    if (!made && errno != EEXIST) return file_errno(dir);
     folder = Fd(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (!folder) return file_errno(dir);
+    if (made) { // a power cut must not take the folder away from what it will hold
+      Fd parent(::openat(folder.get(), "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+      if (!parent || ::fsync(parent.get())) return file_errno(dir + "/..");
+    }
     const std::string name = dir + "/lock";
     lock = Fd(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     if (!lock) return file_errno(name);
@@ -102,9 +110,22 @@ struct KvSpill::Impl {
     struct stat s;
     if (!blocks || ::fstat(blocks.get(), &s)) return file_errno(blocks_path);
     allocated = uint64_t(s.st_size);
+    BATON_TRY(wait_for_late_writes());
     BATON_ASSIGN(Uring r, Uring::open({.depth = options.depth, .io_uring = options.io_uring}));
     ring.emplace(std::move(r));
     BATON_ASSIGN(file, ring->add_file(blocks.get(), direct, blocks_path));
+    return {};
+  }
+
+  // A process that was killed has let go of `lock`, but writes that it gave to its ring may still reach the disk: into slots that are free. They hold
+  // the description of `blocks`, and so the flock on it.
+  Status wait_for_late_writes() {
+    for (const uint64_t until = deadline_in_ms(kLateWritesMs); ::flock(blocks.get(), LOCK_EX | LOCK_NB); ::usleep(500)) {
+      if (errno != EWOULDBLOCK && errno != EINTR) return file_errno(blocks_path);
+      if (now_ns() > until)
+        return Error(BATON_BUSY, fmt::format("{}: writes of a process that has ended are still under way after {} ms", blocks_path, kLateWritesMs),
+                     "try again; check the disk");
+    }
     return {};
   }
 
@@ -126,7 +147,7 @@ struct KvSpill::Impl {
     if (slots > options.blocks)
       return Error(BATON_CAPACITY, fmt::format("{}: slot {} of {} is in use", index_path, slots - 1, options.blocks), fmt::format("ask for {} blocks or more", slots));
     // What this process concludes from records that were read, it may conclude only once they are on the disk.
-    if (::ftruncate(index.get(), off_t((x.records + 1) * kSpillUnit)) || ::fdatasync(index.get())) return file_errno(index_path);
+    if (::ftruncate(index.get(), off_t((x.records + 1) * kSpillUnit)) || ::fdatasync(index.get()) || ::fsync(folder.get())) return file_errno(index_path);
     plan_rewrite();
     return x.header.slots != options.blocks ? rewrite() : rewrite_if_long();
   }
@@ -270,6 +291,7 @@ struct KvSpill::Impl {
 
 KvSpill::KvSpill(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 KvSpill::KvSpill(KvSpill&&) noexcept = default;
+KvSpill& KvSpill::operator=(KvSpill&&) noexcept = default;
 KvSpill::~KvSpill() = default;
 
 Result<KvSpill> KvSpill::open(const KvSpillOptions& options) {

@@ -5,7 +5,7 @@
 // or absent. Each block has a generation and an xxh3 checksum, bound to its key, slot and layout, which get() verifies. A slot is used again
 // only after the record that frees it is on the disk. The files go through io_uring with O_DIRECT where the machine lets them (uring.hpp).
 //
-// Owner    The caller. One KvSpill a folder: an flock keeps others out, and goes with the process.
+// Owner    The caller. One KvSpill a folder: an flock keeps others out, and goes with the process and the last of its writes.
 // Threads  One at a time.
 // Cost     put and drop: two and one fdatasync a call, so put many blocks at once. get: one read a block, many in flight. Memory: about 80 bytes a block.
 //          Memory at a multiple of 4096 is read and written in place, other memory by way of one copy.
@@ -47,6 +47,7 @@ class KvSpill {
  public:
   static Result<KvSpill> open(const KvSpillOptions&);
   KvSpill(KvSpill&&) noexcept;
+  KvSpill& operator=(KvSpill&&) noexcept;
   ~KvSpill();
 
   struct Put {

@@ -3,7 +3,13 @@
 
 #include "transport/uring.hpp"
 
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include <csignal>
 
@@ -11,6 +17,33 @@ namespace baton::transport {
 namespace {
 
 using testing::HasSubstr;
+
+// As on a disk with this much room for each file.
+template <class F>
+void with_file_limit(uint64_t bytes, F f) {
+  std::signal(SIGXFSZ, SIG_IGN);
+  rlimit was;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &was), 0);
+  const rlimit small{bytes, was.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  f();
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &was), 0);
+}
+
+// What a child of this process makes of `f`: 0 if it says OK and its text has `text`.
+template <class F>
+int in_child(const std::string& text, F f) {
+  const pid_t pid = fork();
+  if (pid == 0) {
+    Result<std::string> r = f();
+    const std::string said = r.ok() ? *r : r.error().text();
+    if (said.find(text) == std::string::npos) fprintf(stderr, "%s\n", said.c_str());
+    _exit(said.find(text) == std::string::npos ? 1 : r.ok() ? 0 : 2);
+  }
+  int status = -1;
+  waitpid(pid, &status, 0);
+  return status;
+}
 
 struct How {
   const char* name;
@@ -138,19 +171,12 @@ TEST_P(Spill, DiskFullIsOneErrorAndTheStoreGoesOn) {
   options.block_bytes = kLong, options.blocks = 1 << 20; // more than the limit below lets it keep
   auto spill = open();
   ASSERT_OK(put_one(spill, 0, kLong));
-  std::signal(SIGXFSZ, SIG_IGN);
-  rlimit was;
-  getrlimit(RLIMIT_FSIZE, &was);
-  rlimit small = was;
-  small.rlim_cur = std::filesystem::file_size(path("blocks")) + 2 * kLong;
-  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
-  const uint64_t room = small.rlim_cur / kLong;
+  const uint64_t limit = std::filesystem::file_size(path("blocks")) + 2 * kLong, room = limit / kLong;
   std::vector<uint8_t> v = block_of(kLong, 5);
   std::vector<KvSpill::Put> puts;
   for (uint64_t n = 1; n <= room; ++n) puts.push_back({key_of(n), v.data(), kLong});
-  const Status all = spill.put(puts);
-  const Status fewer = spill.put(std::span(puts).first(room - 1));
-  setrlimit(RLIMIT_FSIZE, &was);
+  Status all, fewer;
+  with_file_limit(limit, [&] { all = spill.put(puts), fewer = spill.put(std::span(puts).first(room - 1)); });
   ASSERT_FALSE(all.ok());
   EXPECT_EQ(all.error().code, BATON_CAPACITY) << all.error().text();
   EXPECT_THAT(all.error().what, testing::AllOf(HasSubstr("blocks: room for"), HasSubstr("File too large")));
@@ -159,6 +185,30 @@ TEST_P(Spill, DiskFullIsOneErrorAndTheStoreGoesOn) {
   EXPECT_EQ(spill.stats().blocks, room);
   EXPECT_OK(get_one(spill, 0, kLong));
   ASSERT_OK(spill.put(puts));
+}
+
+TEST_P(Spill, AnIndexThatFindsNoRoomStaysAsItWas) {
+  options.block_bytes = 100, options.blocks = 2;
+  auto spill = open();
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_OK(put_one(spill, 1, 100));
+    ASSERT_OK(drop_one(spill, 1));
+  }
+  ASSERT_OK(put_one(spill, 7, 100));
+  const uint64_t bytes = spill.stats().index_bytes;
+  ASSERT_EQ(std::filesystem::file_size(path("index")), bytes);
+  Status put, drop;
+  with_file_limit(bytes + 32, [&] { put = put_one(spill, 1, 100), drop = drop_one(spill, 7); });
+  for (const Status* s : {&put, &drop}) {
+    ASSERT_FALSE(s->ok());
+    EXPECT_EQ(s->error().code, BATON_CAPACITY);
+    EXPECT_THAT(s->error().what, HasSubstr("/index: write of 32 bytes"));
+  }
+  EXPECT_EQ(std::filesystem::file_size(path("index")), bytes);
+  EXPECT_OK(get_one(spill, 7, 100));
+  ASSERT_OK(put_one(spill, 1, 100));
+  ASSERT_OK(drop_one(spill, 7));
+  EXPECT_OK(get_one(spill, 1, 100));
 }
 
 TEST_P(Spill, AHundredRoundsHoldNothing) {
@@ -182,6 +232,35 @@ TEST_P(Spill, AHundredRoundsHoldNothing) {
 }
 
 struct SpillOnce : SpillTest {};
+
+Result<std::string> round_trip(const KvSpillOptions& options) {
+  BATON_ASSIGN(auto spill, KvSpill::open(options));
+  for (uint64_t n = 0; n < 20; ++n) BATON_TRY(put_one(spill, n));
+  for (uint64_t n = 0; n < 20; ++n) BATON_TRY(get_one(spill, n));
+  return spill.describe();
+}
+
+TEST_F(SpillOnce, WhereTheKernelRefusesARingItGoesOnWithout) {
+  EXPECT_EQ(in_child("pread and pwrite (io_uring_setup: Operation not permitted)", [&]() -> Result<std::string> {
+    sock_filter code[] = {{BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(seccomp_data, nr)},
+                          {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, SYS_io_uring_setup},
+                          {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | EPERM},
+                          {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW}};
+    sock_fprog program{4, code};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) return Error(BATON_IO, "no seccomp");
+    return round_trip(options);
+  }), 0);
+}
+
+TEST_F(SpillOnce, WhereMemoryMayNotBePinnedItGoesOnWithout) {
+  EXPECT_EQ(in_child("files registered, buffers not registered (registering 4194304 bytes of memory: Cannot allocate memory)", [&]() -> Result<std::string> {
+    const rlimit small{1 << 20, 1 << 20}; // enough for the ring itself
+    __user_cap_header_struct head{_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct nothing[2] = {};
+    if (setrlimit(RLIMIT_MEMLOCK, &small) || syscall(SYS_capset, &head, nothing)) return Error(BATON_IO, "no capset");
+    return round_trip(options);
+  }), 0);
+}
 
 TEST_F(SpillOnce, ASecondOpenerIsToldWhoHasIt) {
   auto spill = open();

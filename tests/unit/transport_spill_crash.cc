@@ -3,11 +3,13 @@
 
 #include "transport/spill_index.hpp"
 
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include <csignal>
 #include <set>
+#include <thread>
 
 namespace baton::transport {
 namespace {
@@ -125,6 +127,25 @@ TEST_F(SpillCrash, AnIndexThatWasNotFinishedIsNotTaken) {
   restore(index);
   write("index.new", "half");
   expect_blocks({0, 2, 3, 4, 5, 6, 7});
+}
+
+TEST_F(SpillCrash, WritesOfAKilledProcessAreWaitedFor) {
+  { auto spill = open(); ASSERT_OK(put_one(spill, 1)); }
+  // What a write in flight holds: the description of `blocks`.
+  const int late = ::open(path("blocks").c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_EQ(flock(late, LOCK_EX), 0);
+  auto r = KvSpill::open(options);
+  ASSERT_FALSE(r.ok());
+  EXPECT_EQ(r.error().code, BATON_BUSY);
+  EXPECT_THAT(r.error().what, HasSubstr("blocks: writes of a process that has ended"));
+  std::thread lands([&] { usleep(50'000), ::close(late); });
+  const uint64_t start = now_ns();
+  r = KvSpill::open(options);
+  const uint64_t took = now_ns() - start;
+  lands.join();
+  ASSERT_OK(r);
+  EXPECT_GT(took, 20'000'000u);
+  EXPECT_OK(get_one(*r, 1));
 }
 
 // What the child says it is about to do, and has done.
