@@ -57,32 +57,33 @@ INSTANTIATE_TEST_SUITE_P(All, Spill, testing::Values(How{"direct_uring", true, t
                          [](const auto& i) { return std::string(i.param.name); });
 
 TEST_P(Spill, RandomSizesAndAlignmentsComeBackInAnyOrder) {
-  options.block_bytes = 300'000, options.blocks = 200;
+  constexpr uint64_t kBlocks = 100;
+  options.block_bytes = 300'000, options.blocks = kBlocks;
   std::mt19937 rng(7);
-  std::vector<uint64_t> bytes(200), order(200);
-  std::vector<uint8_t> memory(200 * 304'000 + 8192);
+  std::vector<uint64_t> bytes(kBlocks), order(kBlocks);
+  std::vector<uint8_t> memory(kBlocks * 304'000 + 8192);
   std::iota(order.begin(), order.end(), 0);
   auto at = [&](uint64_t i) { return memory.data() + i * 304'000 + (i % 3 ? (i * 37) % 4000 : 0); };
-  for (int round = 0; round < 3; ++round) {
+  for (int round = 0; round < 2; ++round) {
     auto spill = open();
     std::vector<KvSpill::Put> puts;
-    for (uint64_t i = 0; i < 200; ++i) {
+    for (uint64_t i = 0; i < kBlocks; ++i) {
       bytes[i] = i % 5 == 0 ? options.block_bytes : i % 5 == 1 ? 4096 * (1 + i % 70) : 1 + rng() % options.block_bytes;
       fill_block(at(i), bytes[i], i + 1000 * uint64_t(round));
     }
     std::shuffle(order.begin(), order.end(), rng);
     for (uint64_t i : order) puts.push_back({key_of(i), at(i), bytes[i]});
-    for (size_t n = 0; n < puts.size(); n += 50) ASSERT_OK(spill.put(std::span(puts).subspan(n, 50)));
+    for (size_t n = 0; n < puts.size(); n += 25) ASSERT_OK(spill.put(std::span(puts).subspan(n, 25)));
     std::fill(memory.begin(), memory.end(), 0);
     std::shuffle(order.begin(), order.end(), rng);
     std::vector<KvSpill::Get> gets;
     for (uint64_t i : order) gets.push_back({key_of(i), at(i), bytes[i]});
     ASSERT_OK(spill.get(gets));
-    for (uint64_t i = 0; i < 200; ++i) {
+    for (uint64_t i = 0; i < kBlocks; ++i) {
       const auto want = block_of(bytes[i], i + 1000 * uint64_t(round));
       ASSERT_EQ(std::memcmp(at(i), want.data(), want.size()), 0) << "block " << i << " of " << bytes[i] << " bytes";
     }
-    EXPECT_EQ(spill.stats().blocks, 200u);
+    EXPECT_EQ(spill.stats().blocks, kBlocks);
     std::vector<KvBlockKey> all;
     for (auto& b : spill.list()) all.push_back(b.key);
     ASSERT_OK(spill.drop(all));
@@ -122,11 +123,11 @@ TEST_P(Spill, FullIsAnErrorAndDroppedSlotsAreUsedAgain) {
   EXPECT_EQ(s.error().code, BATON_CAPACITY);
   EXPECT_THAT(s.error().what, HasSubstr("1 blocks to put, 0 of 8 slots are free"));
   EXPECT_EQ(put_one(spill, 0).error().code, BATON_CAPACITY) << "a replacement needs a slot too: the old block stays until the new one is durable";
-  for (uint64_t n = 0; n < 40; ++n) {
+  for (uint64_t n = 0; n < 16; ++n) {
     ASSERT_OK(drop_one(spill, n));
     ASSERT_OK(put_one(spill, n + 8));
   }
-  for (uint64_t n = 40; n < 48; ++n) EXPECT_OK(get_one(spill, n));
+  for (uint64_t n = 16; n < 24; ++n) EXPECT_OK(get_one(spill, n));
   EXPECT_LE(std::filesystem::file_size(path("blocks")), 8 * kBlock);
 }
 
@@ -190,8 +191,10 @@ TEST_P(Spill, DiskFullIsOneErrorAndTheStoreGoesOn) {
 TEST_P(Spill, AnIndexThatFindsNoRoomStaysAsItWas) {
   options.block_bytes = 100, options.blocks = 2;
   auto spill = open();
-  for (int i = 0; i < 100; ++i) {
-    ASSERT_OK(put_one(spill, 1, 100));
+  const auto v = block_of(100, 1);
+  const std::vector<KvSpill::Put> puts(2, {key_of(1), v.data(), 100}); // the second replaces the first
+  for (int i = 0; i < 60; ++i) { // until the index is longer than `blocks`
+    ASSERT_OK(spill.put(puts));
     ASSERT_OK(drop_one(spill, 1));
   }
   ASSERT_OK(put_one(spill, 7, 100));
