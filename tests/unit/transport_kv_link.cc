@@ -51,8 +51,9 @@ struct Request {
 
 void submit_all(Request& r, KvTransfer& t, const Timeline& sent, bool backwards = false) {
   std::vector<Op> ops;
-  for (uint32_t l = 0; l < r.dst.layers; ++l)
-    for (uint32_t s = 0; s < r.src.size(); ++s) ops.push_back(t.copy(s, backwards ? r.dst.layers - 1 - l : l));
+  const uint32_t layers = r.dst.layers_held();
+  for (uint32_t l = 0; l < layers; ++l)
+    for (uint32_t s = 0; s < r.src.size(); ++s) ops.push_back(t.copy(s, backwards ? layers - 1 - l : l));
   ops.back().signal(sent, 1);
   ASSERT_OK(t.queue().submit(ops));
 }
@@ -65,7 +66,7 @@ void move_once(Request& r, const std::string& fabric) {
   ASSERT_OK(t);
   Timeline sent = must(r.e.in.timeline("sent"));
   submit_all(r, *t, sent, r.salt % 2);
-  ASSERT_OK(in.landed().wait_until(r.dst.layers, deadline_in_ms(kSoonMs)));
+  ASSERT_OK(in.landed().wait_until(r.dst.layers_held(), deadline_in_ms(kSoonMs)));
   EXPECT_EQ(r.wrong(), 0u);
   ASSERT_OK(t->seal({"first", {{"token", 42}}, {1, 2, 3}}, deadline_in_ms(kSoonMs)));
   std::optional<Message> m;
@@ -75,7 +76,7 @@ void move_once(Request& r, const std::string& fabric) {
   EXPECT_EQ(m->bytes, (std::vector<uint8_t>{1, 2, 3}));
   EXPECT_FALSE(in.sealed().has_value());
   EXPECT_TRUE(in.quiesced());
-  const uint64_t bytes = r.tokens * 2 * r.dst.head_count * r.dst.head_dim * 2 * r.dst.layers;
+  const uint64_t bytes = r.tokens * r.dst.halves() * r.dst.head_count * r.dst.head_dim * 2 * r.dst.layers_held();
   EXPECT_EQ(in.stats().bytes, bytes);
   EXPECT_EQ(t->stats().bytes, bytes);
   EXPECT_EQ(in.stats().segments, t->stats().segments);
@@ -101,6 +102,32 @@ TEST_P(OnFabric, MovesEveryByteFromShardedRanksAndOtherBlockSizes) {
         move_once(req, GetParam());
         if (HasFatalFailure() || HasNonfatalFailure()) return;
       }
+}
+
+// Four layers of two heads over pipeline stages and ranks, to wafers that hold layers [0,1) and [1,4).
+TEST_P(OnFabric, LayersOfSeveralStagesGoToTheWafersThatHoldThem) {
+  TwoEnds e;
+  auto part = [](KvLayout l, KvPairing pairing, uint32_t layer_begin, uint32_t layer_count) {
+    l.pairing = pairing, l.layer_begin = layer_begin, l.layer_count = layer_count;
+    return l;
+  };
+  for (auto [first, count] : {std::pair{0u, 1u}, {1u, 3u}}) {
+    SCOPED_TRACE(first);
+    std::vector<KvLayout> from{part(small_layout(KvOrder::token_major, 16, 12, 0, 1), KvPairing::apart, 0, 2), part(small_layout(KvOrder::head_major, 16, 12), KvPairing::token, 0, 3),
+                               part(small_layout(KvOrder::token_major, 16, 12), KvPairing::block, 2, 2)};
+    Request r(e, part(small_layout(KvOrder::block_major, 64, 3), KvPairing::token, first, count), from, 100);
+    move_once(r, GetParam());
+  }
+}
+
+TEST_P(OnFabric, LatentRowsComeFromOneRank) {
+  TwoEnds e;
+  KvLayout l = small_layout(KvOrder::token_major, 16, 12, 0, 1);
+  l.kv_heads = 1, l.head_dim = 36, l.rope_dim = 4, l.pairing = KvPairing::latent;
+  KvLayout to = l;
+  to.order = KvOrder::block_major, to.block_tokens = 64;
+  Request r(e, to, {l, l}, 100);
+  move_once(r, GetParam());
 }
 
 TEST_P(OnFabric, TokensOfEveryAwkwardCount) {
