@@ -17,7 +17,10 @@ u128 wide_bytes(const KvLayout& l) {
   return u128(l.layers_held()) * l.halves() * l.blocks * l.block_tokens * l.head_count * l.head_dim * program::dtype_bytes(l.dtype);
 }
 
-bool known(program::DType t) { return t >= program::DType::f32 && t <= program::DType::i32; }
+uint64_t scales_begin(const KvLayout& l) { return uint64_t((wide_bytes(l) + 63) / 64 * 64); }
+
+bool known(program::DType t) { return t >= program::DType::f32 && t <= program::DType::f8e5m2; }
+bool fp8(program::DType t) { return t == program::DType::f8e4m3 || t == program::DType::f8e5m2; }
 
 std::string range_text(uint32_t begin, uint32_t count) { return fmt::format("[{},{})", begin, uint64_t(begin) + count); }
 std::string shard_text(const KvLayout& l) { return fmt::format("[{},{})", l.head_begin, l.head_begin + l.head_count); }
@@ -57,7 +60,27 @@ Result<KvPairing> parse_pairing(std::string_view s) {
   return Error(BATON_INVALID_ARGUMENT, fmt::format("unknown KV pairing '{}'", s), "one of apart, block, token, latent");
 }
 
-uint64_t KvLayout::bytes() const { return uint64_t(wide_bytes(*this)); }
+const char* scales_name(KvScales s) {
+  switch (s) {
+    case KvScales::none: return "none";
+    case KvScales::block_head: return "block_head";
+  }
+  return "unknown";
+}
+
+Result<KvScales> parse_scales(std::string_view s) {
+  for (auto k : {KvScales::none, KvScales::block_head})
+    if (s == scales_name(k)) return k;
+  return Error(BATON_INVALID_ARGUMENT, fmt::format("unknown KV scales '{}'", s), "one of none, block_head");
+}
+
+uint64_t KvLayout::bytes() const {
+  return scales == KvScales::none ? uint64_t(wide_bytes(*this)) : scales_begin(*this) + 4 * uint64_t(layers_held()) * halves() * blocks * head_count;
+}
+
+uint64_t KvLayout::scale_at(uint32_t layer, uint32_t half, uint32_t block, uint32_t head) const {
+  return scales_begin(*this) + 4 * (((uint64_t(layer) * halves() + half) * blocks + block) * head_count + head);
+}
 
 program::KvView KvLayout::strides() const {
   const uint64_t row = uint64_t(head_count) * head_dim, half = block_tokens * row, block = halves() * half;
@@ -88,6 +111,7 @@ program::KvView KvLayout::strides() const {
 Result<program::KvView> KvLayout::view() const {
   if (pairing == KvPairing::latent)
     return Error(BATON_UNSUPPORTED, "KV layout: attention reads K and V, a latent row has neither", "give the program's cache a layout with K and V");
+  if (fp8(dtype)) return Error(BATON_UNSUPPORTED, fmt::format("KV layout: attention does not read {}", program::dtype_name(dtype)), "give the program's cache f32, bf16 or f16");
   return strides();
 }
 
@@ -98,6 +122,7 @@ std::string KvLayout::describe() const {
   if (layer_begin || layers_held() != layers) s += fmt::format(" held_layers={}", layers_text(*this));
   if (pairing != KvPairing::apart) s += fmt::format(" pairing={}", pairing_name(pairing));
   if (rope_dim) s += fmt::format(" rope_dim={}", rope_dim);
+  if (scales != KvScales::none) s += fmt::format(" scales={}", scales_name(scales));
   return s;
 }
 
@@ -108,7 +133,7 @@ uint64_t KvLayout::hash() const {
 
 Status KvLayout::check() const {
   auto bad = [&](const std::string& why) { return Error(BATON_INVALID_ARGUMENT, fmt::format("KV layout: {}", why), describe().substr(0, 190)); };
-  if (!known(dtype)) return Error(BATON_INVALID_ARGUMENT, fmt::format("KV layout: unknown dtype {}", int(dtype)), "one of f32, bf16, f16, i32");
+  if (!known(dtype)) return Error(BATON_INVALID_ARGUMENT, fmt::format("KV layout: unknown dtype {}", int(dtype)), "one of f32, bf16, f16, i32, f8e4m3, f8e5m2");
   if (std::string_view(order_name(order)) == "unknown") return bad(fmt::format("unknown order {}", int(order)));
   if (!layers || !kv_heads || !head_dim || !block_tokens || !blocks || !head_count) return bad("a size is zero");
   if (uint64_t(head_begin) + head_count > kv_heads) return bad(fmt::format("heads {} of a model with {}", shard_text(*this), kv_heads));
@@ -117,6 +142,8 @@ Status KvLayout::check() const {
   if (pairing == KvPairing::block && order == KvOrder::block_major) return bad("pairing block of block_major is what it has when apart: say apart");
   if (latent(*this) && kv_heads != 1) return bad(fmt::format("latent rows of {} heads: a latent row is one head", kv_heads));
   if (latent(*this) ? rope_dim >= head_dim : rope_dim != 0) return bad(fmt::format("rope_dim {} of rows of {}, pairing {}", rope_dim, head_dim, pairing_name(pairing)));
+  if (std::string_view(scales_name(scales)) == "unknown") return bad(fmt::format("unknown scales {}", int(scales)));
+  if (scales != KvScales::none && !fp8(dtype)) return bad(fmt::format("scales of {}: FP8 alone has them", program::dtype_name(dtype)));
   // Each partial product is bounded before the next factor: six 32-bit factors could overflow 128 bits.
   u128 n = halves() * program::dtype_bytes(dtype);
   for (uint32_t f : {layers_held(), blocks, block_tokens, head_count, head_dim})

@@ -40,6 +40,12 @@ enum class KvPairing : uint8_t {
 const char* pairing_name(KvPairing);
 Result<KvPairing> parse_pairing(std::string_view);
 
+// Where the scales of FP8 numbers are. block_head: f32, one for each layer, K or V, block and head, behind the numbers:
+// [layer][k|v][block][head] from the first multiple of 64 bytes, whatever the order of the numbers.
+enum class KvScales : uint8_t { none = 0, block_head = 1 };
+const char* scales_name(KvScales);
+Result<KvScales> parse_scales(std::string_view);
+
 struct KvLayout {
   uint32_t layers = 0;     // of the model
   uint32_t kv_heads = 0;   // of the model
@@ -52,10 +58,12 @@ struct KvLayout {
   KvPairing pairing = KvPairing::apart;
   uint32_t layer_begin = 0, layer_count = 0; // the shard of layers held here; count 0: all
   uint32_t rope_dim = 0;                     // latent: the last elements of a row that carry the position
+  KvScales scales = KvScales::none;          // of an FP8 dtype
 
   uint32_t layers_held() const { return layer_count ? layer_count : layers; }
   uint32_t halves() const { return pairing == KvPairing::latent ? 1 : 2; } // K and V, or the row
   uint64_t bytes() const;            // of the buffer
+  uint64_t scale_at(uint32_t layer, uint32_t half, uint32_t block, uint32_t head) const; // byte of the f32; layer and head from the first held
   program::KvView strides() const;   // in elements; layer 0 is the first one held; v_offset is 0 for latent
   Result<program::KvView> view() const; // the strides, for kv_store and attention; UNSUPPORTED where those cannot read the layout
   std::string describe() const;      // one line, stable
@@ -100,7 +108,7 @@ struct KvPart {
 class KvPlan {
  public:
   // Moves the heads and layers that BOTH hold, narrowed to a part of them if given (so that of ranks that hold the same head only one sends
-  // it). Same dtype, head_dim, layers, kv_heads, and latent or not; order, pairing of K and V, block size and shards may differ.
+  // it). Same dtype, head_dim, layers, kv_heads, and latent or not; no scales yet; order, pairing of K and V, block size and shards may differ.
   static Result<KvPlan> compile(const KvLayout& src, const KvLayout& dst);
   static Result<KvPlan> compile(const KvLayout& src, const KvLayout& dst, const KvPart&);
   static Result<KvPlan> compile(const KvLayout& src, const KvLayout& dst, uint32_t head_begin, uint32_t head_count);

@@ -68,6 +68,8 @@ Status same_kv_model(const KvLayout& s, const KvLayout& d) {
   if (s.dtype != d.dtype) return differ("dtype", program::dtype_name(s.dtype), program::dtype_name(d.dtype));
   if (s.halves() != d.halves()) return differ("pairing", pairing_name(s.pairing), pairing_name(d.pairing));
   if (s.rope_dim != d.rope_dim) return differ("rope_dim", num(s.rope_dim), num(d.rope_dim));
+  if (s.scales != d.scales) return differ("scales", scales_name(s.scales), scales_name(d.scales));
+  if (s.scales != KvScales::none) return Error(BATON_UNSUPPORTED, "KV layouts with scales: a plan moves numbers and leaves their scales", "use bf16, or FP8 without scales, on both sides");
   return {};
 }
 

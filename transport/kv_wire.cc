@@ -21,6 +21,7 @@ json to_json(const KvLayout& l) {
   if (l.layer_count) j["layer_begin"] = l.layer_begin, j["layer_count"] = l.layer_count;
   if (l.pairing != KvPairing::apart) j["pairing"] = pairing_name(l.pairing);
   if (l.rope_dim) j["rope_dim"] = l.rope_dim;
+  if (l.scales != KvScales::none) j["scales"] = scales_name(l.scales);
   return j;
 }
 
@@ -89,6 +90,12 @@ Result<KvLayout> layout_from(const json& j) {
     const auto p = text_of(j, "pairing");
     if (!p) return bad;
     BATON_ASSIGN(l.pairing, parse_pairing(*p));
+    ++known;
+  }
+  if (j.contains("scales")) {
+    const auto k = text_of(j, "scales");
+    if (!k) return bad;
+    BATON_ASSIGN(l.scales, parse_scales(*k));
     ++known;
   }
   if (j.size() != known) // what this side overlooks, the peer means

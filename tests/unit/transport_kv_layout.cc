@@ -138,6 +138,28 @@ TEST(KvLayout, ShardsOfLayersAndLatentRowsAreTold) {
   EXPECT_TRUE(l.view().ok());
 }
 
+TEST(KvLayout, ScalesLieBehindTheNumbers) {
+  KvLayout l = layout(KvOrder::head_major, 16, 5);
+  l.dtype = DType::f8e4m3;
+  ASSERT_TRUE(l.check().ok());
+  EXPECT_EQ(l.bytes(), 3u * 2 * 5 * 16 * 8) << "a byte each";
+  EXPECT_EQ(l.view().error().code, BATON_UNSUPPORTED);
+  EXPECT_TRUE(KvPlan::compile(l, l).ok()) << "without scales they are bytes to move";
+  l.scales = KvScales::block_head;
+  EXPECT_THAT(l.describe(), HasSubstr("dtype=f8e4m3 order=head_major block_tokens=16 blocks=5 heads=[0,2) scales=block_head"));
+  EXPECT_EQ(l.bytes(), 3840u + 4 * 3 * 2 * 5 * 2);
+  EXPECT_EQ(l.scale_at(0, 0, 0, 0), 3840u);
+  EXPECT_EQ(l.scale_at(0, 0, 0, 1), 3844u);
+  EXPECT_EQ(l.scale_at(2, 1, 4, 1), l.bytes() - 4);
+  EXPECT_EQ(*layout_from(to_json(l)), l);
+  KvLayout without = l;
+  without.scales = KvScales::none;
+  EXPECT_THAT(KvPlan::compile(l, without).error().text(), HasSubstr("MISMATCH: KV layouts differ in scales: source block_head, destination none"));
+  EXPECT_EQ(KvPlan::compile(l, l).error().code, BATON_UNSUPPORTED);
+  l.dtype = DType::bf16;
+  EXPECT_EQ(l.check().error().code, BATON_INVALID_ARGUMENT);
+}
+
 TEST(KvLayout, GoesOverTheWireAndWhatIsUnknownIsRefused) {
   KvLayout l = layout(KvOrder::token_major, 16, 5);
   EXPECT_EQ(to_json(l).size(), 9u) << "what an older peer knows, and no more";
