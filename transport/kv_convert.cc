@@ -14,6 +14,9 @@ using program::DType;
 
 constexpr uint32_t kInf = 0x7f800000, kNan = 0x7fc00000, kMagnitude = 0x7fffffff; // of f32
 
+// By masks, where one side is arithmetic on floats: the compiler would make a branch of it, and that ends the vectors. Elsewhere ?: is a blend.
+[[gnu::always_inline]] inline uint32_t choose(bool which, uint32_t yes, uint32_t no) { return no ^ ((yes ^ no) & -uint32_t(which)); }
+
 // A binary format of Bits bits: a sign, an exponent of bias Bias, a mantissa of M bits. Magnitudes up to Top are numbers or, where Ieee, infinity.
 template <class C, int M, int Bias, uint32_t Top, uint32_t Nan, bool Ieee>
 struct Small {
@@ -29,15 +32,15 @@ struct Small {
     const uint32_t normal = (mag << kDrop) + (uint32_t(127 - Bias) << 23);
     const uint32_t subnormal = std::bit_cast<uint32_t>(float(int32_t(mag)) * kLeast);
     uint32_t u = mag < kNormal ? subnormal : normal;
-    if (Ieee) u = mag == Top ? kInf : u;
-    u = mag > Top ? kNan : u;
+    if (Ieee) u = mag >= Top ? kInf | mag << kDrop : u; // infinity, or a NaN that pack() makes the one of its format
+    else u = mag > Top ? kNan : u;
     return std::bit_cast<float>(u | sign);
   }
   [[gnu::always_inline]] static Code pack(float x) {
     const uint32_t u = std::bit_cast<uint32_t>(x), a = u & kMagnitude, sign = (u ^ a) >> (32 - kBits);
     const uint32_t normal = ((a + ((1u << (kDrop - 1)) - 1) + ((a >> kDrop) & 1)) >> kDrop) - (uint32_t(127 - Bias) << M);
     const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(a) + std::bit_cast<float>(kMagic)) - kMagic; // the adder rounds
-    uint32_t c = a < kNormalF32 ? subnormal : normal;
+    uint32_t c = choose(a < kNormalF32, subnormal, normal);
     c = c > Top ? Top : c;
     c = a > kInf ? Nan : c;
     return Code(c | sign);
@@ -87,7 +90,7 @@ template <class From>
     typename From::Code c;
     __builtin_memcpy(&c, s + i * sizeof c, sizeof c);
     uint32_t a = std::bit_cast<uint32_t>(From::unpack(c)) & kMagnitude;
-    a = a < kInf ? a : 0;
+    a = choose(a < kInf, a, 0);
     most = a > most ? a : most;
   }
   return most;
