@@ -222,9 +222,16 @@ void an_export_carries_its_offset(Fixture& f) {
 }
 
 // A part of another's object, at an offset that is no multiple of a page.
+// Nothing in info says whether a device imports: UNSUPPORTED with a next step keeps the promise as well.
+void skip_without_import(Fixture& f, const Shared& x) {
+  auto view = f.device.import_fd(x.fd, x.offset, 4096);
+  if (!view && view.error().code == BATON_UNSUPPORTED && view.error().next[0]) skip(view.error().text());
+}
+
 void an_import_is_the_same_memory(Fixture& f) {
   Buffer h = f.host(20000);
   Shared x(h);
+  skip_without_import(f, x);
   const Bytes data = f.random(20000);
   std::memcpy(Fixture::mapped(h), data.data(), data.size());
   Buffer view = must(f.device.import_fd(x.fd, x.offset + 4160, 9000));
@@ -240,6 +247,7 @@ void an_import_is_the_same_memory(Fixture& f) {
 void an_import_beyond_its_object_is_refused(Fixture& f) {
   Buffer h = f.host(8192);
   Shared x(h);
+  skip_without_import(f, x);
   EXPECT_CODE(f.device.import_fd(x.fd, x.offset, 8192 + 4096), BATON_INVALID_ARGUMENT);
   EXPECT_CODE(f.device.import_fd(x.fd, x.offset + 8192, 1), BATON_INVALID_ARGUMENT);
   EXPECT_CODE(f.device.import_fd(x.fd, UINT64_MAX - 10, 11), BATON_INVALID_ARGUMENT);
