@@ -103,7 +103,7 @@ class KvTransfer {
   ~KvTransfer();                   // neither sealed nor aborted: the sink's side is poisoned with CANCELLED
   const Queue& queue() const;
   void abort(const Error& cause);  // ends the transfer: what is queued fails, and the sink's side is poisoned with this cause
-  Op copy(uint32_t source, uint32_t layer) const;
+  Op copy(uint32_t source, uint32_t layer) const; // layer 0 is the first one that the sink holds
   // After the last layer has been sent (waits for it by polling): delivers `message` to the sink's side.
   Status seal(const Message& message, uint64_t deadline_ns);
   struct Stats {

@@ -35,7 +35,7 @@ struct Incoming::Impl {
   uint64_t transfer = 0, generation = 0; // the peer's id; ours
   Landing* landing = nullptr;
   uint32_t slot = 0;
-  uint64_t sources = 0;                  // bit s: source s sends
+  std::vector<uint64_t> wanted;          // by layer held: bit s: source s sends some of it
   std::vector<uint64_t> arrived;         // by layer
   std::vector<uint64_t> modelled;        // by layer: the latest of its sources
   uint32_t prefix = 0;
@@ -175,10 +175,12 @@ Result<Incoming> KvSink::Impl::expect(std::vector<int32_t> blocks, uint64_t toke
   const std::string name = "landed " + in->ticket.substr(0, 8);
   if (baton_timeline_create(instance, name.c_str(), &t, &e)) return e;
   in->landed = Timeline(t);
-  in->arrived.resize(layout.layers);
-  in->modelled.resize(layout.layers);
-  in->stats.landed_wall_ns.resize(layout.layers);
-  in->stats.landed_modelled_ns.resize(layout.layers);
+  const uint32_t layers = layout.layers_held();
+  in->arrived.resize(layers);
+  in->wanted.resize(layers);
+  in->modelled.resize(layers);
+  in->stats.landed_wall_ns.resize(layers);
+  in->stats.landed_modelled_ns.resize(layers);
   waiting_[in->ticket] = in.get();
   all_.push_back(in.get());
   return Incoming(std::move(in));
@@ -309,9 +311,11 @@ Status KvSink::Impl::agree(Session::Impl& s, Incoming::Impl& in, const Message& 
     sources.push_back(l);
   }
   BATON_ASSIGN(Shares shares, share_heads(sources, layout));
-  in.sources = 0;
-  for (size_t i = 0; i < sources.size(); ++i)
-    if (!shares.plans[i].empty()) in.sources |= uint64_t(1) << i;
+  for (uint32_t l = 0; l < in.wanted.size(); ++l) {
+    in.wanted[l] = 0;
+    for (size_t i = 0; i < sources.size(); ++i)
+      for (const KvPlan& p : shares.plans[i]) in.wanted[l] |= uint64_t(p.has_layer(layout.layer_begin + l)) << i;
+  }
   // Only now is anything of the memory told.
   BATON_ASSIGN(Link * link, choose(s, *wanted));
   BATON_ASSIGN(nlohmann::json offer, link->landing->offer());
@@ -380,12 +384,12 @@ void KvSink::Impl::take(const Note& note) {
   if (it == active_.end()) return; // late: its request has ended
   Incoming::Impl& in = **it;
   const uint64_t bit = note.source < kMaxSources ? uint64_t(1) << note.source : 0;
-  if (note.layer >= layout.layers || !(in.sources & bit) || in.arrived[note.layer] & bit) return; // not one that was agreed
+  if (note.layer >= in.wanted.size() || !(in.wanted[note.layer] & bit) || in.arrived[note.layer] & bit) return; // not one that was agreed
   in.arrived[note.layer] |= bit;
   in.modelled[note.layer] = std::max(in.modelled[note.layer], note.modelled_ns);
   in.stats.bytes += note.bytes;
   in.stats.segments += note.segments;
-  while (in.prefix < layout.layers && in.arrived[in.prefix] == in.sources) {
+  while (in.prefix < in.wanted.size() && in.arrived[in.prefix] == in.wanted[in.prefix]) {
     const uint32_t l = in.prefix++;
     if (l) in.modelled[l] = std::max(in.modelled[l], in.modelled[l - 1]);
     in.stats.landed_wall_ns[l] = now_ns();
@@ -397,7 +401,7 @@ void KvSink::Impl::take(const Note& note) {
 
 // Everything landed and the seal is here: what becomes of the session no longer matters to this request.
 void KvSink::Impl::finish_if_complete(Incoming::Impl& in) {
-  if (!in.seal || in.prefix != layout.layers) return;
+  if (!in.seal || in.prefix != in.wanted.size()) return;
   in.state = Incoming::Impl::State::done;
   leave(in);
 }

@@ -62,7 +62,8 @@ struct KvTransfer::Impl final : Service {
   uint32_t in_flight() const;
   void arm();
   size_t source_of(size_t index) const { return index / layers; }
-  uint32_t layer_of(size_t index) const { return uint32_t(index % layers); }
+  uint32_t layer_of(size_t index) const { return first_layer_ + uint32_t(index % layers); } // of the model
+  bool sends(size_t index) const;
 
  public:
   baton_instance* instance;
@@ -77,7 +78,7 @@ struct KvTransfer::Impl final : Service {
 
  private:
   uint64_t id_ = random_u64(), generation_ = 0;
-  uint32_t slot_ = 0;
+  uint32_t slot_ = 0, first_layer_ = 0; // that the sink holds
   bool open_sent_ = false, has_timer_ = false, has_more_ = false;
   LinkModel model_;
   std::vector<std::string> fabrics_; // asked for, best first
@@ -159,7 +160,8 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
     BATON_ASSIGN(local[i], sender_->local(bases_[i], layouts_[i].bytes()));
   }
   sources = all.size();
-  layers = sink.layers;
+  layers = sink.layers_held();
+  first_layer_ = sink.layer_begin;
   left_ = sources * layers;
   steps_.resize(left_);
   pending_.reserve(left_);
@@ -337,9 +339,14 @@ int32_t KvTransfer::Impl::submit(const baton_driver_op* ops, uint32_t count, uin
   return BATON_OK;
 }
 
+bool KvTransfer::Impl::sends(size_t index) const {
+  return std::any_of(shares_.plans[source_of(index)].begin(), shares_.plans[source_of(index)].end(), [&](const KvPlan& p) { return p.has_layer(layer_of(index)); });
+}
+
 // Points the batch at the next of the source's moves; false: there is none.
 bool KvTransfer::Impl::next_part(Step& s, size_t index) {
   const auto& moves = moves_[source_of(index)];
+  while (s.part < moves.size() && moves[s.part].layer(layer_of(index)).empty()) ++s.part;
   if (s.part >= moves.size()) return false;
   s.batch.segments = moves[s.part++].layer(layer_of(index));
   s.batch.next = 0;
@@ -383,15 +390,15 @@ bool KvTransfer::Impl::advance(Step& s, size_t index, uint64_t& bytes) {
     return true;
   }
   if (!b.posted() || s.part < moves_[source_of(index)].size()) return false;
-  if (!moves_[source_of(index)].empty()) { // the others send nothing, and the sink does not wait for them
+  if (sends(index)) { // the others send nothing, and the sink does not wait for them
     Note note{};
     note.generation = generation_;
     note.source = uint32_t(source_of(index));
-    note.layer = layer_of(index);
+    note.layer = layer_of(index) - first_layer_;
     note.slot = slot_;
     for (const KvMove& m : moves_[note.source]) {
-      note.bytes += m.bytes(note.layer);
-      note.segments += uint32_t(m.layer(note.layer).size());
+      note.bytes += m.bytes(layer_of(index));
+      note.segments += uint32_t(m.layer(layer_of(index)).size());
     }
     note.modelled_ns = s.start_ns + uint64_t(std::llround(model_.cost_ns(note.bytes, note.segments)));
     if (!sender_->notify(note)) return false;

@@ -11,12 +11,18 @@ namespace baton::transport {
 
 using nlohmann::json;
 
+// What is as it always was is left out: an older peer reads it. It would overlook the rest, and then its plan has another hash.
 json to_json(const KvLayout& l) {
-  return {{"layers", l.layers},           {"kv_heads", l.kv_heads},
-          {"head_dim", l.head_dim},       {"dtype", uint32_t(l.dtype)},
-          {"order", order_name(l.order)}, {"block_tokens", l.block_tokens},
-          {"blocks", l.blocks},           {"head_begin", l.head_begin},
-          {"head_count", l.head_count}};
+  json j = {{"layers", l.layers},           {"kv_heads", l.kv_heads},
+            {"head_dim", l.head_dim},       {"dtype", uint32_t(l.dtype)},
+            {"order", order_name(l.order)}, {"block_tokens", l.block_tokens},
+            {"blocks", l.blocks},           {"head_begin", l.head_begin},
+            {"head_count", l.head_count}};
+  if (l.layer_count) j["layer_begin"] = l.layer_begin, j["layer_count"] = l.layer_count;
+  if (l.pairing != KvPairing::apart) j["pairing"] = pairing_name(l.pairing);
+  if (l.rope_dim) j["rope_dim"] = l.rope_dim;
+  if (l.scales != KvScales::none) j["scales"] = scales_name(l.scales);
+  return j;
 }
 
 std::optional<uint64_t> u64_of(const json& j, const char* key) {
@@ -62,12 +68,17 @@ Result<KvLayout> layout_from(const json& j) {
   struct Field {
     const char* key;
     uint32_t* to;
+    bool optional = false;
   };
-  for (auto [key, to] : {Field{"layers", &l.layers}, {"kv_heads", &l.kv_heads}, {"head_dim", &l.head_dim}, {"block_tokens", &l.block_tokens}, {"blocks", &l.blocks},
-                         {"head_begin", &l.head_begin}, {"head_count", &l.head_count}}) {
+  size_t known = 2; // dtype, order
+  for (auto [key, to, optional] : {Field{"layers", &l.layers}, {"kv_heads", &l.kv_heads}, {"head_dim", &l.head_dim}, {"block_tokens", &l.block_tokens}, {"blocks", &l.blocks},
+                         {"head_begin", &l.head_begin}, {"head_count", &l.head_count}, {"layer_begin", &l.layer_begin, true},
+                                   {"layer_count", &l.layer_count, true}, {"rope_dim", &l.rope_dim, true}}) {
+    if (optional && j.is_object() && !j.contains(key)) continue;
     const auto v = u64_of(j, key);
     if (!v || *v > UINT32_MAX) return bad;
     *to = uint32_t(*v);
+    ++known;
   }
   const auto d = u64_of(j, "dtype");
   const auto o = text_of(j, "order");
@@ -75,6 +86,20 @@ Result<KvLayout> layout_from(const json& j) {
   dtype = *d;
   l.dtype = program::DType(dtype);
   BATON_ASSIGN(l.order, parse_order(*o));
+  if (j.contains("pairing")) {
+    const auto p = text_of(j, "pairing");
+    if (!p) return bad;
+    BATON_ASSIGN(l.pairing, parse_pairing(*p));
+    ++known;
+  }
+  if (j.contains("scales")) {
+    const auto k = text_of(j, "scales");
+    if (!k) return bad;
+    BATON_ASSIGN(l.scales, parse_scales(*k));
+    ++known;
+  }
+  if (j.size() != known) // what this side overlooks, the peer means
+    return Error(BATON_MISMATCH, "a KV layout from the peer has a field that is unknown here", "run the same Baton version on both sides");
   BATON_TRY(l.check());
   return l;
 }
@@ -92,35 +117,60 @@ Error error_from(const json& j) {
   return out;
 }
 
+namespace {
+
+// What is left of `from` without `taken`, which lies in it: at most four parts, by layers and then by heads.
+void subtract(const KvPart& from, const KvPart& taken, std::vector<KvPart>& left) {
+  const uint32_t layer_end = from.layer_begin + from.layer_count, taken_layer_end = taken.layer_begin + taken.layer_count;
+  const uint32_t head_end = from.head_begin + from.head_count, taken_head_end = taken.head_begin + taken.head_count;
+  auto put = [&](uint32_t hb, uint32_t he, uint32_t lb, uint32_t le) {
+    if (hb < he && lb < le) left.push_back({hb, he - hb, lb, le - lb});
+  };
+  put(from.head_begin, head_end, from.layer_begin, taken.layer_begin);
+  put(from.head_begin, taken.head_begin, taken.layer_begin, taken_layer_end);
+  put(taken_head_end, head_end, taken.layer_begin, taken_layer_end);
+  put(from.head_begin, head_end, taken_layer_end, layer_end);
+}
+
+// The part of `p` that the layout holds; counts of 0 where it holds none.
+KvPart held(const KvPart& p, const KvLayout& by) {
+  KvLayout rest;
+  rest.head_begin = p.head_begin, rest.head_count = p.head_count, rest.layer_begin = p.layer_begin, rest.layer_count = p.layer_count;
+  return common_part(by, rest);
+}
+
+} // namespace
+
 Result<Shares> share_heads(std::span<const KvLayout> sources, const KvLayout& sink) {
   Shares out;
-  std::vector<bool> taken(sink.kv_heads);
+  BATON_TRY(sink.check());
+  std::vector<KvPart> left{{sink.head_begin, sink.head_count, sink.layer_begin, sink.layers_held()}}, rest;
   std::string all;
   for (const KvLayout& s : sources) {
-    auto whole = KvPlan::compile(s, sink); // names the first difference
+    BATON_TRY(s.check());
+    BATON_TRY(same_kv_model(s, sink)); // names the first difference
     auto& plans = out.plans.emplace_back();
-    if (!whole.ok()) {
-      const bool elsewhere = s.head_begin + s.head_count <= sink.head_begin || sink.head_begin + sink.head_count <= s.head_begin;
-      if (!elsewhere || s.kv_heads != sink.kv_heads || s.layers != sink.layers || s.head_dim != sink.head_dim || s.dtype != sink.dtype) return whole.error();
-      continue;
-    }
-    const uint32_t end = std::min(s.head_begin + s.head_count, sink.head_begin + sink.head_count);
-    for (uint32_t h = std::max(s.head_begin, sink.head_begin); h < end;) {
-      uint32_t to = h;
-      while (to < end && !taken[to]) taken[to++] = true;
-      if (to > h) {
-        BATON_ASSIGN(KvPlan p, KvPlan::compile(s, sink, h, to - h));
-        all += fmt::format("{}:{:016x};", out.plans.size() - 1, p.hash());
-        plans.push_back(std::move(p));
+    rest.clear();
+    for (const KvPart& p : left) {
+      const KvPart mine = held(p, s);
+      if (!mine.head_count || !mine.layer_count) {
+        rest.push_back(p);
+        continue;
       }
-      h = std::max(to, h + 1);
+      BATON_ASSIGN(KvPlan plan, KvPlan::compile(s, sink, mine));
+      all += fmt::format("{}:{:016x};", out.plans.size() - 1, plan.hash());
+      plans.push_back(std::move(plan));
+      subtract(p, mine, rest);
     }
+    left.swap(rest);
     out.active += !plans.empty();
   }
-  for (uint32_t h = sink.head_begin; h < sink.head_begin + sink.head_count; ++h)
-    if (!taken[h])
-      return Error(BATON_MISMATCH, fmt::format("no source holds head {} of the sink's [{},{})", h, sink.head_begin, sink.head_begin + sink.head_count),
-                   "open the transfer with every rank's source");
+  if (!left.empty()) {
+    const KvPart& p = left[0];
+    const std::string layers = p.layer_count == sink.layers ? "" : fmt::format(" in layer {}", p.layer_begin);
+    return Error(BATON_MISMATCH, fmt::format("no source holds head {} of the sink's [{},{}){}", p.head_begin, sink.head_begin, sink.head_begin + sink.head_count, layers),
+                 "open the transfer with every rank's source");
+  }
   out.hash = XXH3_64bits(all.data(), all.size());
   return out;
 }

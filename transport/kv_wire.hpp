@@ -31,7 +31,8 @@ std::optional<std::string> text_of(const nlohmann::json&, const char* key);
 std::optional<std::vector<std::string>> texts_of(const nlohmann::json&, const char* key);
 std::optional<std::vector<int32_t>> blocks_of(const nlohmann::json&, const char* key);
 
-// Which heads each source sends: of those that several hold, the lowest source. Both sides compute it; every head of the sink must come.
+// Which heads of which layers each source sends: of those that several hold, the lowest source. Both sides compute it; every head of every
+// layer of the sink must come.
 struct Shares {
   std::vector<std::vector<KvPlan>> plans; // by source; empty: it sends nothing
   uint64_t hash = 0;                      // of all

@@ -18,7 +18,7 @@ constexpr uint64_t kMostTokens = 256, kMostLayers = 64, kMostHeads = 256, kMostB
 bool small(const KvLayout& l) { return l.layers <= kMostLayers && l.kv_heads <= kMostHeads && l.blocks <= kMostBlocks; }
 
 void judge(const KvPlan& plan, const KvMove& move, uint64_t tokens, uint64_t heads) {
-  for (uint32_t l = 0; l < plan.src().layers; ++l) {
+  for (uint32_t l = plan.part().layer_begin; plan.has_layer(l); ++l) {
     uint64_t bytes = 0, end = 0;
     for (const KvSegment& s : move.layer(l)) {
       FUZZ_CHECK(s.bytes && s.src + s.bytes <= plan.src().bytes() && s.dst + s.bytes <= plan.dst().bytes());
@@ -27,7 +27,7 @@ void judge(const KvPlan& plan, const KvMove& move, uint64_t tokens, uint64_t hea
       bytes += s.bytes;
     }
     FUZZ_CHECK(bytes == move.bytes(l));
-    FUZZ_CHECK(bytes == tokens * 2 * heads * plan.src().head_dim * program::dtype_bytes(plan.src().dtype));
+    FUZZ_CHECK(bytes == tokens * plan.src().halves() * heads * plan.src().head_dim * program::dtype_bytes(plan.src().dtype));
   }
 }
 
@@ -36,8 +36,7 @@ void compile(const KvLayout& src, const KvLayout& dst, const std::vector<int32_t
   if (!plan) return (void)fuzz::sound(plan);
   auto move = plan->instantiate(blocks, blocks, 0, tokens);
   if (!move) return (void)fuzz::sound(move);
-  const uint64_t begin = std::max(src.head_begin, dst.head_begin), end = std::min(src.head_begin + src.head_count, dst.head_begin + dst.head_count);
-  judge(*plan, *move, tokens, end - begin);
+  judge(*plan, *move, tokens, common_part(src, dst).head_count);
 }
 
 }  // namespace

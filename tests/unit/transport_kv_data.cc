@@ -11,13 +11,13 @@ uint16_t value_of(uint32_t layer, bool v, uint64_t token, uint32_t head, uint32_
 
 template <class F>
 void each_element(const KvLayout& l, const std::vector<int32_t>& blocks, uint64_t tokens, F f) {
-  const auto w = l.view();
-  for (uint32_t y = 0; y < l.layers; ++y)
-    for (int v = 0; v < 2; ++v)
+  const auto w = l.strides();
+  for (uint32_t y = 0; y < l.layers_held(); ++y)
+    for (uint32_t v = 0; v < l.halves(); ++v)
       for (uint64_t t = 0; t < tokens; ++t)
         for (uint32_t h = 0; h < l.head_count; ++h)
           for (uint32_t d = 0; d < l.head_dim; ++d)
-            f(y * w.layer_stride + v * w.v_offset + uint64_t(blocks[t / l.block_tokens]) * w.block_stride + t % l.block_tokens * w.token_stride + h * w.head_stride + d, y, v, t,
+            f(y * w.layer_stride + v * w.v_offset + uint64_t(blocks[t / l.block_tokens]) * w.block_stride + t % l.block_tokens * w.token_stride + h * w.head_stride + d, l.layer_begin + y, v, t,
               l.head_begin + h, d);
 }
 

@@ -1,5 +1,6 @@
 // Every plan against the definition: element by element, over random pairs of layouts and random block tables.
 #include "transport/kv_layout.hpp"
+#include "transport/kv_wire.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -27,7 +28,7 @@ KvLayout layout(KvOrder order, uint32_t block_tokens, uint32_t blocks, uint32_t 
 }
 
 uint64_t element(const KvLayout& l, uint32_t layer, bool v, int32_t block, uint32_t token, uint32_t local_head, uint32_t d) {
-  const auto w = l.view();
+  const auto w = l.strides();
   return layer * w.layer_stride + (v ? w.v_offset : 0) + uint64_t(block) * w.block_stride + token * w.token_stride + local_head * w.head_stride + d;
 }
 
@@ -50,6 +51,8 @@ KvLayout random_layout(std::mt19937& rng) {
 
 KvLayout place(std::mt19937& rng, KvLayout l, uint64_t tokens) {
   l.order = KvOrder(1 + rng() % 3);
+  l.pairing = KvPairing(1 + rng() % 3);
+  if (l.order == KvOrder::block_major && l.pairing == KvPairing::block) l.pairing = KvPairing::apart;
   l.block_tokens = (const uint32_t[]){1, 3, 16, 64}[rng() % 4];
   l.blocks = uint32_t((tokens + l.block_tokens - 1) / l.block_tokens) + rng() % 4;
   if (l.blocks == 0) l.blocks = 1;
@@ -103,6 +106,85 @@ TEST(KvLayout, DescribeIsStableAndHashFollowsIt) {
   EXPECT_NE(l.hash(), m.hash());
 }
 
+TEST(KvLayout, PairingsAreWhatTheirNamesSay) {
+  auto paired = [](KvOrder o, KvPairing p) {
+    KvLayout l = layout(o, 16, 5);
+    l.pairing = p;
+    return l;
+  };
+  EXPECT_EQ(element(paired(KvOrder::token_major, KvPairing::block), 0, true, 0, 0, 0, 0), 16u * 8);
+  EXPECT_EQ(element(paired(KvOrder::token_major, KvPairing::block), 0, false, 1, 0, 0, 0), 2u * 16 * 8);
+  EXPECT_EQ(element(paired(KvOrder::token_major, KvPairing::token), 0, true, 0, 0, 0, 0), 8u);
+  EXPECT_EQ(element(paired(KvOrder::token_major, KvPairing::token), 0, false, 0, 1, 0, 0), 16u);
+  EXPECT_EQ(element(paired(KvOrder::head_major, KvPairing::token), 0, true, 0, 0, 0, 0), 4u);
+  EXPECT_EQ(element(paired(KvOrder::head_major, KvPairing::token), 0, false, 0, 0, 1, 0), 2u * 16 * 4);
+  EXPECT_EQ(element(paired(KvOrder::block_major, KvPairing::token), 1, false, 0, 0, 0, 0), 2u * 16 * 8);
+}
+
+TEST(KvLayout, ShardsOfLayersAndLatentRowsAreTold) {
+  KvLayout l = layout(KvOrder::token_major, 16, 5);
+  const uint64_t whole = l.hash();
+  l.layer_count = 3;
+  EXPECT_EQ(l.hash(), whole) << "all layers, said or not";
+  l.layer_begin = 1, l.layer_count = 2, l.pairing = KvPairing::block;
+  EXPECT_EQ(l.describe(), "kv/1 layers=3 kv_heads=4 head_dim=4 dtype=bf16 order=token_major block_tokens=16 blocks=5 heads=[0,2) held_layers=[1,3) pairing=block");
+  EXPECT_EQ(l.bytes(), 2u * 2 * 5 * 16 * 8 * 2);
+  KvLayout mla; // DeepSeek V3: kv.md 1.1 has 70,272 bytes a token
+  mla.layers = 61, mla.kv_heads = mla.head_count = 1, mla.head_dim = 576, mla.rope_dim = 64, mla.blocks = 1, mla.pairing = KvPairing::latent;
+  ASSERT_TRUE(mla.check().ok());
+  EXPECT_EQ(mla.bytes(), 16u * 70272);
+  EXPECT_THAT(mla.describe(), HasSubstr(" pairing=latent rope_dim=64"));
+  EXPECT_EQ(mla.view().error().code, BATON_UNSUPPORTED);
+  EXPECT_TRUE(l.view().ok());
+}
+
+TEST(KvLayout, ScalesLieBehindTheNumbers) {
+  KvLayout l = layout(KvOrder::head_major, 16, 5);
+  l.dtype = DType::f8e4m3;
+  ASSERT_TRUE(l.check().ok());
+  EXPECT_EQ(l.bytes(), 3u * 2 * 5 * 16 * 8) << "a byte each";
+  EXPECT_EQ(l.view().error().code, BATON_UNSUPPORTED);
+  EXPECT_TRUE(KvPlan::compile(l, l).ok()) << "without scales they are bytes to move";
+  l.scales = KvScales::block_head;
+  EXPECT_THAT(l.describe(), HasSubstr("dtype=f8e4m3 order=head_major block_tokens=16 blocks=5 heads=[0,2) scales=block_head"));
+  EXPECT_EQ(l.bytes(), 3840u + 4 * 3 * 2 * 5 * 2);
+  EXPECT_EQ(l.scale_at(0, 0, 0, 0), 3840u);
+  EXPECT_EQ(l.scale_at(0, 0, 0, 1), 3844u);
+  EXPECT_EQ(l.scale_at(2, 1, 4, 1), l.bytes() - 4);
+  EXPECT_EQ(*layout_from(to_json(l)), l);
+  KvLayout without = l;
+  without.scales = KvScales::none;
+  EXPECT_THAT(KvPlan::compile(l, without).error().text(), HasSubstr("MISMATCH: KV layouts differ in scales: source block_head, destination none"));
+  EXPECT_EQ(KvPlan::compile(l, l).error().code, BATON_UNSUPPORTED);
+  l.dtype = DType::bf16;
+  EXPECT_EQ(l.check().error().code, BATON_INVALID_ARGUMENT);
+}
+
+TEST(KvLayout, GoesOverTheWireAndWhatIsUnknownIsRefused) {
+  KvLayout l = layout(KvOrder::token_major, 16, 5);
+  EXPECT_EQ(to_json(l).size(), 9u) << "what an older peer knows, and no more";
+  l.layer_begin = 1, l.layer_count = 2, l.pairing = KvPairing::token;
+  auto j = to_json(l);
+  EXPECT_EQ(*layout_from(j), l);
+  KvLayout mla = layout(KvOrder::head_major, 16, 5, 0, 1);
+  mla.kv_heads = 1, mla.pairing = KvPairing::latent, mla.rope_dim = 1;
+  EXPECT_EQ(*layout_from(to_json(mla)), mla);
+  auto refused = [](nlohmann::json bad) {
+    auto r = layout_from(bad);
+    return r.ok() ? std::string("taken") : r.error().text();
+  };
+  auto with = [&](const char* key, nlohmann::json v) {
+    auto bad = j;
+    bad[key] = v;
+    return refused(bad);
+  };
+  EXPECT_THAT(with("pairing", "braided"), HasSubstr("unknown KV pairing 'braided'"));
+  EXPECT_THAT(with("pairing", 3), HasSubstr("malformed"));
+  EXPECT_THAT(with("layer_count", -1), HasSubstr("malformed"));
+  EXPECT_THAT(with("window", 128u), HasSubstr("MISMATCH: a KV layout from the peer has a field that is unknown here"));
+  EXPECT_THAT(with("layer_count", 3u), HasSubstr("layers [1,4) of a model with 3"));
+}
+
 TEST(KvLayout, ParseOrder) {
   for (auto o : {KvOrder::token_major, KvOrder::head_major, KvOrder::block_major}) EXPECT_EQ(*parse_order(order_name(o)), o);
   auto bad = parse_order("nhd");
@@ -126,6 +208,13 @@ TEST(KvLayout, ContradictionsAreRefused) {
   EXPECT_EQ(code([](KvLayout& l) { l.blocks = l.block_tokens = l.head_dim = l.layers = UINT32_MAX; }), BATON_INVALID_ARGUMENT);
   EXPECT_EQ(code([](KvLayout& l) { l.order = KvOrder(9); }), BATON_INVALID_ARGUMENT);
   EXPECT_EQ(code([](KvLayout& l) { l.dtype = DType(77); }), BATON_INVALID_ARGUMENT);
+  EXPECT_EQ(code([](KvLayout& l) { l.pairing = KvPairing(0); }), BATON_INVALID_ARGUMENT);
+  EXPECT_EQ(code([](KvLayout& l) { l.pairing = KvPairing::latent; }), BATON_INVALID_ARGUMENT) << "of four heads";
+  EXPECT_EQ(code([](KvLayout& l) { l.pairing = KvPairing::block, l.order = KvOrder::block_major; }), BATON_INVALID_ARGUMENT);
+  EXPECT_EQ(code([](KvLayout& l) { l.rope_dim = 1; }), BATON_INVALID_ARGUMENT);
+  EXPECT_EQ(code([](KvLayout& l) { l.layer_begin = 1; }), BATON_INVALID_ARGUMENT) << "of how many";
+  EXPECT_EQ(code([](KvLayout& l) { l.layer_begin = 2, l.layer_count = 2; }), BATON_INVALID_ARGUMENT);
+  EXPECT_EQ(code([](KvLayout& l) { l.layer_begin = UINT32_MAX, l.layer_count = UINT32_MAX; }), BATON_INVALID_ARGUMENT);
 }
 
 // One random case: move by plan, move by definition, compare both buffers whole.
@@ -221,6 +310,17 @@ TEST(KvPlan, NamesTheFirstDifference) {
   EXPECT_THAT(why([](KvLayout& m) { m.head_dim = 8; }), HasSubstr("head_dim: source 4, destination 8"));
   EXPECT_THAT(why([](KvLayout& m) { m.dtype = DType::f32; }), HasSubstr("dtype: source bf16, destination f32"));
   EXPECT_THAT(why([](KvLayout& m) { m.head_begin = 2; }), HasSubstr("no head is on both sides: source [0,2), destination [2,4)"));
+  KvLayout low = l, high = l;
+  low.layer_count = 1, high.layer_begin = 1, high.layer_count = 2;
+  EXPECT_THAT(KvPlan::compile(low, high).error().text(), HasSubstr("no layer is on both sides: source [0,1), destination [1,3)"));
+  EXPECT_THAT(KvPlan::compile(l, high, KvPart{0, 2, 0, 2}).error().text(), HasSubstr("a plan for layers [0,2): the destination holds [1,3)"));
+  KvLayout row = layout(KvOrder::token_major, 16, 8, 0, 1);
+  row.kv_heads = 1;
+  KvLayout mla = row, other = row;
+  mla.pairing = other.pairing = KvPairing::latent;
+  mla.rope_dim = 2;
+  EXPECT_THAT(KvPlan::compile(row, mla).error().text(), HasSubstr("differ in pairing: source apart, destination latent"));
+  EXPECT_THAT(KvPlan::compile(mla, other).error().text(), HasSubstr("differ in rope_dim: source 2, destination 0"));
 }
 
 TEST(KvPlan, RefusesTablesThatDoNotFit) {

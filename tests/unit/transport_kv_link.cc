@@ -1,5 +1,5 @@
 // KvSink, Incoming, KvTransfer on every fabric of this machine, both sides in one process; byte for byte.
-#include "transport_test.hpp"
+#include "transport_kv_request.hpp"
 
 #include "transport/endpoint.hpp"
 #include "transport/kv_wire.hpp"
@@ -8,79 +8,6 @@ namespace baton::transport {
 namespace {
 
 using testing::HasSubstr;
-
-// A request over two ends: one sink buffer, a source for each rank.
-struct Request {
-  TwoEnds& e;
-  KvLayout dst;
-  std::vector<KvLayout> src;
-  uint64_t tokens;
-  std::mt19937 rng{42};
-  Buffer landing;
-  KvSink sink;
-  std::vector<Buffer> sources;
-  uint32_t salt = 0;
-  std::vector<int32_t> dst_blocks;
-  std::vector<std::vector<int32_t>> src_blocks;
-
-  Request(TwoEnds& ends, KvLayout to, std::vector<KvLayout> from, uint64_t n)
-      : e(ends), dst(to), src(std::move(from)), tokens(n), landing(must(e.host.alloc(to.bytes()))), sink(must(KvSink::create(e.in, e.decode, landing, to, "model-a"))) {
-    for (auto& l : src) sources.push_back(must(e.host.alloc(l.bytes())));
-  }
-  Incoming expect() {
-    ++salt;
-    std::memset(must(landing.map()), 0xee, landing.bytes());
-    dst_blocks = shuffled_blocks(rng, dst, tokens);
-    src_blocks.clear();
-    for (size_t i = 0; i < src.size(); ++i) {
-      src_blocks.push_back(shuffled_blocks(rng, src[i], tokens));
-      fill_kv(sources[i], src[i], src_blocks[i], tokens, salt);
-    }
-    return must(sink.expect(dst_blocks, tokens), "expect");
-  }
-  std::vector<KvSource> list() {
-    std::vector<KvSource> all;
-    for (size_t i = 0; i < src.size(); ++i) all.push_back({&sources[i], src[i], src_blocks[i]});
-    return all;
-  }
-  Result<KvTransfer> open(const std::string& ticket, const std::string& fabric, const std::string& model = "model-a") {
-    return KvTransfer::open(e.in, *e.at_prefill, ticket, list(), tokens, {.fabric = fabric, .model = model}, deadline_in_ms(kSanitized ? 20000 : 5000));
-  }
-  uint64_t wrong() { return wrong_kv(landing, dst, dst_blocks, tokens, salt); }
-};
-
-void submit_all(Request& r, KvTransfer& t, const Timeline& sent, bool backwards = false) {
-  std::vector<Op> ops;
-  for (uint32_t l = 0; l < r.dst.layers; ++l)
-    for (uint32_t s = 0; s < r.src.size(); ++s) ops.push_back(t.copy(s, backwards ? r.dst.layers - 1 - l : l));
-  ops.back().signal(sent, 1);
-  ASSERT_OK(t.queue().submit(ops));
-}
-
-constexpr uint64_t kSoonMs = kSanitized ? 30000 : 5000;
-
-void move_once(Request& r, const std::string& fabric) {
-  Incoming in = r.expect();
-  auto t = r.open(in.ticket(), fabric);
-  ASSERT_OK(t);
-  Timeline sent = must(r.e.in.timeline("sent"));
-  submit_all(r, *t, sent, r.salt % 2);
-  ASSERT_OK(in.landed().wait_until(r.dst.layers, deadline_in_ms(kSoonMs)));
-  EXPECT_EQ(r.wrong(), 0u);
-  ASSERT_OK(t->seal({"first", {{"token", 42}}, {1, 2, 3}}, deadline_in_ms(kSoonMs)));
-  std::optional<Message> m;
-  ASSERT_TRUE(poll_until(r.e.in, [&] { return (m = in.sealed()).has_value(); }));
-  EXPECT_EQ(m->type, "first");
-  EXPECT_EQ(m->body["token"], 42);
-  EXPECT_EQ(m->bytes, (std::vector<uint8_t>{1, 2, 3}));
-  EXPECT_FALSE(in.sealed().has_value());
-  EXPECT_TRUE(in.quiesced());
-  const uint64_t bytes = r.tokens * 2 * r.dst.head_count * r.dst.head_dim * 2 * r.dst.layers;
-  EXPECT_EQ(in.stats().bytes, bytes);
-  EXPECT_EQ(t->stats().bytes, bytes);
-  EXPECT_EQ(in.stats().segments, t->stats().segments);
-  EXPECT_EQ(in.stats().fabric, fabric == "auto" ? "mapped" : fabric);
-}
 
 class OnFabric : public testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(All, OnFabric, testing::Values("mapped", "shm", "tcp", "auto"), [](const auto& i) { return std::string(i.param); });
@@ -101,6 +28,32 @@ TEST_P(OnFabric, MovesEveryByteFromShardedRanksAndOtherBlockSizes) {
         move_once(req, GetParam());
         if (HasFatalFailure() || HasNonfatalFailure()) return;
       }
+}
+
+// Four layers of two heads over pipeline stages and ranks, to wafers that hold layers [0,1) and [1,4).
+TEST_P(OnFabric, LayersOfSeveralStagesGoToTheWafersThatHoldThem) {
+  TwoEnds e;
+  auto part = [](KvLayout l, KvPairing pairing, uint32_t layer_begin, uint32_t layer_count) {
+    l.pairing = pairing, l.layer_begin = layer_begin, l.layer_count = layer_count;
+    return l;
+  };
+  for (auto [first, count] : {std::pair{0u, 1u}, {1u, 3u}}) {
+    SCOPED_TRACE(first);
+    std::vector<KvLayout> from{part(small_layout(KvOrder::token_major, 16, 12, 0, 1), KvPairing::apart, 0, 2), part(small_layout(KvOrder::head_major, 16, 12), KvPairing::token, 0, 3),
+                               part(small_layout(KvOrder::token_major, 16, 12), KvPairing::block, 2, 2)};
+    Request r(e, part(small_layout(KvOrder::block_major, 64, 3), KvPairing::token, first, count), from, 100);
+    move_once(r, GetParam());
+  }
+}
+
+TEST_P(OnFabric, LatentRowsComeFromOneRank) {
+  TwoEnds e;
+  KvLayout l = small_layout(KvOrder::token_major, 16, 12, 0, 1);
+  l.kv_heads = 1, l.head_dim = 36, l.rope_dim = 4, l.pairing = KvPairing::latent;
+  KvLayout to = l;
+  to.order = KvOrder::block_major, to.block_tokens = 64;
+  Request r(e, to, {l, l}, 100);
+  move_once(r, GetParam());
 }
 
 TEST_P(OnFabric, TokensOfEveryAwkwardCount) {

@@ -18,8 +18,8 @@ namespace {
 // Both programs are the same layers around other ends.
 class Transformer {
  public:
-  Transformer(const Model& m, const Numbers& n, const Shard& s, const transport::KvLayout& layout, const Bounds& bounds, bool loop)
-      : c_(m.config), n_(n), s_(s), view_(layout.view()), m_(m), b_(loop ? "decode" : "prefill") {
+  Transformer(const Model& m, const Numbers& n, const Shard& s, const transport::KvLayout& layout, const program::KvView& view, const Bounds& bounds, bool loop)
+      : c_(m.config), n_(n), s_(s), view_(view), m_(m), b_(loop ? "decode" : "prefill") {
     program::Program& p = b_.program();
     p.ranks = s.ranks;
     p.loop = loop;
@@ -124,7 +124,8 @@ transport::KvLayout kv_layout(const ModelConfig& c, const Numbers& n, const Shar
 }
 
 Result<program::Program> prefill_program(const Model& m, const Numbers& n, const Shard& s, const transport::KvLayout& layout, Bounds bounds) {
-  Transformer t(m, n, s, layout, bounds, false);
+  BATON_ASSIGN(const program::KvView view, layout.view());
+  Transformer t(m, n, s, layout, view, bounds, false);
   Builder& b = t.builder();
   uint32_t ids = b.value("ids", DType::i32, Storage::input, {kTokens});
   uint32_t token = b.value("token", DType::i32, Storage::output, {1});
@@ -137,7 +138,8 @@ Result<program::Program> prefill_program(const Model& m, const Numbers& n, const
 
 Result<program::Program> decode_program(const Model& m, const Numbers& n, const transport::KvLayout& layout, Bounds bounds) {
   BATON_ASSIGN(Shard whole, Shard::make(m.config, 0, 1));
-  Transformer t(m, n, whole, layout, bounds, true);
+  BATON_ASSIGN(const program::KvView view, layout.view());
+  Transformer t(m, n, whole, layout, view, bounds, true);
   Builder& b = t.builder();
   uint32_t tokens = b.value("tokens", DType::i32, Storage::inout, {kSteps});
   uint32_t logits = b.value("logits", DType::f32, Storage::output, {kSteps, int64_t(m.config.vocab)}, true);

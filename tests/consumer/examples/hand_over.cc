@@ -26,7 +26,7 @@ transport::KvLayout layout(transport::KvOrder order, uint32_t block_tokens, uint
 
 // The first byte of (layer 3, K, token 70, head 1): block 4 of 16 tokens here, block 1 of 64 tokens there.
 uint64_t probe(const transport::KvLayout& l, const std::vector<int32_t>& blocks) {
-  const auto view = l.view();
+  const auto view = l.strides();
   return 2 * (3 * view.layer_stride + uint64_t(blocks[70 / l.block_tokens]) * view.block_stride + 70 % l.block_tokens * view.token_stride +
               1 * view.head_stride);
 }

@@ -1,0 +1,195 @@
+// FP8 conversions against a reference that knows only the list of a format's numbers: every code, every 16-bit number, every boundary.
+#include "transport/kv_convert.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <vector>
+
+namespace baton::transport {
+namespace {
+
+using program::DType;
+using testing::HasSubstr;
+
+// A format by its numbers: sign, exponent and mantissa bits, as its standard has them.
+struct Format {
+  DType dtype;
+  int bits, mantissa, bias;
+  bool infinite;                // the top exponent is infinity and NaN
+  uint32_t largest, nan;        // magnitudes
+};
+const Format kE4m3{DType::f8e4m3, 8, 3, 7, false, 0x7e, 0x7f};
+const Format kE5m2{DType::f8e5m2, 8, 2, 15, true, 0x7b, 0x7f};
+const Format kF16{DType::f16, 16, 10, 15, true, 0x7bff, 0x7e00};
+const Format kBf16{DType::bf16, 16, 7, 127, true, 0x7f7f, 0x7fc0};
+
+uint32_t sign_of(const Format& f) { return 1u << (f.bits - 1); }
+
+double value(const Format& f, uint32_t code) {
+  const uint32_t mag = code & (sign_of(f) - 1), exponent = mag >> f.mantissa, mantissa = mag & ((1u << f.mantissa) - 1);
+  double v = exponent ? std::ldexp(1.0 + std::ldexp(double(mantissa), -f.mantissa), int(exponent) - f.bias) : std::ldexp(double(mantissa), 1 - f.bias - f.mantissa);
+  if (mag > f.largest) v = f.infinite && mantissa == 0 ? std::numeric_limits<double>::infinity() : std::numeric_limits<double>::quiet_NaN();
+  return code & sign_of(f) ? -v : v;
+}
+
+// The nearest number of the format, ties to the even code, by a search in the list of its numbers.
+uint32_t nearest(const Format& f, float x) {
+  const uint32_t sign = std::signbit(x) ? sign_of(f) : 0;
+  if (std::isnan(x)) return sign | f.nan;
+  const double a = std::fabs(double(x));
+  uint32_t low = 0, high = f.largest + 1; // the last number at most a is in [low, high)
+  while (high - low > 1) {
+    const uint32_t middle = (low + high) / 2;
+    (value(f, middle) <= a ? low : high) = middle;
+  }
+  const double next = low == f.largest ? 2 * value(f, low) - value(f, low - 1) : value(f, low + 1); // the number that would follow
+  const double below = a - value(f, low), above = next - a;
+  const uint32_t code = below < above || (below == above && low % 2 == 0) ? low : low + 1;
+  return sign | (f.infinite ? code : std::min(code, f.largest));
+}
+
+std::vector<ConvertIsa> isas() {
+  std::vector<ConvertIsa> all;
+  for (auto i : {ConvertIsa::baseline, ConvertIsa::avx2, ConvertIsa::avx512})
+    if (i <= convert_isa()) all.push_back(i);
+  return all;
+}
+
+template <class To, class From>
+std::vector<To> run(DType from, DType to, const std::vector<From>& in, float scale, ConvertIsa isa = convert_isa()) {
+  std::vector<To> out(in.size());
+  auto f = kv_converter(from, to, isa);
+  EXPECT_TRUE(f.ok());
+  (*f)(out.data(), in.data(), in.size(), scale);
+  return out;
+}
+
+std::vector<uint16_t> all_16() {
+  std::vector<uint16_t> all(65536);
+  for (uint32_t i = 0; i < all.size(); ++i) all[i] = uint16_t(i);
+  return all;
+}
+std::vector<uint8_t> all_8() {
+  std::vector<uint8_t> all(256);
+  for (uint32_t i = 0; i < all.size(); ++i) all[i] = uint8_t(i);
+  return all;
+}
+
+const float kScales[] = {1, 0.37f, 3.0f, 0x1p-20f, 0x1p+9f, 0x1.fffffep-126f, 1e30f};
+
+TEST(KvConvert, EveryNumberOf16BitsGoesToTheNearestCode) {
+  for (const Format* from : {&kBf16, &kF16})
+    for (const Format* to : {&kE4m3, &kE5m2})
+      for (float scale : kScales) {
+        const auto got = run<uint8_t>(from->dtype, to->dtype, all_16(), scale);
+        uint32_t wrong = 0;
+        for (uint32_t i = 0; i < 65536; ++i) {
+          const uint32_t want = nearest(*to, float(value(*from, i)) * (1 / scale));
+          if (got[i] != want && wrong++ < 3)
+            ADD_FAILURE() << program::dtype_name(from->dtype) << " " << i << " to " << program::dtype_name(to->dtype) << " scale " << scale << ": " << int(got[i]) << ", not " << want;
+        }
+        ASSERT_EQ(wrong, 0u);
+      }
+}
+
+TEST(KvConvert, EveryCodeComesBackAsWhatItIs) {
+  for (const Format* from : {&kE4m3, &kE5m2})
+    for (float scale : kScales) {
+      const auto wide = run<float>(from->dtype, DType::f32, all_8(), scale);
+      const auto half = run<uint16_t>(from->dtype, DType::f16, all_8(), scale), brain = run<uint16_t>(from->dtype, DType::bf16, all_8(), scale);
+      for (uint32_t i = 0; i < 256; ++i) {
+        const float want = float(value(*from, i)) * scale;
+        if (std::isnan(want)) ASSERT_TRUE(std::isnan(wide[i]) && std::signbit(wide[i]) == (i >> 7)) << i;
+        else ASSERT_EQ(std::bit_cast<uint32_t>(wide[i]), std::bit_cast<uint32_t>(want)) << i;
+        const uint32_t nan_sign = i >> 7 << 15; // the sign of a NaN that is computed is not defined
+        ASSERT_EQ(half[i], std::isnan(want) ? nan_sign | kF16.nan : nearest(kF16, want)) << i << " scale " << scale;
+        ASSERT_EQ(brain[i], std::isnan(want) ? nan_sign | kBf16.nan : nearest(kBf16, want)) << i << " scale " << scale;
+      }
+    }
+}
+
+TEST(KvConvert, F32AtEveryBoundaryAndAtRandom) {
+  std::mt19937 rng(5);
+  for (const Format* to : {&kE4m3, &kE5m2}) {
+    std::vector<float> x = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, -NAN, 1e-45f, 3.4e38f};
+    for (uint32_t c = 0; c <= to->largest + 1; ++c) { // each number, each middle, and one f32 to each side
+      const double at = c <= to->largest ? value(*to, c) : 2 * value(*to, to->largest), before = c ? value(*to, c - 1) : 0;
+      for (float v : {float(at), float((at + before) / 2)})
+        for (float w : {v, std::nextafter(v, 0.0f), std::nextafter(v, INFINITY)}) x.insert(x.end(), {w, -w});
+    }
+    for (int i = 0; i < 200000; ++i) x.push_back(std::bit_cast<float>(uint32_t(rng())));
+    const auto got = run<uint8_t>(DType::f32, to->dtype, x, 1);
+    for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(got[i], nearest(*to, x[i])) << x[i];
+  }
+}
+
+TEST(KvConvert, NumbersOfTheStandard) { // OFP8 1.0, table 2
+  EXPECT_EQ(value(kE4m3, 0x7e), 448);
+  EXPECT_EQ(value(kE5m2, 0x7b), 57344);
+  const auto e4 = run<uint8_t>(DType::f32, DType::f8e4m3, std::vector<float>{448, 464, 1e9f, INFINITY, -INFINITY, 0x1p-9f, 0x1p-10f, 0x1.8p-10f, 1, -0.0f}, 1);
+  EXPECT_EQ(e4, (std::vector<uint8_t>{0x7e, 0x7e, 0x7e, 0x7e, 0xfe, 0x01, 0x00, 0x01, 0x38, 0x80}));
+  const auto e5 = run<uint8_t>(DType::f32, DType::f8e5m2, std::vector<float>{57344, 61439, 61440, INFINITY, -INFINITY, 0x1p-16f, 0x1p-17f, 1}, 1);
+  EXPECT_EQ(e5, (std::vector<uint8_t>{0x7b, 0x7b, 0x7c, 0x7c, 0xfc, 0x01, 0x00, 0x3c}));
+}
+
+TEST(KvConvert, EveryInstructionSetGivesTheSameBitsAtEveryLengthAndAlignment) {
+  std::mt19937 rng(11);
+  const std::pair<DType, uint32_t> wides[] = {{DType::f32, 4}, {DType::bf16, 2}, {DType::f16, 2}};
+  for (auto [wide, bytes] : wides)
+    for (DType narrow : {DType::f8e4m3, DType::f8e5m2})
+      for (bool back : {false, true}) {
+        const DType from = back ? narrow : wide, to = back ? wide : narrow;
+        const uint32_t in = back ? 1 : bytes, out = back ? bytes : 1;
+        for (size_t n = 0; n < 300; n += n < 70 ? 1 : 37) {
+          const size_t skew = rng() % 5;
+          std::vector<uint8_t> src(n * in + skew), first;
+          for (auto& b : src) b = uint8_t(rng());
+          for (ConvertIsa isa : isas()) {
+            std::vector<uint8_t> dst(n * out + skew + 8, 0xa5);
+            (*kv_converter(from, to, isa))(dst.data() + skew, src.data() + skew, n, 0.37f);
+            ASSERT_TRUE(std::all_of(dst.begin(), dst.begin() + long(skew), [](uint8_t b) { return b == 0xa5; }));
+            ASSERT_TRUE(std::all_of(dst.end() - 8, dst.end(), [](uint8_t b) { return b == 0xa5; })) << "written past the end";
+            if (first.empty()) first = dst;
+            ASSERT_EQ(dst, first) << isa_name(isa) << " " << program::dtype_name(from) << " to " << program::dtype_name(to) << " n " << n;
+          }
+        }
+      }
+  for (float scale : kScales)
+    for (DType from : {DType::bf16, DType::f16})
+      for (DType to : {DType::f8e4m3, DType::f8e5m2})
+        for (ConvertIsa isa : isas()) ASSERT_EQ(run<uint8_t>(from, to, all_16(), scale, isa), run<uint8_t>(from, to, all_16(), scale, ConvertIsa::baseline)) << isa_name(isa);
+}
+
+TEST(KvConvert, TheScalePutsTheLargestNumberOnTheLargestCode) {
+  std::vector<float> x = {0.5f, -7.0f, NAN, INFINITY, 3};
+  EXPECT_EQ(kv_scale(DType::f32, x.data(), x.size(), DType::f8e4m3), 7.0f / 448);
+  EXPECT_EQ(kv_scale(DType::f32, x.data(), x.size(), DType::f8e5m2), 7.0f / 57344);
+  EXPECT_EQ(kv_scale(DType::f32, x.data(), 0, DType::f8e4m3), 1);
+  const std::vector<uint16_t> tiny = {0x0001, 0x8001, 0};
+  EXPECT_EQ(kv_scale(DType::bf16, tiny.data(), tiny.size(), DType::f8e4m3), 0x1p-126f) << "so that 1 / scale is a number";
+  std::mt19937 rng(3);
+  std::vector<uint16_t> row(4096);
+  for (auto& v : row) v = uint16_t(0x3c00 + rng() % 0x400) | uint16_t(rng() % 2 << 15); // bf16 of 2^-7 to 2
+  const float scale = kv_scale(DType::bf16, row.data(), row.size(), DType::f8e4m3);
+  const auto codes = run<uint8_t>(DType::bf16, DType::f8e4m3, row, scale);
+  const auto back = run<uint16_t>(DType::f8e4m3, DType::bf16, codes, scale);
+  for (size_t i = 0; i < row.size(); ++i) {
+    const double was = value(kBf16, row[i]), is = value(kBf16, back[i]);
+    ASSERT_LE(std::fabs(is - was), std::fabs(was) * (1.0 / 16 + 1.0 / 128) + scale * 0x1p-10) << i;
+  }
+}
+
+TEST(KvConvert, RefusesOtherPairsAndAbsentInstructions) {
+  EXPECT_THAT(kv_converter(DType::bf16, DType::i32).error().text(), HasSubstr("UNSUPPORTED: no conversion of KV from bf16 to i32"));
+  EXPECT_FALSE(kv_converter(DType::f8e4m3, DType::f8e5m2).ok());
+  EXPECT_THAT(kv_converter(DType::bf16, DType::f8e4m3, ConvertIsa(9)).error().text(), HasSubstr("this CPU cannot run"));
+}
+
+}  // namespace
+}  // namespace baton::transport

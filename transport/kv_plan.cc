@@ -1,0 +1,221 @@
+// Compiling fixes everything but blocks and tokens: what is nested in what at the destination, strides in bytes, and which dimensions are
+// adjacent on both sides. Instantiating walks the block tables, emits layer 0 in the order of destination addresses, and shifts it for the rest.
+#include "transport/kv_layout.hpp"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <algorithm>
+
+namespace baton::transport {
+namespace {
+
+std::string range_text(uint32_t begin, uint32_t count) { return fmt::format("[{},{})", begin, uint64_t(begin) + count); }
+
+Error differ(const char* what, std::string_view src, std::string_view dst) {
+  return Error(BATON_MISMATCH, fmt::format("KV layouts differ in {}: source {}, destination {}", what, src, dst),
+               "load the same model on both sides; order, block size and shards may differ, the model may not");
+}
+
+Error refuse_part(const char* what, bool source, uint32_t begin, uint32_t count, uint32_t held, uint32_t n) {
+  return Error(BATON_MISMATCH, fmt::format("a plan for {0} {1}: the {2} holds {3}", what, range_text(begin, count), source ? "source" : "destination", range_text(held, n)),
+               fmt::format("narrow the {} to those that both sides hold", what));
+}
+
+bool within(uint32_t begin, uint32_t count, uint32_t held, uint32_t n) { return count && begin >= held && uint64_t(begin) + count <= uint64_t(held) + n; }
+
+Status check_table(const char* side, std::span<const int32_t> table, const KvLayout& l, uint64_t end) {
+  const uint64_t need = (end + l.block_tokens - 1) / l.block_tokens;
+  if (table.size() < need)
+    return Error(BATON_INVALID_ARGUMENT,
+                 fmt::format("the {} block table has {} blocks of {} tokens; {} tokens need {}", side, table.size(), l.block_tokens, end, need),
+                 "give every block of the request");
+  for (uint64_t i = 0; i < need; ++i)
+    if (table[i] < 0 || uint32_t(table[i]) >= l.blocks)
+      return Error(BATON_INVALID_ARGUMENT, fmt::format("{} block table entry {} is {}; the buffer has blocks 0..{}", side, i, table[i], l.blocks - 1),
+                   "pass the block table of this buffer");
+  return {};
+}
+
+program::KvView in_bytes(program::KvView v, uint32_t element) {
+  for (uint64_t* s : {&v.layer_stride, &v.v_offset, &v.block_stride, &v.token_stride, &v.head_stride}) *s *= element;
+  return v;
+}
+
+// Appends, growing the last segment where both sides continue it.
+void emit(std::vector<KvSegment>& to, uint64_t src, uint64_t dst, uint64_t bytes) {
+  if (!to.empty() && to.back().src + to.back().bytes == src && to.back().dst + to.back().bytes == dst) to.back().bytes += bytes;
+  else to.push_back({src, dst, bytes});
+}
+
+void sort_and_merge(std::vector<KvSegment>& all) {
+  std::sort(all.begin(), all.end(), [](const KvSegment& a, const KvSegment& b) { return a.dst < b.dst; });
+  size_t n = 0;
+  for (size_t i = 1; i < all.size(); ++i) {
+    if (all[n].src + all[n].bytes == all[i].src && all[n].dst + all[n].bytes == all[i].dst) all[n].bytes += all[i].bytes;
+    else all[++n] = all[i];
+  }
+  all.resize(n + 1);
+}
+
+}  // namespace
+
+Status same_kv_model(const KvLayout& s, const KvLayout& d) {
+  auto num = [](uint32_t v) { return std::to_string(v); };
+  if (s.layers != d.layers) return differ("layers", num(s.layers), num(d.layers));
+  if (s.kv_heads != d.kv_heads) return differ("kv_heads", num(s.kv_heads), num(d.kv_heads));
+  if (s.head_dim != d.head_dim) return differ("head_dim", num(s.head_dim), num(d.head_dim));
+  if (s.dtype != d.dtype) return differ("dtype", program::dtype_name(s.dtype), program::dtype_name(d.dtype));
+  if (s.halves() != d.halves()) return differ("pairing", pairing_name(s.pairing), pairing_name(d.pairing));
+  if (s.rope_dim != d.rope_dim) return differ("rope_dim", num(s.rope_dim), num(d.rope_dim));
+  if (s.scales != d.scales) return differ("scales", scales_name(s.scales), scales_name(d.scales));
+  if (s.scales != KvScales::none) return Error(BATON_UNSUPPORTED, "KV layouts with scales: a plan moves numbers and leaves their scales", "use bf16, or FP8 without scales, on both sides");
+  return {};
+}
+
+KvPart common_part(const KvLayout& src, const KvLayout& dst) {
+  KvPart p;
+  auto overlap = [](uint32_t a, uint32_t an, uint32_t b, uint32_t bn, uint32_t& begin, uint32_t& count) {
+    begin = std::max(a, b);
+    const uint64_t end = std::min(uint64_t(a) + an, uint64_t(b) + bn);
+    count = end > begin ? uint32_t(end - begin) : 0;
+  };
+  overlap(src.head_begin, src.head_count, dst.head_begin, dst.head_count, p.head_begin, p.head_count);
+  overlap(src.layer_begin, src.layers_held(), dst.layer_begin, dst.layers_held(), p.layer_begin, p.layer_count);
+  return p;
+}
+
+Result<KvPlan> KvPlan::compile(const KvLayout& src, const KvLayout& dst) {
+  BATON_TRY(src.check());
+  BATON_TRY(dst.check());
+  BATON_TRY(same_kv_model(src, dst));
+  const KvPart p = common_part(src, dst);
+  if (!p.head_count) return differ("heads held: no head is on both sides", range_text(src.head_begin, src.head_count), range_text(dst.head_begin, dst.head_count));
+  if (!p.layer_count)
+    return differ("layers held: no layer is on both sides", range_text(src.layer_begin, src.layers_held()), range_text(dst.layer_begin, dst.layers_held()));
+  return compile(src, dst, p);
+}
+
+Result<KvPlan> KvPlan::compile(const KvLayout& src, const KvLayout& dst, uint32_t head_begin, uint32_t head_count) {
+  const KvPart both = common_part(src, dst);
+  return compile(src, dst, {head_begin, head_count, both.layer_begin, both.layer_count});
+}
+
+Result<KvPlan> KvPlan::compile(const KvLayout& src, const KvLayout& dst, const KvPart& part) {
+  BATON_TRY(src.check());
+  BATON_TRY(dst.check());
+  BATON_TRY(same_kv_model(src, dst));
+  for (const KvLayout* l : {&src, &dst}) {
+    if (!within(part.head_begin, part.head_count, l->head_begin, l->head_count))
+      return refuse_part("heads", l == &src, part.head_begin, part.head_count, l->head_begin, l->head_count);
+    if (!within(part.layer_begin, part.layer_count, l->layer_begin, l->layers_held()))
+      return refuse_part("layers", l == &src, part.layer_begin, part.layer_count, l->layer_begin, l->layers_held());
+  }
+  KvPlan p;
+  p.src_ = src;
+  p.dst_ = dst;
+  p.part_ = part;
+  p.nest();
+  return p;
+}
+
+void KvPlan::nest() {
+  const uint32_t element = program::dtype_bytes(src_.dtype);
+  from_ = in_bytes(src_.strides(), element);
+  to_ = in_bytes(dst_.strides(), element);
+  row_bytes_ = uint64_t(src_.head_dim) * element;
+  src_base_ = uint64_t(part_.head_begin - src_.head_begin) * from_.head_stride;
+  dst_base_ = uint64_t(part_.head_begin - dst_.head_begin) * to_.head_stride;
+  const uint64_t half = row_bytes_ * dst_.head_count * dst_.block_tokens; // K of a block
+  scope_ = to_.v_offset >= dst_.blocks * half ? Scope::request : to_.v_offset >= half ? Scope::block : Scope::run;
+  constexpr uint64_t kTokens = 0; // of the run
+  dims_[n_dims_++] = {kTokens, from_.token_stride, to_.token_stride};
+  if (part_.head_count > 1) dims_[n_dims_++] = {part_.head_count, from_.head_stride, to_.head_stride};
+  if (scope_ == Scope::run && src_.halves() == 2) dims_[n_dims_++] = {2, from_.v_offset, to_.v_offset};
+  std::sort(dims_, dims_ + n_dims_, [](const Dim& a, const Dim& b) { return a.dst > b.dst; });
+  token_dim_ = uint32_t(std::find_if(dims_, dims_ + n_dims_, [](const Dim& d) { return d.count == kTokens; }) - dims_);
+}
+
+uint64_t KvPlan::hash() const {
+  std::string s = fmt::format("{} -> {} heads {}", src_.describe(), dst_.describe(), range_text(part_.head_begin, part_.head_count));
+  if (part_.layer_count != src_.layers) s += fmt::format(" layers {}", range_text(part_.layer_begin, part_.layer_count));
+  return XXH3_64bits(s.data(), s.size());
+}
+
+// Emits one run of layer 0 in the order of destination addresses: K of it, V of it (half 1), or both where V is nested in the run.
+void KvPlan::put(std::vector<KvSegment>& to, const KvMove::Run& r, uint64_t half) const {
+  const uint64_t src = src_base_ + half * from_.v_offset + uint64_t(r.src) * from_.block_stride + r.src_token * from_.token_stride;
+  const uint64_t dst = dst_base_ + half * to_.v_offset + uint64_t(r.dst) * to_.block_stride + r.dst_token * to_.token_stride;
+  Dim d[3] = {{1, 0, 0}, {1, 0, 0}, {1, 0, 0}};
+  uint32_t n = n_dims_;
+  uint64_t bytes = row_bytes_;
+  auto count = [&](uint32_t i) { return i == token_dim_ ? r.tokens : dims_[i].count; };
+  for (; n && dims_[n - 1].src == bytes && dims_[n - 1].dst == bytes; --n) bytes *= count(n - 1); // adjacent on both sides
+  for (uint32_t i = 0; i < n; ++i) d[i] = {count(i), dims_[i].src, dims_[i].dst};
+  for (uint64_t a = 0; a < d[0].count; ++a)
+    for (uint64_t b = 0; b < d[1].count; ++b)
+      for (uint64_t c = 0; c < d[2].count; ++c)
+        emit(to, src + a * d[0].src + b * d[1].src + c * d[2].src, dst + a * d[0].dst + b * d[1].dst + c * d[2].dst, bytes);
+}
+
+Result<KvMove> KvPlan::instantiate(std::span<const int32_t> src_blocks, std::span<const int32_t> dst_blocks, uint64_t begin, uint64_t end) const {
+  KvMove m;
+  BATON_TRY(instantiate(src_blocks, dst_blocks, begin, end, m));
+  return m;
+}
+
+Status KvPlan::instantiate(std::span<const int32_t> src_blocks, std::span<const int32_t> dst_blocks, uint64_t begin, uint64_t end, KvMove& m) const {
+  m.all_.clear();
+  m.runs_.clear();
+  m.layers_ = 0;
+  m.each_ = m.layer_bytes_ = 0;
+  if (begin > end) return Error(BATON_INVALID_ARGUMENT, fmt::format("tokens [{},{}) run backwards", begin, end));
+  BATON_TRY(check_table("source", src_blocks, src_, end));
+  BATON_TRY(check_table("destination", dst_blocks, dst_, end));
+  std::vector<KvMove::Run>& runs = m.runs_;
+  for (uint64_t t = begin; t < end;) {
+    const uint32_t st = uint32_t(t % src_.block_tokens), dt = uint32_t(t % dst_.block_tokens);
+    const uint32_t n = uint32_t(std::min<uint64_t>({src_.block_tokens - st, dst_.block_tokens - dt, end - t}));
+    runs.push_back({src_blocks[t / src_.block_tokens], dst_blocks[t / dst_.block_tokens], st, dt, n});
+    t += n;
+  }
+  auto lands_before = [](const KvMove::Run& a, const KvMove::Run& b) { return a.dst != b.dst ? a.dst < b.dst : a.dst_token < b.dst_token; };
+  if (!std::is_sorted(runs.begin(), runs.end(), lands_before)) std::sort(runs.begin(), runs.end(), lands_before);
+  for (size_t i = 1; i < runs.size(); ++i)
+    if (runs[i - 1].dst == runs[i].dst && runs[i - 1].dst_token + runs[i - 1].tokens > runs[i].dst_token)
+      return Error(BATON_INVALID_ARGUMENT, fmt::format("destination block {} is in the table twice: tokens would overwrite each other", runs[i].dst),
+                   "give each destination block once");
+
+  const uint64_t halves = scope_ == Scope::run ? 1 : src_.halves();
+  for (size_t i = 0; i < runs.size();) {
+    size_t j = scope_ == Scope::request ? runs.size() : i + 1;
+    while (scope_ == Scope::block && j < runs.size() && runs[j].dst == runs[i].dst) ++j;
+    for (uint64_t half = 0; half < halves; ++half)
+      for (size_t k = i; k < j; ++k) put(m.all_, runs[k], half);
+    i = j;
+  }
+  // Within a block head_major lands head by head, so runs that share a destination block interleave.
+  auto by_dst = [](const KvSegment& a, const KvSegment& b) { return a.dst < b.dst; };
+  if (!std::is_sorted(m.all_.begin(), m.all_.end(), by_dst)) sort_and_merge(m.all_);
+
+  // Every layer is layer 0, shifted.
+  const size_t n = m.all_.size();
+  if (uint64_t(n) * part_.layer_count > UINT32_MAX) {
+    m.all_.clear();
+    return Error(BATON_CAPACITY, fmt::format("{} segments for each of {} layers", n, part_.layer_count), "use a larger block or the same order on both sides");
+  }
+  m.all_.resize(n * part_.layer_count);
+  for (uint32_t l = part_.layer_count; l-- > 0;) { // the first layer last: the others are made of layer 0
+    const uint64_t ds = (uint64_t(part_.layer_begin - src_.layer_begin) + l) * from_.layer_stride;
+    const uint64_t dd = (uint64_t(part_.layer_begin - dst_.layer_begin) + l) * to_.layer_stride;
+    KvSegment* to = m.all_.data() + l * n;
+    for (size_t i = 0; i < n; ++i) to[i] = {m.all_[i].src + ds, m.all_[i].dst + dd, m.all_[i].bytes};
+  }
+  m.each_ = n;
+  m.first_ = part_.layer_begin;
+  m.layers_ = part_.layer_count;
+  m.layer_bytes_ = (end - begin) * src_.halves() * part_.head_count * row_bytes_;
+  return {};
+}
+
+}  // namespace baton::transport
