@@ -84,7 +84,7 @@ TEST_P(DecodeHere, AKilledSourceIsLostAtOnceAndLeavesNothing) {
   poll_until(in, [&] { return !session->alive().ok(); }, kSoonMs);
   session.reset();
   sink.reset();
-  EXPECT_EQ(shm_files(), 0u);
+  EXPECT_TRUE(shm_files_are(in, 0)) << shm_files() << " files left in /dev/shm";
 }
 
 TEST_P(DecodeHere, ASourceKilledInFullFlightIsLost) {

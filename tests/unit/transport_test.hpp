@@ -11,6 +11,8 @@
 #include <gtest/gtest.h>
 
 #include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
 
 #include <fstream>
 #include <numeric>
@@ -97,7 +99,26 @@ inline size_t count_dir(const char* path, const char* prefix = "") {
   return n;
 }
 inline size_t open_fds() { return count_dir("/proc/self/fd"); }
-inline size_t shm_files() { return count_dir("/dev/shm", "baton-"); }
+// Files in /dev/shm that this process or a dead one left behind. Other tests of this machine have theirs, which are theirs as long as they hold the lock.
+inline size_t shm_files() {
+  size_t n = 0;
+  DIR* d = opendir("/dev/shm");
+  if (!d) return 0;
+  std::ifstream maps("/proc/self/maps");
+  const std::string mine((std::istreambuf_iterator<char>(maps)), {});
+  while (dirent* e = readdir(d)) {
+    if (strncmp(e->d_name, "baton-", 6)) continue;
+    const std::string path = std::string("/dev/shm/") + e->d_name;
+    Fd fd(open(path.c_str(), O_RDWR | O_CLOEXEC));
+    n += mine.find(path) != std::string::npos || (fd && flock(fd.get(), LOCK_EX | LOCK_NB) == 0);
+  }
+  closedir(d);
+  return n;
+}
+// The same, of what stays: a process that has just begun has not locked its file yet.
+inline bool shm_files_are(Instance& in, size_t n) {
+  return poll_until(in, [&] { return shm_files() == n; }, 1000);
+}
 inline size_t memfd_mappings() {
   std::ifstream maps("/proc/self/maps");
   size_t n = 0;
