@@ -23,6 +23,9 @@ Result<std::unique_ptr<Sender>> make_sender(const std::string& fabric, Session::
   return fabric == "mapped" ? make_mapped_sender(s, offer) : make_ofi_sender(fabric, s, offer);
 }
 
-void forget_source(Endpoint::Impl& ep, const void* base) { ofi_forget_source(ep, base); }
+void forget_source(Endpoint::Impl& ep, const void* base) {
+  ofi_forget_source(ep, base);
+  mapped_forget_source(ep, base);
+}
 
 }  // namespace baton::transport

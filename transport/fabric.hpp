@@ -31,6 +31,20 @@ struct LandingMemory {
   uint64_t fd_offset = 0;
 };
 
+// What a source sends from.
+struct SourceMemory {
+  const uint8_t* base = nullptr;
+  uint64_t bytes = 0;
+  int fd = -1;             // shareable object behind it, -1: none
+  uint64_t fd_offset = 0;
+};
+
+// What one request moves, as both sides compute it: [source][part], each with its layers. A landing that has it can take part in the moving.
+struct KvMoves {
+  std::vector<std::vector<KvMove>> parts;
+  std::vector<uint64_t> bytes; // of each source's buffer
+};
+
 // "Layer `layer` of source `source` is complete and visible." 64 bytes: one cache line, one inlined message.
 struct Note {
   uint64_t generation; // of the accepted transfer: random, so a late, stale or forged note matches nothing
@@ -45,13 +59,16 @@ static_assert(sizeof(Note) == 64);
 struct Batch {
   const uint8_t* src = nullptr;
   void* local = nullptr; // the sender's handle for the source memory
+  uint32_t source = 0, part = 0, layer = 0; // which of the request's moves this is; the layer as in the model
   std::span<const KvSegment> segments;
+  uint64_t bytes = 0;    // of all segments
   CopyMode mode = CopyMode::cached;
   uint64_t generation = 0;
   uint32_t slot = 0;
   size_t next = 0;          // segment
   uint64_t offset = 0;      // in it
   uint32_t outstanding = 0; // posted, not complete
+  uint32_t job = 0;         // the fabric's own
   std::optional<Error> error;
   bool posted() const { return next == segments.size(); }
   bool settled() const { return outstanding == 0 && (posted() || error); }
@@ -62,9 +79,10 @@ class Sender : public Attachment {
   // nullopt: still connecting. Otherwise ready, or why it never will be.
   virtual std::optional<Status> state() = 0;
   // Handle for source memory; registered once and kept. nullptr where the fabric needs none.
-  virtual Result<void*> local(const void* base, uint64_t bytes) = 0;
+  virtual Result<void*> local(const SourceMemory&) = 0;
   // Moves or posts up to `budget` bytes; returns how many. 0 with the batch not posted: try again later.
   virtual uint64_t step(Batch&, uint64_t budget) = 0;
+  virtual void stop(Batch&) {}          // the batch has failed: nothing more of it begins; `outstanding` goes to 0 by progress()
   virtual bool notify(const Note&) = 0; // false: try again later
   virtual uint32_t progress() = 0;      // collects completions
   virtual int fd() const { return -1; } // readable when progress() may find something
@@ -77,13 +95,15 @@ class Sender : public Attachment {
 class Landing : public Attachment {
  public:
   virtual const char* fabric() const = 0;
+  virtual bool wants_moves() const { return false; }
   virtual Result<nlohmann::json> offer() = 0;        // what the peer needs to reach the memory
-  virtual Result<uint32_t> allow(uint64_t generation) = 0; // a slot
+  // A slot. `moves`, if known, stay valid until revoke(); they may be filled in after this.
+  virtual Result<uint32_t> allow(uint64_t generation, const KvMoves* moves) = 0;
   virtual void revoke(uint32_t slot) = 0;            // no new writes; see quiet()
   virtual void stopped(uint32_t slot) = 0;           // the peer says that it has nothing in flight
   virtual void session_lost() = 0;
   virtual bool quiet(uint32_t slot) = 0;             // nothing can write any more: the slot is free again once true
-  virtual bool poll(std::vector<Note>& notes) = 0;   // appends; false: the landing is broken
+  virtual bool poll(std::vector<Note>& notes, uint32_t& worked) = 0; // appends; counts what it did besides; false: the landing is broken
   virtual uint64_t tick_ns() const { return 0; }     // how often it must be polled though no descriptor says so
 };
 

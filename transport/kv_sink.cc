@@ -35,6 +35,9 @@ struct Incoming::Impl {
   uint64_t transfer = 0, generation = 0; // the peer's id; ours
   Landing* landing = nullptr;
   uint32_t slot = 0;
+  Shares shares;
+  std::vector<std::vector<int32_t>> tables; // the sources'
+  KvMoves moves;                         // empty where the fabric does all by itself
   std::vector<uint64_t> wanted;          // by layer held: bit s: source s sends some of it
   std::vector<uint64_t> arrived;         // by layer
   std::vector<uint64_t> modelled;        // by layer: the latest of its sources
@@ -76,6 +79,7 @@ struct KvSink::Impl final : Service, Watcher {
  private:
   void open(Session::Impl&, Incoming::Impl&, const Message&);
   Status agree(Session::Impl&, Incoming::Impl&, const Message&, nlohmann::json& reply);
+  void plan(Incoming::Impl&);
   Result<Link*> choose(Session::Impl&, const std::vector<std::string>& wanted);
   Status check_blocks(const std::vector<int32_t>&, uint64_t tokens) const;
   uint32_t collect();
@@ -292,7 +296,10 @@ void KvSink::Impl::open(Session::Impl& s, Incoming::Impl& in, const Message& m) 
   in.quiet = false;
   active_.push_back(&in);
   last_event_ns_ = now_ns();
-  (void)send_transport(s, "kv.accept", std::move(reply)); // a failure loses the session, and on_lost ends this
+  std::vector<uint8_t> blocks;
+  put_blocks(blocks, in.blocks);
+  (void)send_transport(s, "kv.accept", std::move(reply), std::move(blocks)); // a failure loses the session, and on_lost ends this
+  if (in.state == Incoming::Impl::State::active) plan(in); // while the other side does the same
 }
 
 Status KvSink::Impl::agree(Session::Impl& s, Incoming::Impl& in, const Message& m, nlohmann::json& reply) {
@@ -311,6 +318,13 @@ Status KvSink::Impl::agree(Session::Impl& s, Incoming::Impl& in, const Message& 
     sources.push_back(l);
   }
   BATON_ASSIGN(Shares shares, share_heads(sources, layout));
+  in.tables.clear();
+  std::span<const uint8_t> bytes(m.bytes);
+  for (size_t i = 0; i < sources.size(); ++i) {
+    auto table = take_blocks(bytes);
+    if (!table) return Error(BATON_CORRUPT, fmt::format("a kv.open whose block table of source {} is malformed", i), "run the same Baton version on both sides");
+    in.tables.push_back(std::move(*table));
+  }
   for (uint32_t l = 0; l < in.wanted.size(); ++l) {
     in.wanted[l] = 0;
     for (size_t i = 0; i < sources.size(); ++i)
@@ -320,12 +334,29 @@ Status KvSink::Impl::agree(Session::Impl& s, Incoming::Impl& in, const Message& 
   BATON_ASSIGN(Link * link, choose(s, *wanted));
   BATON_ASSIGN(nlohmann::json offer, link->landing->offer());
   in.generation = random_u64();
-  BATON_ASSIGN(in.slot, link->landing->allow(in.generation));
+  BATON_ASSIGN(in.slot, link->landing->allow(in.generation, &in.moves));
+  in.shares = std::move(shares);
   in.landing = link->landing.get();
   in.stats.fabric = link->fabric;
   reply = {{"id", in.transfer},          {"generation", in.generation}, {"slot", in.slot},      {"fabric", link->fabric},
-           {"layout", to_json(layout)}, {"blocks", in.blocks},          {"plan", shares.hash}, {"offer", std::move(offer)}};
+           {"layout", to_json(layout)}, {"plan", in.shares.hash},       {"offer", std::move(offer)}};
   return {};
+}
+
+// The same moves as the sender has, so that the landing can do a part of them. A table that does not fit its layout is the sender's to refuse.
+void KvSink::Impl::plan(Incoming::Impl& in) {
+  if (!in.landing->wants_moves()) return;
+  in.moves.parts.clear();
+  for (size_t i = 0; i < in.shares.plans.size(); ++i) {
+    auto& parts = in.moves.parts.emplace_back();
+    in.moves.bytes.push_back(0);
+    for (const KvPlan& p : in.shares.plans[i]) {
+      in.moves.bytes.back() = p.src().bytes();
+      auto m = p.instantiate(in.tables[i], in.blocks, 0, in.tokens);
+      if (!m.ok()) return void(parts.clear());
+      parts.push_back(std::move(*m));
+    }
+  }
 }
 
 Result<KvSink::Impl::Link*> KvSink::Impl::choose(Session::Impl& s, const std::vector<std::string>& wanted) {
@@ -365,9 +396,10 @@ uint32_t KvSink::Impl::collect() {
   for (size_t i = 0; i < links_.size(); ++i) {
     Link& l = *links_[i];
     notes_.clear();
-    const bool good = l.landing->poll(notes_);
+    uint32_t worked = 0;
+    const bool good = l.landing->poll(notes_, worked);
     for (const Note& note : notes_) take(note);
-    n += uint32_t(notes_.size());
+    n += uint32_t(notes_.size()) + worked;
     if (good || !l.session) continue;
     const Landing* broken = l.landing.get(); // cancelling may lose the session, and the link with it
     const Error why(BATON_PEER_LOST, fmt::format("the {} fabric failed", l.fabric), "open a new session");

@@ -52,7 +52,7 @@ struct KvTransfer::Impl final : Service {
 
  private:
   Status check(const std::vector<KvSource>&, uint64_t tokens);
-  Status agree(const std::string& ticket, uint64_t tokens, const TransferOptions&, uint64_t deadline_ns);
+  Status agree(const std::string& ticket, const std::vector<KvSource>&, uint64_t tokens, const TransferOptions&, uint64_t deadline_ns);
   Status accept(const std::vector<KvSource>&, uint64_t tokens, uint64_t deadline_ns);
   Status attach(const std::string& fabric, const nlohmann::json& offer, uint64_t deadline_ns);
   Status make_queue(const Instance&);
@@ -83,7 +83,8 @@ struct KvTransfer::Impl final : Service {
   LinkModel model_;
   std::vector<std::string> fabrics_; // asked for, best first
   std::vector<KvLayout> layouts_;
-  std::vector<const uint8_t*> bases_;
+  std::vector<SourceMemory> memory_;
+  std::vector<Fd> fds_; // of memory_, while the sender looks at it
   Shares shares_;
   std::vector<std::vector<KvMove>> moves_; // by source
   std::vector<Step> steps_;
@@ -108,20 +109,32 @@ Status KvTransfer::Impl::check(const std::vector<KvSource>& all, uint64_t tokens
     const uint64_t need = (tokens + s.layout.block_tokens - 1) / s.layout.block_tokens;
     if (s.blocks.size() < need) return Error(BATON_INVALID_ARGUMENT, fmt::format("source {} has {} blocks, {} tokens need {}", i, s.blocks.size(), tokens, need), "give every block");
     BATON_ASSIGN(void* base, s.memory->map());
-    bases_.push_back(static_cast<const uint8_t*>(base));
+    SourceMemory& m = memory_.emplace_back();
+    m.base = static_cast<const uint8_t*>(base);
+    m.bytes = s.layout.bytes();
+    if (auto x = s.memory->export_fd(); x.ok()) {
+      fds_.emplace_back(x->fd);
+      m.fd = x->fd;
+      m.fd_offset = x->offset;
+    }
     layouts_.push_back(s.layout);
   }
   return {};
 }
 
-Status KvTransfer::Impl::agree(const std::string& ticket, uint64_t tokens, const TransferOptions& o, uint64_t deadline_ns) {
+Status KvTransfer::Impl::agree(const std::string& ticket, const std::vector<KvSource>& all, uint64_t tokens, const TransferOptions& o, uint64_t deadline_ns) {
   fabrics_ = {o.fabric};
   if (o.fabric == "auto") fabrics_ = session->same_host ? std::vector<std::string>{"mapped", "tcp"} : std::vector<std::string>{"tcp"};
   for (const auto& f : fabrics_)
     if (auto why = fabric_unusable(f, *session); why && fabrics_.size() == 1) return session->hop(Error(BATON_UNSUPPORTED, *why, "choose another fabric; 'devctl topo' lists them"));
   nlohmann::json list = nlohmann::json::array();
-  for (const auto& l : layouts_) list.push_back(to_json(l));
-  BATON_TRY(send_transport(*session, "kv.open", {{"id", id_}, {"ticket", ticket}, {"model", o.model}, {"tokens", tokens}, {"fabrics", fabrics_}, {"sources", list}}));
+  std::vector<uint8_t> blocks;
+  for (size_t i = 0; i < all.size(); ++i) {
+    list.push_back(to_json(layouts_[i]));
+    put_blocks(blocks, all[i].blocks);
+  }
+  BATON_TRY(send_transport(*session, "kv.open", {{"id", id_}, {"ticket", ticket}, {"model", o.model}, {"tokens", tokens}, {"fabrics", fabrics_}, {"sources", list}},
+                           std::move(blocks)));
   open_sent_ = true;
   if (!ep->drive(deadline_ns, [&] { return answer_ || failure; }))
     return session->hop(Error(BATON_DEADLINE, "the decode side did not answer before the deadline", "check that it polls"));
@@ -137,7 +150,8 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
   const nlohmann::json& b = answer_->body;
   const auto generation = u64_of(b, "generation"), slot = u64_of(b, "slot"), plan = u64_of(b, "plan");
   const auto fabric = text_of(b, "fabric");
-  const auto blocks = blocks_of(b, "blocks");
+  std::span<const uint8_t> bytes(answer_->bytes);
+  const auto blocks = take_blocks(bytes);
   if (!generation || !slot || *slot > UINT32_MAX || !plan || !fabric || !blocks || !b.contains("layout") || !b.contains("offer"))
     return session->hop(Error(BATON_CORRUPT, "the decode side's answer has missing or malformed fields", "run the same Baton version on both sides"));
   if (std::find(fabrics_.begin(), fabrics_.end(), *fabric) == fabrics_.end())
@@ -157,8 +171,9 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
       moves_[i].push_back(std::move(m));
     }
     if (moves_[i].empty()) continue;
-    BATON_ASSIGN(local[i], sender_->local(bases_[i], layouts_[i].bytes()));
+    BATON_ASSIGN(local[i], sender_->local(memory_[i]));
   }
+  fds_.clear();
   sources = all.size();
   layers = sink.layers_held();
   first_layer_ = sink.layer_begin;
@@ -169,7 +184,9 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
   stats.spans.resize(left_);
   for (size_t i = 0; i < left_; ++i) {
     Batch& batch = steps_[i].batch;
-    batch.src = bases_[source_of(i)];
+    batch.src = memory_[source_of(i)].base;
+    batch.source = uint32_t(source_of(i));
+    batch.layer = layer_of(i);
     batch.local = local[source_of(i)];
     batch.generation = generation_;
     batch.slot = slot_;
@@ -227,7 +244,7 @@ Status KvTransfer::Impl::open(const Instance& in, const std::string& ticket, std
   BATON_TRY(check(all, tokens));
   BATON_ASSIGN(model_, link_model(o.link_model));
   ep->add(this);
-  BATON_TRY(agree(ticket, tokens, o, deadline_ns));
+  BATON_TRY(agree(ticket, all, tokens, o, deadline_ns));
   if (Status s = accept(all, tokens, deadline_ns); !s.ok()) {
     fail(s.error());
     return s;
@@ -348,12 +365,13 @@ bool KvTransfer::Impl::next_part(Step& s, size_t index) {
   const auto& moves = moves_[source_of(index)];
   while (s.part < moves.size() && moves[s.part].layer(layer_of(index)).empty()) ++s.part;
   if (s.part >= moves.size()) return false;
-  s.batch.segments = moves[s.part++].layer(layer_of(index));
-  s.batch.next = 0;
-  s.batch.offset = 0;
-  uint64_t bytes = 0;
-  for (const KvSegment& g : s.batch.segments) bytes += g.bytes;
-  s.batch.mode = pick_copy(bytes, s.batch.segments.size());
+  Batch& b = s.batch;
+  b.part = uint32_t(s.part++);
+  b.segments = moves[b.part].layer(b.layer);
+  b.bytes = moves[b.part].bytes(b.layer);
+  b.next = 0;
+  b.offset = 0;
+  b.mode = pick_copy(b.bytes, b.segments.size());
   return true;
 }
 
@@ -384,6 +402,7 @@ bool KvTransfer::Impl::advance(Step& s, size_t index, uint64_t& bytes) {
     }
     if (b.error) fail(*b.error);
   }
+  if (failure && b.outstanding && sender_) sender_->stop(b);
   if (b.outstanding) return false;
   if (failure) {
     finish(s, index, &*failure);

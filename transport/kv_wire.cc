@@ -49,15 +49,23 @@ std::optional<std::vector<std::string>> texts_of(const json& j, const char* key)
   return all;
 }
 
-std::optional<std::vector<int32_t>> blocks_of(const json& j, const char* key) {
-  if (!j.is_object() || !j.contains(key) || !j[key].is_array()) return std::nullopt;
-  std::vector<int32_t> all;
-  for (const auto& x : j[key]) {
-    if (!x.is_number_integer()) return std::nullopt;
-    const int64_t v = x.get<int64_t>();
-    if (v < 0 || v > INT32_MAX) return std::nullopt;
-    all.push_back(int32_t(v));
-  }
+void put_blocks(std::vector<uint8_t>& to, std::span<const int32_t> blocks) {
+  const uint32_t n = uint32_t(blocks.size());
+  const size_t at = to.size();
+  to.resize(at + sizeof n + blocks.size_bytes());
+  std::memcpy(to.data() + at, &n, sizeof n);
+  if (n) std::memcpy(to.data() + at + sizeof n, blocks.data(), blocks.size_bytes());
+}
+
+std::optional<std::vector<int32_t>> take_blocks(std::span<const uint8_t>& from) {
+  uint32_t n = 0;
+  if (from.size() < sizeof n) return std::nullopt;
+  std::memcpy(&n, from.data(), sizeof n);
+  if ((from.size() - sizeof n) / sizeof(int32_t) < n) return std::nullopt;
+  std::vector<int32_t> all(n);
+  if (n) std::memcpy(all.data(), from.data() + sizeof n, n * sizeof(int32_t));
+  from = from.subspan(sizeof n + n * sizeof(int32_t));
+  if (std::any_of(all.begin(), all.end(), [](int32_t b) { return b < 0; })) return std::nullopt;
   return all;
 }
 

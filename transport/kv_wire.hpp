@@ -1,7 +1,7 @@
 // kv_wire.hpp (internal): the messages by which a transfer and a sink agree, and who sends which heads.
 //
-//   kv.open    transfer > sink   id, ticket, model, tokens, fabrics (wanted, best first), sources (layouts)
-//   kv.accept  <                 id, generation, slot, fabric, layout, blocks, plan (hash), offer (the way to the memory)
+//   kv.open    transfer > sink   id, ticket, model, tokens, fabrics (wanted, best first), sources (layouts); bytes: each source's blocks
+//   kv.accept  <                 id, generation, slot, fabric, layout, plan (hash), offer (the way to the memory); bytes: the sink's blocks
 //   kv.refuse  <                 id, error
 //   kv.cancel  <                 id, error: the sink takes no more
 //   kv.abort   >                 id, error: the transfer ends; nothing of it is in flight any more
@@ -29,7 +29,9 @@ Error error_from(const nlohmann::json&);
 std::optional<uint64_t> u64_of(const nlohmann::json&, const char* key);
 std::optional<std::string> text_of(const nlohmann::json&, const char* key);
 std::optional<std::vector<std::string>> texts_of(const nlohmann::json&, const char* key);
-std::optional<std::vector<int32_t>> blocks_of(const nlohmann::json&, const char* key);
+// Block tables go as bytes: a u32 count, then as many i32. take_blocks cuts one off the front; nullopt: cut short, or a negative block.
+void put_blocks(std::vector<uint8_t>& to, std::span<const int32_t> blocks);
+std::optional<std::vector<int32_t>> take_blocks(std::span<const uint8_t>& from);
 
 // Which heads of which layers each source sends: of those that several hold, the lowest source. Both sides compute it; every head of every
 // layer of the sink must come.

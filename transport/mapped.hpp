@@ -10,6 +10,8 @@
 // that it still writes and waits: until `writing` is 0 or the socket ends. A sender that is stopped in the middle of a chunk therefore
 // keeps its blocks in quarantine for as long as it lives.
 //
+// The sink maps the sources' buffers too where they are memfds, and helps with what is large (mapped_wire.hpp).
+//
 // Owner    MappedHub: the endpoint. MappedLanding: the sink. MappedSender: the session.
 // Threads  As the Instance. The control page is shared with another process and is never trusted: indices are checked.
 // Cost     A chunk: a copy, two ordered stores. A note: one line in a ring, and one sendmsg if the sink may be asleep.
@@ -22,5 +24,6 @@ namespace baton::transport {
 
 Result<std::unique_ptr<Landing>> make_mapped_landing(Session::Impl&, const LandingMemory&);
 Result<std::unique_ptr<Sender>> make_mapped_sender(Session::Impl&, const nlohmann::json& offer);
+void mapped_forget_source(Endpoint::Impl&, const void* base);
 
 }  // namespace baton::transport

@@ -82,7 +82,7 @@ class OfiLanding final : public Landing, public Watcher {
 
   void ready(uint32_t) override {} // poll() reads
 
-  Result<uint32_t> allow(uint64_t) override {
+  Result<uint32_t> allow(uint64_t, const KvMoves*) override {
     for (uint32_t i = 0; i < slots_.size(); ++i)
       if (slots_[i] == Slot::free) {
         slots_[i] = Slot::open;
@@ -111,7 +111,7 @@ class OfiLanding final : public Landing, public Watcher {
     return true;
   }
 
-  bool poll(std::vector<Note>& notes) override { return !port_ || port_->progress(&notes, nullptr); }
+  bool poll(std::vector<Note>& notes, uint32_t&) override { return !port_ || port_->progress(&notes, nullptr); }
   uint64_t tick_ns() const override { return !port_ ? 0 : port_->wait_fd() < 0 ? 50'000 : 1'000'000; }
 
  private:
@@ -159,8 +159,8 @@ class OfiSender final : public Sender {
     if (port_->error()) return Status(*port_->error());
     return Status();
   }
-  Result<void*> local(const void* base, uint64_t bytes) override {
-    BATON_ASSIGN(fid_mr * mr, domain_->source(base, bytes));
+  Result<void*> local(const SourceMemory& m) override {
+    BATON_ASSIGN(fid_mr * mr, domain_->source(m.base, m.bytes));
     return mr ? fi_mr_desc(mr) : nullptr;
   }
 

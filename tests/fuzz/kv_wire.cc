@@ -39,14 +39,30 @@ void compile(const KvLayout& src, const KvLayout& dst, const std::vector<int32_t
   judge(*plan, *move, tokens, common_part(src, dst).head_count);
 }
 
+// A table that was put is taken as it was, unless a block of it is negative.
+std::vector<int32_t> table_of(const json& j) {
+  std::vector<int32_t> blocks;
+  if (j.is_object() && j.contains("blocks") && j["blocks"].is_array())
+    for (const json& b : j["blocks"])
+      if (b.is_number_integer()) blocks.push_back(int32_t(b.get<int64_t>()));
+  std::vector<uint8_t> wire;
+  put_blocks(wire, blocks);
+  std::span<const uint8_t> rest(wire);
+  const auto taken = take_blocks(rest);
+  FUZZ_CHECK(taken ? *taken == blocks && rest.empty() : std::any_of(blocks.begin(), blocks.end(), [](int32_t b) { return b < 0; }));
+  return taken.value_or(std::vector<int32_t>());
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  std::span<const uint8_t> raw(data, size);
+  (void)take_blocks(raw);
   const json j = json::parse(data, data + size, nullptr, false);
   if (j.is_discarded()) return 0;
   fuzz::sound(error_from(j));
   FUZZ_CHECK(error_from(to_json(error_from(j))).code != BATON_OK);
-  const auto blocks = blocks_of(j, "blocks").value_or(std::vector<int32_t>());
+  const auto blocks = table_of(j);
   const uint64_t tokens = std::min(u64_of(j, "tokens").value_or(0), kMostTokens);
   (void)texts_of(j, "fabrics");
   if (!j.is_object() || !j.contains("sink") || !j.contains("sources") || !j["sources"].is_array()) return 0;

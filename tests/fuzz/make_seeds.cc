@@ -201,6 +201,12 @@ transport::KvLayout layout(transport::KvOrder order, uint32_t block_tokens) {
   return l;
 }
 
+std::string table(const std::vector<int32_t>& blocks) {
+  std::vector<uint8_t> bytes;
+  transport::put_blocks(bytes, blocks);
+  return {bytes.begin(), bytes.end()};
+}
+
 void sessions() {
   using transport::FrameKind;
   const std::string identity = frame(FrameKind::identity, "identity", {{"name", "peer"}, {"host", "elsewhere"}, {"pids", "p"}, {"pid", 1}, {"lease_ns", 1500000000}});
@@ -213,7 +219,7 @@ void sessions() {
   s += frame(FrameKind::transport, "tl.poison", {{"to", 1}, {"error", error}});
   s += frame(FrameKind::transport, "tl.close", {{"from", 7}}) + frame(FrameKind::heartbeat, "", {}) + frame(FrameKind::bye, "", {});
   put("session", "exports-timeline", std::string(1, '\0') + s);
-  s = identity + frame(FrameKind::transport, "kv.open", {{"id", 9}, {"ticket", "TICKET"}, {"model", "model"}, {"tokens", 6}, {"fabrics", {"mapped"}}, {"sources", {mine}}});
+  s = identity + frame(FrameKind::transport, "kv.open", {{"id", 9}, {"ticket", "TICKET"}, {"model", "model"}, {"tokens", 6}, {"fabrics", {"mapped"}}, {"sources", {mine}}}, table({1, 0}));
   s += frame(FrameKind::transport, "kv.seal", {{"id", 9}, {"type", "first"}, {"body", {{"token", 1}}}});
   s += frame(FrameKind::transport, "kv.abort", {{"id", 9}, {"error", error}}) + frame(FrameKind::transport, "kv.gone", {{"sink", "s"}});
   put("session", "expects-hand-over", std::string(1, '\0') + s);
@@ -221,8 +227,8 @@ void sessions() {
   s += frame(FrameKind::transport, "tl.poison", {{"to", 1}, {"error", error}});
   put("session", "imports", "\x01" + s);
   put("session", "imports-refused", "\x01" + identity + frame(FrameKind::transport, "tl.refuse", {{"to", 1}, {"error", error}}));
-  std::string accept = frame(FrameKind::transport, "kv.accept", {{"id", "X"}, {"generation", 11}, {"slot", 0}, {"fabric", "mapped"}, {"layout", mine}, {"blocks", {2, 3}},
-                                                               {"plan", 1}, {"offer", {{"sink", "s"}, {"socket", "none"}, {"token", std::string(64, 'a')}}}});
+  std::string accept = frame(FrameKind::transport, "kv.accept", {{"id", "X"}, {"generation", 11}, {"slot", 0}, {"fabric", "mapped"}, {"layout", mine},
+                                                               {"plan", 1}, {"offer", {{"sink", "s"}, {"socket", "none"}, {"token", std::string(64, 'a')}}}}, table({2, 3}));
   // ID stands for a number, which the writer of JSON would put in quotes.
   const size_t at = accept.find("\"X\"");
   accept.replace(at, 3, " ID");

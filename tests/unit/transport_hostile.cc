@@ -27,9 +27,11 @@ class LyingSink : public Service {
     for (const auto& j : m.body["sources"]) sources.push_back(must(layout_from(j)));
     LandingMemory memory{"liar", static_cast<uint8_t*>(must(memory_.map())), memory_.bytes(), exported_.fd, exported_.offset};
     landing_ = must(make_landing("mapped", s, memory));
-    const uint32_t allowed = must(landing_->allow(7));
+    const uint32_t allowed = must(landing_->allow(7, nullptr));
+    std::vector<uint8_t> blocks;
+    put_blocks(blocks, std::vector<int32_t>{0});
     (void)send_transport(s, "kv.accept", {{"id", m.body["id"]}, {"generation", 7}, {"slot", slot.value_or(allowed)}, {"fabric", fabric}, {"layout", to_json(told)},
-                                          {"blocks", std::vector<int32_t>{0}}, {"plan", must(share_heads(sources, told)).hash}, {"offer", must(landing_->offer())}});
+                                          {"plan", must(share_heads(sources, told)).hash}, {"offer", must(landing_->offer())}}, std::move(blocks));
     return true;
   }
 

@@ -115,9 +115,9 @@ inline size_t shm_files() {
   closedir(d);
   return n;
 }
-// The same, of what stays: a process that has just begun has not locked its file yet.
-inline bool shm_files_are(Instance& in, size_t n) {
-  return poll_until(in, [&] { return shm_files() == n; }, 1000);
+// Of what stays: a process that has just begun has not locked its file yet.
+inline bool no_more_shm_files(Instance& in, size_t n) {
+  return poll_until(in, [&] { return shm_files() <= n; }, 1000);
 }
 inline size_t memfd_mappings() {
   std::ifstream maps("/proc/self/maps");
