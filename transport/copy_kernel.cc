@@ -1,5 +1,9 @@
 #include "transport/copy_kernel.hpp"
 
+#include "transport/options.hpp"
+
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -65,14 +69,51 @@ struct Kernel {
   const char* isa;
 };
 
-const Kernel& streaming_kernel() {
-  static const Kernel k = []() -> Kernel {
+constexpr size_t kKernels = 3;
+
+// What this CPU has, memcpy first.
+size_t kernels_of_this_cpu(Kernel (&k)[kKernels]) {
+  size_t n = 0;
+  k[n++] = {plain, "memcpy"};
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f")) return {stream512, "avx512"};
-    if (__builtin_cpu_supports("avx2")) return {stream256, "avx2"};
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2")) k[n++] = {stream256, "avx2"};
+  if (__builtin_cpu_supports("avx512f")) k[n++] = {stream512, "avx512"};
 #endif
-    return {plain, "memcpy"};
+  return n;
+}
+
+// 16 KiB blocks in an order that no prefetcher knows, out of memory that was last touched long ago. Interleaved, the best of each: what disturbs
+// a round only makes it slower.
+Kernel probe() {
+  constexpr size_t kBytes = 16u << 20, kBlock = 16u << 10, kBlocks = kBytes / kBlock, kRounds = 3;
+  Kernel k[kKernels];
+  const size_t n = kernels_of_this_cpu(k);
+  if (n == 1) return k[0];
+  void* p = mmap(nullptr, 2 * kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  if (p == MAP_FAILED) return k[n - 1];
+  auto* src = static_cast<uint8_t*>(p);
+  uint64_t best[kKernels];
+  std::fill(std::begin(best), std::end(best), UINT64_MAX);
+  for (size_t round = 0; round < kRounds; ++round)
+    for (size_t i = 0; i < n; ++i) {
+      const uint64_t start = now_ns();
+      for (size_t b = 0; b < kBlocks; ++b) k[i].fn(src + kBytes + b * 617 % kBlocks * kBlock, src + b * 389 % kBlocks * kBlock, kBlock); // odd strides: each block once
+      copy_fence();
+      best[i] = std::min(best[i], now_ns() - start);
+    }
+  munmap(p, 2 * kBytes);
+  return k[std::min_element(best, best + n) - best];
+}
+
+const Kernel& streaming_kernel() {
+  static const Kernel k = [] {
+    Kernel all[kKernels];
+    const size_t n = kernels_of_this_cpu(all);
+    const std::string forced = forced_copy();
+    for (size_t i = 0; i < n; ++i)
+      if (forced == all[i].isa) return all[i];
+    return probe();
   }();
   return k;
 }
@@ -82,6 +123,7 @@ const Kernel& streaming_kernel() {
 CopyMode pick_copy(uint64_t total_bytes, uint64_t segments) {
   return total_bytes >= kStreamingBytes && total_bytes / std::max<uint64_t>(segments, 1) >= kStreamingSegment ? CopyMode::streaming : CopyMode::cached;
 }
+void copy_probe() { (void)streaming_kernel(); }
 const char* copy_isa() { return streaming_kernel().isa; }
 
 void copy_bytes(void* dst, const void* src, size_t bytes, CopyMode mode) {

@@ -1,8 +1,8 @@
 // copy_kernel.hpp: copies segments between two mappings, with stores that do or do not go through the cache.
 //
-// streaming: AVX-512 (or AVX2) non-temporal stores: the destination lines are not read first, and the copy does not push the
-// working set out of the cache. Faster when more is moved than the cache keeps; slower for little that the reader wants at once.
-// Chosen by CPU features at run time; without them both are memcpy.
+// streaming: AVX-512 or AVX2 non-temporal stores, or memcpy: whichever a probe finds the fastest on cold memory, once a process (about 40 ms,
+// when the first fabric that copies is opened; BATON_COPY names one instead). Non-temporal stores do not read the destination lines first, and
+// do not push the working set out of the cache; for little that the reader wants at once they are the slower.
 //
 // Owner    -   Threads  any.   Cost  memory bandwidth.   Errors  none; the caller has checked the ranges.
 //
@@ -25,6 +25,7 @@ inline constexpr uint64_t kStreamingBytes = 1u << 20;
 inline constexpr uint64_t kStreamingSegment = 512; // average; partial lines make non-temporal stores slow
 
 CopyMode pick_copy(uint64_t total_bytes, uint64_t segments);
+void copy_probe();      // now, rather than in the first transfer
 const char* copy_isa(); // "avx512", "avx2", "memcpy": what streaming is here
 void copy_bytes(void* dst, const void* src, size_t bytes, CopyMode);
 void copy_segments(uint8_t* dst, const uint8_t* src, std::span<const KvSegment>, CopyMode);

@@ -196,6 +196,9 @@ void unclaimed(Session::Impl& s, const Message& m) {
   } else if (m.type == "tl.import") {
     const Error e(BATON_NOT_FOUND, "this endpoint exports no timelines", "export one there first");
     (void)send_transport(s, "tl.refuse", {{"to", u64_of(m.body, "from").value_or(0)}, {"error", to_json(e)}});
+  } else if (m.type == "kv.lend") {
+    const Error e(BATON_NOT_FOUND, "this side borrows no KV-cache of that name", "create a KvBorrower there");
+    (void)send_transport(s, "kv.decline", {{"id", u64_of(m.body, "id").value_or(0)}, {"error", to_json(e)}});
   } else if (m.type == "kv.gone") {
     const std::string prefix = sender_key("", text_of(m.body, "sink").value_or("?"));
     for (auto it = s.attached.begin(); it != s.attached.end();) {

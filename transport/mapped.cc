@@ -1,7 +1,9 @@
 #include "transport/mapped.hpp"
 
 #include "transport/kv_pieces.hpp"
+#include "transport/doze.hpp"
 #include "transport/kv_wire.hpp"
+#include "transport/mapped_hub.hpp"
 #include "transport/mapped_wire.hpp"
 
 #include <fmt/format.h>
@@ -9,7 +11,6 @@
 #include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <bit>
@@ -21,73 +22,7 @@ using namespace mapped;
 
 namespace {
 
-class MappedLanding;
-
-// Hands descriptors to whoever brings a token.
-class MappedHub final : public Attachment, public Watcher {
- public:
-  static constexpr char kKey[] = "mapped";
-  explicit MappedHub(Endpoint::Impl& ep) : ep_(ep) {}
-  ~MappedHub() override {
-    guests_.clear();
-    if (listener_) ep_.unwatch(tag_, listener_.get());
-  }
-  Status start() {
-    name_ = "baton-" + random_hex(16);
-    BATON_ASSIGN(listener_, unix_listen(name_));
-    tag_ = ep_.watch(listener_.get(), EPOLLIN, this);
-    return {};
-  }
-  static Result<MappedHub*> of(Endpoint::Impl& ep) {
-    auto& slot = ep.attached[kKey];
-    if (!slot) {
-      auto hub = std::make_unique<MappedHub>(ep);
-      BATON_TRY(hub->start());
-      slot = std::move(hub);
-    }
-    return static_cast<MappedHub*>(slot.get());
-  }
-  const std::string& name() const { return name_; }
-  void expect(const std::string& token, MappedLanding* l) { tokens_[token] = l; }
-  void forget(MappedLanding* l) {
-    std::erase_if(tokens_, [&](const auto& t) { return t.second == l; });
-  }
-
-  void ready(uint32_t) override {
-    for (int i = 0; i < 8; ++i) {
-      Fd fd(accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-      if (!fd) return;
-      if (!unix_peer_is_me(fd.get())) continue;
-      if (guests_.size() >= kMaxHandshakes) guests_.erase(guests_.begin()); // the oldest has had its time
-      auto g = std::make_unique<Guest>();
-      g->hub = this;
-      g->tag = ep_.watch(fd.get(), EPOLLIN, g.get());
-      g->fd = std::move(fd);
-      guests_.push_back(std::move(g));
-    }
-  }
-
- private:
-  struct Guest final : Watcher { // connected, has shown no token yet
-    ~Guest() override {
-      if (fd) hub->ep_.unwatch(tag, fd.get());
-    }
-    void ready(uint32_t) override { hub->token_from(this); }
-    MappedHub* hub = nullptr;
-    Fd fd;
-    uint64_t tag = 0;
-  };
-  void token_from(Guest*);
-
-  Endpoint::Impl& ep_;
-  Fd listener_;
-  uint64_t tag_ = 0;
-  std::string name_;
-  std::map<std::string, MappedLanding*> tokens_;
-  std::vector<std::unique_ptr<Guest>> guests_;
-};
-
-class MappedLanding final : public Landing, public Watcher {
+class MappedLanding final : public Landing, public Watcher, public MappedHost {
  public:
   MappedLanding(Endpoint::Impl& ep, MappedHub& hub, LandingMemory m) : ep_(ep), hub_(hub), memory_(std::move(m)) {}
   ~MappedLanding() override {
@@ -98,6 +33,7 @@ class MappedLanding final : public Landing, public Watcher {
   bool wants_moves() const override { return true; }
 
   Status start() {
+    copy_probe();
     BATON_TRY(check_object(memory_.fd, memory_.fd_offset + memory_.bytes));
     control_fd_ = Fd(memfd_create("baton-control", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (!control_fd_ || ftruncate(control_fd_.get(), sizeof(Control))) return io_error("memfd_create", errno);
@@ -117,7 +53,7 @@ class MappedLanding final : public Landing, public Watcher {
     return o;
   }
 
-  void welcome(Fd peer) {
+  void welcome(Fd peer) override {
     hub_.forget(this); // the token works once
     token_.clear();
     const Welcome w{kMagic, kSlots, memory_.bytes, memory_.fd_offset, sizeof(Control)};
@@ -170,6 +106,7 @@ class MappedLanding final : public Landing, public Watcher {
 
   bool poll(std::vector<Note>& notes, uint32_t& worked) override {
     Control& c = control();
+    doze_.look(now_ns());
     if (uint32_t open = c.open_jobs.load(std::memory_order_relaxed)) {
       uint64_t left = kPollBytes;
       for (; open && left; open &= open - 1) {
@@ -180,7 +117,7 @@ class MappedLanding final : public Landing, public Watcher {
     }
     const uint64_t head = c.head.load(std::memory_order_acquire);
     if (head == tail_) {
-      if (!worked && !c.parked.load(std::memory_order_relaxed)) {
+      if (!worked && !c.parked.load(std::memory_order_relaxed) && doze_.may_park(ep_)) {
         c.parked.store(1, std::memory_order_seq_cst);
         if (c.head.load(std::memory_order_seq_cst) != tail_ || c.open_jobs.load(std::memory_order_seq_cst)) return poll(notes, worked);
       }
@@ -257,6 +194,7 @@ class MappedLanding final : public Landing, public Watcher {
   std::string token_;
   uint64_t tag_ = 0, tail_ = 0;
   bool gone_ = false, lost_ = false;
+  Doze doze_;
   uint64_t busy_[kSlots] = {};
   const KvMoves* moves_[kSlots] = {};
   struct Source {
@@ -276,22 +214,6 @@ class MappedLanding final : public Landing, public Watcher {
   };
   Helping helping_[kJobs];
 };
-
-void MappedHub::token_from(Guest* g) {
-  uint8_t buf[65];
-  std::array<Fd, 4> none;
-  const ssize_t n = unix_recv(g->fd.get(), buf, none);
-  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-  MappedLanding* landing = nullptr;
-  if (n == 64) {
-    const auto it = tokens_.find(std::string(reinterpret_cast<char*>(buf), 64));
-    if (it != tokens_.end()) landing = it->second;
-  }
-  Fd fd = std::move(g->fd);
-  ep_.unwatch(g->tag, fd.get());
-  if (landing) landing->welcome(std::move(fd));
-  std::erase_if(guests_, [&](const auto& x) { return x.get() == g; });
-}
 
 }  // namespace
 

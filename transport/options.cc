@@ -1,7 +1,6 @@
 #include "transport/options.hpp"
 
 #include <cstdlib>
-#include <string>
 
 namespace baton::transport {
 
@@ -13,6 +12,11 @@ void prepare_libfabric_environment() {
     return true;
   }();
   (void)once;
+}
+
+std::string forced_copy() {
+  const char* v = getenv("BATON_COPY");
+  return v ? v : "";
 }
 
 }  // namespace baton::transport

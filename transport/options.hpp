@@ -8,9 +8,12 @@
 // FI_OFI_RXM_BUFFER_SIZE  set to kRxmBufferBytes unless it is set: ofi_rxm clears many buffers of this size for each endpoint, that is, for each
 //          landing and sender. With its own 16 KiB, 102 tcp transfers took 1.8 s of CPU, with 512 bytes 0.8 s (one run each, on a busy machine);
 //          what passes through them here is a Note.
+// BATON_COPY  read: "memcpy", "avx2" or "avx512" for large copies, in place of the probe's choice; one that this CPU has not is ignored.
 //
 // Owner    -   Threads  once, before other threads read the environment.   Cost  nothing after the first.   Errors  none.
 #pragma once
+
+#include <string>
 
 namespace baton::transport {
 
@@ -18,5 +21,6 @@ inline constexpr int kRxmConnectUs = 100;
 inline constexpr int kRxmBufferBytes = 512;
 
 void prepare_libfabric_environment();
+std::string forced_copy(); // BATON_COPY, "" if unset
 
 }  // namespace baton::transport

@@ -1,11 +1,13 @@
 // transport_peer: the other process of transport_process.cc and transport_remote_timeline.cc.
 //   transport_peer source KEY_HEX ADDRESS LEASE_MS   connects; obeys "go"
 //   transport_peer sink   KEY_HEX -       LEASE_MS   listens, prints its address; obeys "expect"
+//   either obeys "lend" and "borrow": requests in shared memory, both ways of kv_lend.hpp
 //   either obeys "export": a timeline "made", which it raises at each "signal", and "import": follows that of this process
 // Ends when its session ends, or with its parent.
 #include "transport_test.hpp"
 
 #include "transport/crypto.hpp"
+#include "transport/kv_lend.hpp"
 #include "transport/remote_timeline.hpp"
 
 #include <sys/prctl.h>
@@ -89,6 +91,40 @@ void serve_import(const Instance& in, Session& s) {
   while (s.alive().ok()) in.poll_wait(deadline_in_ms(1000));
 }
 
+// One loan of the whole pool, filled with `salt`.
+void serve_lend(const Instance& in, Session& s, const nlohmann::json& b) {
+  Device host = must(in.open("host://"));
+  const KvLayout l = layout_for(b);
+  Buffer pool = must(host.alloc(l.bytes()));
+  std::vector<int32_t> blocks(l.blocks);
+  std::iota(blocks.rbegin(), blocks.rend(), 0);
+  const uint64_t tokens = uint64_t(l.blocks) * l.block_tokens;
+  fill_kv(pool, l, blocks, tokens, b["salt"]);
+  KvLender lender = must(KvLender::open(in, s, pool, l, {.model = "m"}, deadline_in_ms(20000)));
+  (void)must(lender.lend(blocks, {.tokens = tokens, .tag = 5}));
+  std::vector<uint64_t> back;
+  while (s.alive().ok() && back.empty()) {
+    in.poll_wait(deadline_in_ms(100));
+    lender.returned(back);
+  }
+  (void)s.send({"back", {{"loans", back}}, {}});
+}
+
+// Takes loans and keeps them.
+void serve_borrow(const Instance& in, Session& s, const nlohmann::json& b) {
+  Device host = must(in.open("host://"));
+  KvBorrower borrower = must(KvBorrower::create(in, s, host, layout_for(b), {.model = "m"}));
+  (void)s.send({"borrowing", {}, {}});
+  KvLoan loan;
+  for (bool told = false; s.alive().ok();) {
+    in.poll_wait(deadline_in_ms(100));
+    if (!told && borrower.take(loan)) {
+      (void)s.send({"took", {{"wrong", wrong_kv(borrower.memory(), borrower.layout(), loan.blocks, loan.terms.tokens, b["salt"])}}, {}});
+      told = true;
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -115,6 +151,8 @@ int main(int argc, char** argv) {
     while (auto m = s->receive()) {
       if (m->type == "go") serve_source(in, *s, m->body);
       if (m->type == "expect") serve_sink(in, ep, *s, m->body);
+      if (m->type == "lend") serve_lend(in, *s, m->body);
+      if (m->type == "borrow") serve_borrow(in, *s, m->body);
       if (m->type == "export") serve_export(in, ep, *s, m->body);
       if (m->type == "import") serve_import(in, *s);
     }
