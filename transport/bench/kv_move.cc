@@ -1,6 +1,8 @@
 #include "transport/bench/kv_move.hpp"
 
+#include "transport/bench/kv_shapes.hpp"
 #include "transport/fabrics.hpp"
+#include "transport/kv_lend.hpp"
 #include "transport/kv_link.hpp"
 #include "transport/socket.hpp"
 
@@ -13,61 +15,13 @@
 
 #include <algorithm>
 #include <csignal>
-#include <numeric>
+#include <cstring>
 #include <random>
 
 namespace baton::transport {
 namespace {
 
-constexpr uint64_t kMoved = 64u << 20, kPool = 128u << 20;
 constexpr uint64_t kStepNs = 30'000'000'000;
-
-struct Shape {
-  const char* name;
-  uint32_t head_dim; // of one head, 16 tokens, bf16, k and v: the bytes of a block
-  bool random;
-  uint64_t block_bytes() const { return 2ull * 16 * head_dim * 2; }
-};
-constexpr Shape kShapes[] = {{"1x64MiB", 256, false}, {"4096x16KiB", 256, true}, {"16384x4KiB", 64, true}};
-
-// One layer, blocks whole: [block][k|v][token][d]. A block is one segment, and neighbours merge.
-KvLayout layout_of(const Shape& s) {
-  KvLayout l;
-  l.layers = l.kv_heads = l.head_count = 1;
-  l.head_dim = s.head_dim;
-  l.order = KvOrder::block_major;
-  l.blocks = uint32_t(kPool / s.block_bytes());
-  return l;
-}
-
-uint64_t tokens_of(const Shape& s) { return kMoved / s.block_bytes() * 16; }
-
-std::vector<int32_t> table_of(const Shape& s, std::mt19937& rng) {
-  std::vector<int32_t> all(kPool / s.block_bytes());
-  std::iota(all.begin(), all.end(), 0);
-  if (s.random) std::shuffle(all.begin(), all.end(), rng);
-  all.resize(kMoved / s.block_bytes());
-  return all;
-}
-
-// A word that says where it belongs: (iteration, position in the request).
-void fill(uint8_t* pool, const Shape& s, const std::vector<int32_t>& table, uint64_t salt) {
-  const uint64_t words = s.block_bytes() / 8;
-  for (size_t i = 0; i < table.size(); ++i) {
-    auto* w = reinterpret_cast<uint64_t*>(pool + uint64_t(table[i]) * s.block_bytes());
-    for (uint64_t k = 0; k < words; ++k) w[k] = salt * 0x9e3779b97f4a7c15ull + i * words + k;
-  }
-}
-
-uint64_t wrong(const uint8_t* pool, const Shape& s, const std::vector<int32_t>& table, uint64_t salt) {
-  const uint64_t words = s.block_bytes() / 8;
-  uint64_t bad = 0;
-  for (size_t i = 0; i < table.size(); ++i) {
-    auto* w = reinterpret_cast<const uint64_t*>(pool + uint64_t(table[i]) * s.block_bytes());
-    for (uint64_t k = 0; k < words; ++k) bad += w[k] != salt * 0x9e3779b97f4a7c15ull + i * words + k;
-  }
-  return bad;
-}
 
 template <class F>
 Status wait_for(const Instance& in, F done, const char* what) {
@@ -86,56 +40,109 @@ Result<Message> hear(const Instance& in, Session& s, const char* what) {
   return std::move(*m);
 }
 
-// The child: for each "shape" a sink; for each "next" a ticket, then an acknowledgement when everything has landed.
-Status decode(const std::string& address, const Key& key) {
-  BATON_ASSIGN(Instance in, Instance::create());
-  BATON_ASSIGN(Device host, in.open("host://"));
-  BATON_ASSIGN(Buffer pool, host.alloc(kPool));
-  BATON_ASSIGN(void* p, pool.map());
-  std::memset(p, 1, kPool);
-  BATON_ASSIGN(Endpoint ep, Endpoint::open(in, {"", key, "kv_move decode", 10'000'000'000}));
-  BATON_ASSIGN(auto s, ep.connect(address, deadline_in_ms(10'000)));
-  std::optional<KvSink> sink;
-  const Shape* shape = nullptr;
-  std::mt19937 rng(7);
-  for (;;) {
-    BATON_ASSIGN(Message m, hear(in, *s, "waiting for the next shape"));
-    if (m.type == "shape") {
-      sink.reset();
-      shape = &kShapes[m.body.value("index", 0u) % std::size(kShapes)];
-      BATON_ASSIGN(KvSink made, KvSink::create(in, ep, pool, layout_of(*shape), "kv_move"));
-      sink.emplace(std::move(made));
-      continue;
-    }
-    if (m.type != "next" || !sink) return {};
-    const auto table = table_of(*shape, rng);
-    BATON_ASSIGN(Incoming incoming, sink->expect(table, tokens_of(*shape)));
-    BATON_TRY(s->send({"ticket", {{"ticket", incoming.ticket()}}, {}}));
-    const uint64_t salt = m.body.value("salt", uint64_t(0));
-    BATON_TRY(incoming.landed().wait_until(1, now_ns() + kStepNs));
-    BATON_TRY(s->send({"ack", nlohmann::json::object(), {}}));
-    const bool check = m.body.value("verify", false);
-    BATON_TRY(wait_for(in, [&] { return incoming.sealed().has_value() || !s->alive().ok(); }, "the seal"));
-    BATON_TRY(s->send({"done", {{"wrong", check ? wrong(static_cast<uint8_t*>(p), *shape, table, salt) : 0}}, {}}));
+// Waits as the receiver of a row does: it polls without end, or sleeps until it is woken.
+template <class F>
+Status receive_until(const Instance& in, bool awake, F done, const char* what) {
+  if (!awake) return wait_for(in, done, what);
+  const uint64_t until = now_ns() + kStepNs;
+  for (uint32_t i = 0; !done(); ++i) {
+    in.poll();
+    if (i % 1024 == 0 && now_ns() > until) return Error(BATON_DEADLINE, fmt::format("kv_move: {} took longer than {} s", what, kStepNs / 1'000'000'000), "run it on a quieter machine");
   }
+  return {};
 }
 
-struct Pools { // the yardstick's
-  std::vector<uint8_t> from = std::vector<uint8_t>(kPool, 1), to = std::vector<uint8_t>(kPool, 1);
+// The other process: for each "shape" a sink or a borrower; for each "next" a ticket, then an acknowledgement when everything has landed.
+class Decode {
+ public:
+  static Status run(const std::string& address, const Key& key) {
+    BATON_ASSIGN(Instance in, Instance::create());
+    BATON_ASSIGN(Device host, in.open("host://"));
+    BATON_ASSIGN(Buffer pool, host.alloc(kPool));
+    BATON_ASSIGN(void* p, pool.map());
+    std::memset(p, 1, kPool);
+    BATON_ASSIGN(Endpoint ep, Endpoint::open(in, {.key = key, .name = "kv_move decode", .lease_ns = 10'000'000'000}));
+    BATON_ASSIGN(auto s, ep.connect(address, deadline_in_ms(10'000)));
+    Decode d{in, ep, *s, host, pool, static_cast<uint8_t*>(p)};
+    for (;;) {
+      BATON_ASSIGN(Message m, hear(in, *s, "waiting for the next shape"));
+      if (m.type == "shape") BATON_TRY(d.shape(m.body));
+      else if (m.type == "next") BATON_TRY(d.next(m.body));
+      else if (m.type == "loans") BATON_TRY(d.loans(m.body));
+      else return {};
+    }
+  }
+
+  const Instance& in;
+  Endpoint& ep;
+  Session& session;
+  const Device& host;
+  const Buffer& pool;
+  uint8_t* base;
+
+ private:
+  Status shape(const nlohmann::json& b) {
+    sink_.reset();
+    borrower_.reset();
+    shape_ = &shapes()[b.value("index", 0u) % shapes().size()];
+    awake_ = b.value("awake", false);
+    if (b.value("lend", false)) {
+      BATON_ASSIGN(KvBorrower made, KvBorrower::create(in, session, host, shape_->layout(), {.model = "kv_move"}));
+      borrower_.emplace(std::move(made));
+    } else {
+      BATON_ASSIGN(KvSink made, KvSink::create(in, ep, pool, shape_->layout(), "kv_move"));
+      sink_.emplace(std::move(made));
+    }
+    return {};
+  }
+
+  Status next(const nlohmann::json& b) {
+    if (!sink_) return Error(BATON_INVALID_ARGUMENT, "kv_move: no shape", "report this");
+    const auto table = shape_->table(rng_);
+    BATON_ASSIGN(Incoming incoming, sink_->expect(table, shape_->tokens()));
+    BATON_TRY(session.send({"ticket", {{"ticket", incoming.ticket()}}, {}}));
+    if (awake_) BATON_TRY(receive_until(in, true, [&] {
+      const auto v = incoming.landed().value();
+      return !v.ok() || *v >= 1;
+    }, "the layer"));
+    else BATON_TRY(incoming.landed().wait_until(1, now_ns() + kStepNs));
+    BATON_TRY(session.send({"ack", nlohmann::json::object(), {}}));
+    BATON_TRY(wait_for(in, [&] { return incoming.sealed().has_value() || !session.alive().ok(); }, "the seal"));
+    BATON_TRY(session.send({"done", {{"wrong", b.value("verify", false) ? wrong(base, *shape_, table, b.value("salt", uint64_t(0))) : 0}}, {}}));
+    return {};
+  }
+
+  // Takes as many loans as are coming and gives each back; the first is verified.
+  Status loans(const nlohmann::json& b) {
+    const uint64_t count = b.value("count", uint64_t(1));
+    KvLoan loan;
+    uint64_t bad = 0;
+    for (uint64_t i = 0; i < count; ++i) {
+      BATON_TRY(receive_until(in, awake_, [&] { return borrower_->take(loan) || !session.alive().ok(); }, "a loan"));
+      if (i == 0 && b.value("verify", false)) {
+        BATON_ASSIGN(void* p, borrower_->memory().map());
+        bad = wrong(static_cast<uint8_t*>(p), *shape_, loan.blocks, b.value("salt", uint64_t(0)));
+      }
+      BATON_TRY(borrower_->check(loan));
+      borrower_->give_back(loan);
+    }
+    return session.send({"done", {{"wrong", bad}}, {}});
+  }
+
+  std::optional<KvSink> sink_;
+  std::optional<KvBorrower> borrower_;
+  const Shape* shape_ = nullptr;
+  bool awake_ = false;
+  std::mt19937 rng_{7};
+
+ public:
+  Decode(const Instance& i, Endpoint& e, Session& s, const Device& h, const Buffer& p, uint8_t* b) : in(i), ep(e), session(s), host(h), pool(p), base(b) {}
 };
 
-double median(std::vector<double> v) {
-  std::nth_element(v.begin(), v.begin() + ptrdiff_t(v.size() / 2), v.end());
-  return v[v.size() / 2];
-}
-
-double memcpy_ms(Pools& pools, const Shape& s, std::mt19937& rng) {
-  const KvLayout l = layout_of(s);
-  auto plan = KvPlan::compile(l, l);
-  auto move = plan->instantiate(table_of(s, rng), table_of(s, rng), 0, tokens_of(s));
-  const uint64_t start = now_ns();
-  for (const KvSegment& g : move->layer(0)) std::memcpy(&pools.to[g.dst], &pools.from[g.src], g.bytes);
-  return double(now_ns() - start) / 1e6;
+Status all_right(const KvMoveRow& r, const Message& done) {
+  const uint64_t bad = done.body.value("wrong", uint64_t(1));
+  if (bad) return Error(BATON_CORRUPT, fmt::format("{}: {} words arrived wrong", r.name, bad), "report this");
+  return {};
 }
 
 struct Prefill {
@@ -143,46 +150,115 @@ struct Prefill {
   Session& session;
   Buffer pool;
   uint8_t* base;
-  Pools yard;
+  Floor floor;
   std::mt19937 rng{11};
 
-  Result<KvMoveRow> row(const std::string& fabric, size_t index, uint32_t iterations) {
-    const Shape& shape = kShapes[index];
-    const KvLayout l = layout_of(shape);
+  KvMoveRow begin(const std::string& way, const Shape& shape) {
     KvMoveRow r;
-    r.fabric = fabric;
+    r.fabric = way;
     r.shape = shape.name;
-    r.name = fmt::format("kv_move/{}/{}", fabric, shape.name);
-    BATON_TRY(session.send({"shape", {{"index", index}}, {}}));
-    BATON_ASSIGN(Timeline made, in.timeline("made"));
-    std::vector<double> moved, plain, opened;
+    r.name = fmt::format("kv_move/{}/{}", way, shape.name);
+    return r;
+  }
+
+  struct Floors {
+    std::vector<double> plain, one, two;
+    void add(Floor& f, const Shape& s, std::mt19937& rng) {
+      plain.push_back(f.memcpy_ms(s, rng));
+      one.push_back(f.streamed_ms(s, rng, 1));
+      two.push_back(f.streamed_ms(s, rng, 2));
+    }
+    void put(KvMoveRow& r) const {
+      r.yardstick_ms = median(plain);
+      r.streamed_ms = median(one);
+      r.streamed2_ms = median(two);
+    }
+  };
+
+  Result<KvMoveRow> move(const std::string& way, size_t index, uint32_t iterations) {
+    const Shape& shape = shapes()[index];
+    const KvLayout l = shape.layout();
+    const bool asleep = way == "mapped asleep";
+    const std::string fabric = asleep ? "mapped" : way;
+    KvMoveRow r = begin(way, shape);
+    BATON_TRY(session.send({"shape", {{"index", index}, {"awake", fabric == "mapped" && !asleep}}, {}}));
+    std::vector<double> moved, opened;
+    Floors floors;
     for (uint32_t i = 0; i <= iterations; ++i) { // the first one warms up and is verified
-      const auto table = table_of(shape, rng);
+      const auto table = shape.table(rng);
       if (i == 0) fill(base, shape, table, index + 1);
       BATON_TRY(session.send({"next", {{"salt", index + 1}, {"verify", i == 0}}, {}}));
       BATON_ASSIGN(Message ticket, hear(in, session, "a ticket"));
+      if (asleep) usleep(2000);
       const uint64_t before = now_ns();
-      BATON_ASSIGN(KvTransfer t, KvTransfer::open(in, session, ticket.body.value("ticket", ""), {{&pool, l, table}}, tokens_of(shape),
+      BATON_ASSIGN(KvTransfer t, KvTransfer::open(in, session, ticket.body.value("ticket", ""), {{&pool, l, table}}, shape.tokens(),
                                                   {.fabric = fabric, .model = "kv_move"}, now_ns() + kStepNs));
       const uint64_t start = now_ns();
       BATON_TRY(t.queue().submit(t.copy(0, 0)));
       BATON_ASSIGN(Message ack, hear(in, session, "the acknowledgement"));
-      const double ms = double(now_ns() - start) / 1e6;
+      const uint64_t end = now_ns();
       BATON_TRY(t.seal({"end", nlohmann::json::object(), {}}, now_ns() + kStepNs));
       BATON_ASSIGN(Message done, hear(in, session, "the verification"));
-      if (done.body.value("wrong", uint64_t(1)) != 0) return Error(BATON_CORRUPT, fmt::format("{}: {} words arrived wrong", r.name, done.body.value("wrong", uint64_t(0))), "report this");
+      BATON_TRY(all_right(r, done));
       r.bytes = t.stats().bytes;
       r.segments = t.stats().segments;
-      const double yard_ms = memcpy_ms(yard, shape, rng);
+      Floors once;
+      once.add(floor, shape, rng);
       if (i == 0) continue;
-      moved.push_back(ms);
-      plain.push_back(yard_ms);
+      floors.plain.push_back(once.plain[0]), floors.one.push_back(once.one[0]), floors.two.push_back(once.two[0]);
+      moved.push_back(double(end - before) / 1e6);
       opened.push_back(double(start - before) / 1e6);
     }
     r.median_ms = median(moved);
-    r.yardstick_ms = median(plain);
     r.open_ms = median(opened);
+    floors.put(r);
     r.ratio = r.yardstick_ms / r.median_ms;
+    return r;
+  }
+
+  // From the list of blocks to the receipt that the other process gave.
+  Result<KvMoveRow> lend(size_t index, uint32_t iterations, uint64_t* notify_ns, uint64_t* notify_asleep_ns) {
+    const Shape& shape = shapes()[index];
+    KvMoveRow r = begin("lend", shape);
+    r.bytes = kMoved;
+    auto rounds = [&](bool awake, uint64_t count, const std::vector<int32_t>* one) -> Result<double> {
+      BATON_TRY(session.send({"shape", {{"index", index}, {"awake", awake}, {"lend", true}}, {}}));
+      BATON_ASSIGN(KvLender lender, KvLender::open(in, session, pool, shape.layout(), {.model = "kv_move"}, now_ns() + kStepNs));
+      auto table = one ? *one : shape.table(rng);
+      const bool verify = !one;
+      if (verify) fill(base, shape, table, index + 1);
+      BATON_TRY(session.send({"loans", {{"count", count}, {"verify", verify}, {"salt", index + 1}}, {}}));
+      std::vector<double> us;
+      std::vector<uint64_t> back;
+      for (uint64_t i = 0; i < count; ++i) {
+        if (i && !one) table = shape.table(rng);
+        if (!awake) usleep(1000);
+        back.clear();
+        const uint64_t start = now_ns();
+        BATON_ASSIGN(uint64_t id, lender.lend(table, {.tokens = one ? 1 : shape.tokens()}));
+        (void)id;
+        BATON_TRY(receive_until(in, true, [&] { return lender.returned(back), !back.empty() || !lender.alive().ok(); }, "a loan's return"));
+        if (back.empty()) return lender.alive().error();
+        if (i) us.push_back(double(now_ns() - start) / 1e3);
+      }
+      BATON_ASSIGN(Message done, hear(in, session, "the verification"));
+      BATON_TRY(all_right(r, done));
+      return median(us);
+    };
+    BATON_ASSIGN(double us, rounds(true, iterations * 5 + 1, nullptr));
+    r.median_ms = us / 1e3;
+    r.segments = kMoved / shape.block_bytes();
+    Floors floors;
+    for (uint32_t i = 0; i < 3; ++i) floors.add(floor, shape, rng);
+    floors.put(r);
+    r.ratio = r.yardstick_ms / r.median_ms;
+    if (notify_ns) {
+      const std::vector<int32_t> block{0};
+      BATON_ASSIGN(double there_and_back, rounds(true, 20'001, &block));
+      *notify_ns = uint64_t(there_and_back * 500);
+      BATON_ASSIGN(double asleep, rounds(false, 301, &block));
+      *notify_asleep_ns = uint64_t(asleep * 1000);
+    }
     return r;
   }
 };
@@ -194,7 +270,7 @@ Result<std::vector<KvMoveRow>> prefill(const Instance& in, Endpoint& ep, const K
   BATON_ASSIGN(Buffer pool, host.alloc(kPool));
   BATON_ASSIGN(void* base, pool.map());
   std::memset(base, 1, kPool);
-  Prefill p{in, *session, std::move(pool), static_cast<uint8_t*>(base), {}};
+  Prefill p{in, *session, std::move(pool), static_cast<uint8_t*>(base)};
   std::vector<KvMoveRow> rows;
   const auto known = list_fabrics();
   for (const std::string& f : o.fabrics) {
@@ -207,8 +283,20 @@ Result<std::vector<KvMoveRow>> prefill(const Instance& in, Endpoint& ep, const K
       rows.push_back(std::move(r));
       continue;
     }
-    for (size_t i = 0; i < std::size(kShapes); ++i) {
-      BATON_ASSIGN(KvMoveRow r, p.row(f, i, std::max(o.iterations, 1u)));
+    for (size_t i = 0; i < shapes().size(); ++i) {
+      BATON_ASSIGN(KvMoveRow r, p.move(f, i, std::max(o.iterations, 1u)));
+      rows.push_back(std::move(r));
+    }
+    if (f != "mapped") continue;
+    for (size_t i = 0; i < shapes().size(); ++i) {
+      BATON_ASSIGN(KvMoveRow r, p.move("mapped asleep", i, std::max(o.iterations, 1u)));
+      rows.push_back(std::move(r));
+    }
+    for (size_t i = 0; i < shapes().size(); ++i) {
+      uint64_t polled = 0, asleep = 0;
+      const bool last = i + 1 == shapes().size();
+      BATON_ASSIGN(KvMoveRow r, p.lend(i, std::max(o.iterations, 1u), last ? &polled : nullptr, last ? &asleep : nullptr));
+      r.notify_ns = double(polled), r.notify_asleep_ns = double(asleep);
       rows.push_back(std::move(r));
     }
   }
@@ -230,13 +318,13 @@ Result<std::vector<KvMoveRow>> kv_move(const KvMoveOptions& o) {
     write_end.reset();
     char address[64] = {};
     if (read(read_end.get(), address, sizeof address - 1) <= 0) _exit(1);
-    const Status s = decode(address, key);
+    const Status s = Decode::run(address, key);
     if (!s.ok()) fmt::print(stderr, "kv_move decode process: {}\n", s.error().text());
     _exit(s.ok() ? 0 : 1);
   }
   auto run = [&]() -> Result<std::vector<KvMoveRow>> {
     BATON_ASSIGN(Instance in, Instance::create());
-    BATON_ASSIGN(Endpoint ep, Endpoint::open(in, {"127.0.0.1:0", key, "kv_move prefill", 10'000'000'000}));
+    BATON_ASSIGN(Endpoint ep, Endpoint::open(in, {.listen = "127.0.0.1:0", .key = key, .name = "kv_move prefill", .lease_ns = 10'000'000'000}));
     if (write(write_end.get(), ep.address().data(), ep.address().size()) < 0) return io_error("write", errno);
     return prefill(in, ep, o);
   };

@@ -1,9 +1,9 @@
 // kv_move.hpp: how long 64 MiB of KV take between two processes, per fabric and shape, beside plain memcpy of the same segments.
 //
 // Forks a child that decodes; this process prefills. Both pools are 128 MiB and pre-faulted; slots are random on both sides and new in each
-// iteration. Timed from submitting the copy to the acknowledgement: post, move, note, seen by the receiver's timeline, a message
-// back over the session, seen here. The ticket and the plan are made before the clock starts (open_ms says how long that takes).
-// Yardstick: one thread's memcpy of the same segments between two private pools, one after each transfer of the same run.
+// iteration. Timed from the lists of blocks to the acknowledgement: agreeing, plan, move, note, seen by the receiver's application, and its
+// message back, seen here; the receiver had made the ticket before. Of a loan: list, ring, taken by the receiver, its receipt in shared memory, seen here.
+// Yardsticks: memcpy of the same segments by one thread, and the copy kernel by one and by two, between two private pools, after each transfer.
 // The first transfer of each shape is verified byte for byte.
 //
 // Owner    -   Threads  none; fork()s, so call it before starting threads.   Cost  seconds.
@@ -27,11 +27,14 @@ struct KvMoveOptions {
 struct KvMoveRow {
   std::string name;  // "kv_move/mapped/4096x16KiB"
   std::string shape; // "1x64MiB", "4096x16KiB", "16384x4KiB"
-  std::string fabric;
+  std::string fabric; // or way: "mapped" (both sides awake), "mapped asleep" (the receiver), "lend" (no copy)
   uint64_t bytes = 0, segments = 0;
-  double median_ms = 0, yardstick_ms = 0;
-  double ratio = 0; // yardstick / median: above 1 is faster than memcpy
-  double open_ms = 0;
+  double median_ms = 0;       // from the lists of blocks to the other side's acknowledgement
+  double yardstick_ms = 0;    // memcpy of the same segments, one thread
+  double streamed_ms = 0, streamed2_ms = 0; // the large copies' kernel, one thread and two
+  double ratio = 0;           // yardstick / median: above 1 is faster than memcpy
+  double open_ms = 0;         // of median_ms: agreeing
+  double notify_ns = 0, notify_asleep_ns = 0; // lend, last shape: one way, polled; to a waiter that sleeps, and back by one that polls
   std::string skipped; // not empty: why there are no numbers
 };
 

@@ -1,0 +1,45 @@
+// kv_shapes.hpp (internal): the requests that the movers are measured on: 64 MiB of 128, in one piece or in blocks of two random permutations, with
+// words that say where they belong; and what the machine itself takes for the same segments.
+//
+// Owner    values.   Threads  one; Floor::streamed with 2 threads starts a helper.   Cost  10 ms each.   Errors  none.
+#pragma once
+
+#include "transport/copy_kernel.hpp"
+
+#include <cstdint>
+#include <random>
+#include <span>
+#include <vector>
+
+namespace baton::transport {
+
+inline constexpr uint64_t kMoved = 64u << 20, kPool = 128u << 20;
+
+struct Shape {
+  const char* name;
+  uint32_t head_dim; // of one head, 16 tokens, bf16, k and v: the bytes of a block
+  bool random;
+  uint64_t block_bytes() const { return 2ull * 16 * head_dim * 2; }
+  uint64_t tokens() const { return kMoved / block_bytes() * 16; }
+  KvLayout layout() const; // one layer, blocks whole: [block][k|v][token][d]. A block is one segment, and neighbours merge
+  std::vector<int32_t> table(std::mt19937&) const;
+};
+std::span<const Shape> shapes();
+
+void fill(uint8_t* pool, const Shape&, const std::vector<int32_t>& table, uint64_t salt);
+uint64_t wrong(const uint8_t* pool, const Shape&, const std::vector<int32_t>& table, uint64_t salt); // words
+
+// What the machine takes, in this process, out of and into memory that was last touched long ago.
+class Floor {
+ public:
+  Floor() : from_(kPool, 1), to_(kPool, 1) {}
+  double memcpy_ms(const Shape&, std::mt19937&);
+  double streamed_ms(const Shape&, std::mt19937&, uint32_t threads); // the copy kernel that the fabric mapped uses; 1 or 2
+
+ private:
+  std::vector<uint8_t> from_, to_;
+};
+
+double median(std::vector<double>);
+
+}  // namespace baton::transport
