@@ -15,6 +15,7 @@
 #include "transport/copy_kernel.hpp"
 #include "transport/endpoint.hpp"
 #include "transport/kv_layout.hpp"
+#include "transport/kv_pack.hpp"
 
 #include <memory>
 #include <string>
@@ -43,15 +44,23 @@ struct SourceMemory {
 struct KvMoves {
   std::vector<std::vector<KvMove>> parts;
   std::vector<uint64_t> bytes; // of each source's buffer
+  uint32_t first_layer = 0;    // that the sink holds
 };
 
-// "Layer `layer` of source `source` is complete and visible." 64 bytes: one cache line, one inlined message.
+// 64 bytes: one cache line, one inlined message.
 struct Note {
+  enum class Kind : uint32_t {
+    layer = 0,  // "layer `layer` of source `source` is complete and visible": of those that the sink holds
+    piece = 1,  // of a stream (ofi_stream.hpp): `bytes` of the packed layer, as in the model, from `offset`, lie in the stage's piece `slot`
+  };
   uint64_t generation; // of the accepted transfer: random, so a late, stale or forged note matches nothing
   uint32_t source, layer;
   uint64_t modelled_ns, bytes;
   uint32_t segments, slot;
-  uint64_t zero[3];
+  Kind kind;
+  uint32_t part;       // piece: of the source's moves
+  uint64_t offset;     // layer: how many bytes of it came in pieces
+  uint64_t checksum;   // piece: xxh3
 };
 static_assert(sizeof(Note) == 64);
 
@@ -69,6 +78,9 @@ struct Batch {
   uint64_t offset = 0;      // in it
   uint32_t outstanding = 0; // posted, not complete
   uint32_t job = 0;         // the fabric's own
+  std::optional<Packer> pack;            // of a stream
+  uint64_t packed = 0, streamed = 0;     // of this part; of all parts
+  bool stopped = false;
   std::optional<Error> error;
   bool posted() const { return next == segments.size(); }
   bool settled() const { return outstanding == 0 && (posted() || error); }
@@ -82,6 +94,7 @@ class Sender : public Attachment {
   virtual Result<void*> local(const SourceMemory&) = 0;
   // Moves or posts up to `budget` bytes; returns how many. 0 with the batch not posted: try again later.
   virtual uint64_t step(Batch&, uint64_t budget) = 0;
+  virtual void credit(uint32_t /*pieces*/) {} // of a stream: the sink has used these
   virtual void stop(Batch&) {}          // the batch has failed: nothing more of it begins; `outstanding` goes to 0 by progress()
   virtual bool notify(const Note&) = 0; // false: try again later
   virtual uint32_t progress() = 0;      // collects completions
@@ -104,6 +117,8 @@ class Landing : public Attachment {
   virtual void session_lost() = 0;
   virtual bool quiet(uint32_t slot) = 0;             // nothing can write any more: the slot is free again once true
   virtual bool poll(std::vector<Note>& notes, uint32_t& worked) = 0; // appends; counts what it did besides; false: the landing is broken
+  virtual uint32_t give_back() { return 0; }          // of a stream: pieces (bits) that the sender may write again
+  virtual const char* broken() const { return nullptr; } // why poll() said so, if the peer is to blame
   virtual uint64_t tick_ns() const { return 0; }     // how often it must be polled though no descriptor says so
 };
 

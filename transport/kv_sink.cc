@@ -347,6 +347,7 @@ Status KvSink::Impl::agree(Session::Impl& s, Incoming::Impl& in, const Message& 
 void KvSink::Impl::plan(Incoming::Impl& in) {
   if (!in.landing->wants_moves()) return;
   in.moves.parts.clear();
+  in.moves.first_layer = layout.layer_begin;
   for (size_t i = 0; i < in.shares.plans.size(); ++i) {
     auto& parts = in.moves.parts.emplace_back();
     in.moves.bytes.push_back(0);
@@ -386,6 +387,9 @@ uint32_t KvSink::Impl::on_poll(uint64_t now) {
     return 0;
   }
   const uint32_t n = collect();
+  for (size_t i = 0; i < links_.size(); ++i) // a failed send loses the session, and takes links with it
+    if (const uint32_t pieces = links_[i]->session ? links_[i]->landing->give_back() : 0)
+      (void)send_transport(*links_[i]->session, "kv.credit", {{"sink", memory.id}, {"fabric", links_[i]->fabric}, {"pieces", pieces}});
   if (!quarantine_.empty()) settle();
   retick(now, n != 0);
   return n;
@@ -402,7 +406,9 @@ uint32_t KvSink::Impl::collect() {
     n += uint32_t(notes_.size()) + worked;
     if (good || !l.session) continue;
     const Landing* broken = l.landing.get(); // cancelling may lose the session, and the link with it
-    const Error why(BATON_PEER_LOST, fmt::format("the {} fabric failed", l.fabric), "open a new session");
+    const char* blame = broken->broken();
+    const Error why = blame ? Error(BATON_CORRUPT, fmt::format("{}: the prefill side sent {}", l.fabric, blame), "open a new session; if it comes again, report it")
+                            : Error(BATON_PEER_LOST, fmt::format("the {} fabric failed", l.fabric), "open a new session");
     const auto mine = active_;
     for (Incoming::Impl* in : mine)
       if (in->landing == broken) cancel(*in, why);

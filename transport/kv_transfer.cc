@@ -415,6 +415,7 @@ bool KvTransfer::Impl::advance(Step& s, size_t index, uint64_t& bytes) {
     note.source = uint32_t(source_of(index));
     note.layer = layer_of(index) - first_layer_;
     note.slot = slot_;
+    note.offset = b.streamed;
     for (const KvMove& m : moves_[note.source]) {
       note.bytes += m.bytes(layer_of(index));
       note.segments += uint32_t(m.layer(layer_of(index)).size());

@@ -199,6 +199,9 @@ void unclaimed(Session::Impl& s, const Message& m) {
   } else if (m.type == "kv.lend") {
     const Error e(BATON_NOT_FOUND, "this side borrows no KV-cache of that name", "create a KvBorrower there");
     (void)send_transport(s, "kv.decline", {{"id", u64_of(m.body, "id").value_or(0)}, {"error", to_json(e)}});
+  } else if (m.type == "kv.credit") {
+    const auto it = s.attached.find(sender_key(text_of(m.body, "fabric").value_or(""), text_of(m.body, "sink").value_or("")));
+    if (it != s.attached.end() && it->second) static_cast<Sender*>(it->second.get())->credit(uint32_t(u64_of(m.body, "pieces").value_or(0)));
   } else if (m.type == "kv.gone") {
     const std::string prefix = sender_key("", text_of(m.body, "sink").value_or("?"));
     for (auto it = s.attached.begin(); it != s.attached.end();) {
@@ -206,9 +209,9 @@ void unclaimed(Session::Impl& s, const Message& m) {
         ++it;
         continue;
       }
-      auto* sender = static_cast<Sender*>(it->second.get());
-      sender->abandon();
-      it = sender->users ? std::next(it) : s.attached.erase(it);
+      auto* sender = static_cast<Sender*>(it->second.get()); // nullptr: it could not be made
+      if (sender) sender->abandon();
+      it = sender && sender->users ? std::next(it) : s.attached.erase(it);
     }
   }
 }

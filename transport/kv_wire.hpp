@@ -3,6 +3,7 @@
 //   kv.open    transfer > sink   id, ticket, model, tokens, fabrics (wanted, best first), sources (layouts); bytes: each source's blocks
 //   kv.accept  <                 id, generation, slot, fabric, layout, plan (hash), offer (the way to the memory); bytes: the sink's blocks
 //   kv.refuse  <                 id, error
+//   kv.credit  <                 sink, fabric, pieces (bits): of a stream, those that may be written again
 //   kv.cancel  <                 id, error: the sink takes no more
 //   kv.abort   >                 id, error: the transfer ends; nothing of it is in flight any more
 //   kv.seal    >                 id, type, body (+ bytes): the caller's message; the transfer ends

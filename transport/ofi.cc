@@ -2,6 +2,7 @@
 
 #include "transport/kv_wire.hpp"
 #include "transport/ofi_port.hpp"
+#include "transport/ofi_stream.hpp"
 
 #include <fmt/format.h>
 
@@ -18,12 +19,13 @@ namespace {
 struct Provider {
   const char *fabric, *provider, *what;
   bool one_host;
+  uint64_t small_segment; // below this average, segments are packed and streamed; 0: never
 };
 constexpr Provider kProviders[] = {
-    {"shm", "shm", "same host; the kernel copies (process_vm_writev)", true},
-    {"tcp", "tcp;ofi_rxm", "any network; not encrypted", false},
-    {"verbs", "verbs;ofi_rxm", "InfiniBand and RoCE; not tried on hardware yet", false},
-    {"efa", "efa", "EC2 Elastic Fabric Adapter; not tried on hardware yet", false},
+    {"shm", "shm", "same host; the kernel copies (process_vm_writev)", true, 32u << 10},
+    {"tcp", "tcp;ofi_rxm", "any network; not encrypted", false, 128u << 10},
+    {"verbs", "verbs;ofi_rxm", "InfiniBand and RoCE; not tried on hardware yet", false, 4u << 10},
+    {"efa", "efa", "EC2 Elastic Fabric Adapter; not tried on hardware yet", false, 16u << 10},
 };
 
 const Provider* provider_of(const std::string& fabric) {
@@ -65,6 +67,7 @@ class OfiLanding final : public Landing, public Watcher {
     BATON_ASSIGN(mr_, domain_->target(memory_.base, memory_.bytes));
     BATON_ASSIGN(port_, OfiPort::open(*domain_, port_name(s, "l")));
     BATON_TRY(port_->post_receives());
+    if (provider_.small_segment) stream_.emplace(*domain_, memory_);
     if (port_->wait_fd() >= 0) tag_ = ep_.watch(port_->wait_fd(), EPOLLIN, this);
     return {};
   }
@@ -73,25 +76,29 @@ class OfiLanding final : public Landing, public Watcher {
     if (!port_) return Error(BATON_PEER_LOST, "this landing is closed", "open a new session");
     BATON_ASSIGN(auto address, port_->address());
     const bool virt = domain_->info->domain_attr->mr_mode & FI_MR_VIRT_ADDR;
-    return nlohmann::json{{"sink", memory_.id},
-                          {"address", hex(address)},
-                          {"key", fi_mr_key(mr_.get())},
-                          {"base", virt ? reinterpret_cast<uint64_t>(memory_.base) : 0},
-                          {"bytes", memory_.bytes}};
+    nlohmann::json o{{"sink", memory_.id},
+                     {"address", hex(address)},
+                     {"key", fi_mr_key(mr_.get())},
+                     {"base", virt ? reinterpret_cast<uint64_t>(memory_.base) : 0},
+                     {"bytes", memory_.bytes}};
+    if (stream_) {
+      BATON_ASSIGN(o["stage"], stream_->offer());
+    }
+    return o;
   }
+  bool wants_moves() const override { return stream_.has_value(); }
 
   void ready(uint32_t) override {} // poll() reads
 
-  Result<uint32_t> allow(uint64_t, const KvMoves*) override {
-    for (uint32_t i = 0; i < slots_.size(); ++i)
-      if (slots_[i] == Slot::free) {
-        slots_[i] = Slot::open;
-        return i;
-      }
-    slots_.push_back(Slot::open);
-    return uint32_t(slots_.size() - 1);
+  Result<uint32_t> allow(uint64_t generation, const KvMoves* moves) override {
+    const uint32_t i = uint32_t(std::find(slots_.begin(), slots_.end(), Slot::free) - slots_.begin());
+    if (i == slots_.size()) slots_.push_back(Slot::free);
+    slots_[i] = Slot::open;
+    if (stream_) stream_->allow(generation, i, moves);
+    return i;
   }
   void revoke(uint32_t slot) override {
+    if (stream_) stream_->revoke(slot);
     if (slots_[slot] == Slot::open) slots_[slot] = Slot::revoked;
   }
   void stopped(uint32_t slot) override { slots_[slot] = Slot::free; }
@@ -111,7 +118,14 @@ class OfiLanding final : public Landing, public Watcher {
     return true;
   }
 
-  bool poll(std::vector<Note>& notes, uint32_t&) override { return !port_ || port_->progress(&notes, nullptr); }
+  bool poll(std::vector<Note>& notes, uint32_t& worked) override {
+    if (!port_) return true;
+    if (!stream_) return port_->progress(&notes, nullptr);
+    const bool good = port_->progress(&received_, nullptr);
+    return stream_->take(received_, notes, worked) && good;
+  }
+  uint32_t give_back() override { return stream_ ? stream_->give_back() : 0; }
+  const char* broken() const override { return stream_ ? stream_->broken() : nullptr; }
   uint64_t tick_ns() const override { return !port_ ? 0 : port_->wait_fd() < 0 ? 50'000 : 1'000'000; }
 
  private:
@@ -123,6 +137,7 @@ class OfiLanding final : public Landing, public Watcher {
   }
   void close() {
     if (tag_) ep_.unwatch(std::exchange(tag_, 0), port_->wait_fd());
+    stream_.reset();
     port_.reset();
     mr_.reset();
   }
@@ -135,6 +150,8 @@ class OfiLanding final : public Landing, public Watcher {
   OfiDomain* domain_ = nullptr;
   Fid<fid_mr> mr_;
   std::unique_ptr<OfiPort> port_;
+  std::optional<StreamLanding> stream_;
+  std::vector<Note> received_;
   uint64_t tag_ = 0;
   bool lost_ = false;
   std::vector<Slot> slots_;
@@ -151,7 +168,9 @@ class OfiSender final : public Sender {
     BATON_ASSIGN(domain_, OfiDomain::of(*s.ep, p.fabric, p.one_host ? "" : local_side(s)));
     BATON_ASSIGN(port_, OfiPort::open(*domain_, port_name(s, "s")));
     BATON_ASSIGN(to_, port_->insert(address));
-    return {};
+    if (!p.small_segment || !offer.contains("stage")) return {};
+    stream_.emplace(*domain_, *port_, to_);
+    return stream_->start(offer["stage"], p.small_segment);
   }
 
   std::optional<Status> state() override {
@@ -165,6 +184,7 @@ class OfiSender final : public Sender {
   }
 
   uint64_t step(Batch& b, uint64_t budget) override {
+    if (port_ && stream_ && (b.pack || (!b.offset && !b.next && stream_->suits(b)))) return stream_->step(b, budget);
     uint64_t done = 0;
     while (port_ && !b.error && done < budget && !b.posted() && port_->outstanding < port_->window()) {
       const uint64_t n = post(b, budget - done);
@@ -182,12 +202,23 @@ class OfiSender final : public Sender {
   }
   uint32_t progress() override {
     uint32_t events = 0;
-    if (port_) (void)port_->progress(nullptr, &events);
+    if (!port_) return 0;
+    (void)port_->progress(nullptr, &events);
+    if (stream_) stream_->flush();
     return events;
   }
   int fd() const override { return port_ ? port_->wait_fd() : -1; }
   bool copies() const override { return false; }
-  void abandon() override { port_.reset(); } // closing the endpoint drops what is posted
+  void credit(uint32_t pieces) override {
+    if (stream_) stream_->credit(pieces);
+  }
+  void stop(Batch& b) override {
+    if (port_ && stream_) stream_->stop(b);
+  }
+  void abandon() override { // closing the endpoint drops what is posted
+    stream_.reset();
+    port_.reset();
+  }
 
  private:
   // One write of up to four segments, or of a part of one. Returns its bytes; 0: try again, or the batch has failed.
@@ -235,6 +266,7 @@ class OfiSender final : public Sender {
 
   OfiDomain* domain_ = nullptr;
   std::unique_ptr<OfiPort> port_;
+  std::optional<StreamSender> stream_;
   fi_addr_t to_ = FI_ADDR_UNSPEC;
   uint64_t key_ = 0, base_ = 0, bytes_ = 0;
 };

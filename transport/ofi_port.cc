@@ -24,6 +24,13 @@ constexpr char kPrefix[] = "baton-";
 // A file younger than this may belong to somebody who has not locked it yet.
 constexpr time_t kYoungSeconds = 2;
 
+// Set in the context of a write that is an OfiPosted's, not a batch's.
+constexpr uintptr_t kPosted = 1;
+OfiPosted* posted_of(void* context) {
+  const uintptr_t p = reinterpret_cast<uintptr_t>(context);
+  return p & kPosted ? reinterpret_cast<OfiPosted*>(p & ~kPosted) : nullptr;
+}
+
 template <class F>
 void each_shm_name(F f) {
   DIR* d = opendir(kShm);
@@ -208,6 +215,19 @@ Status OfiPort::repost(size_t i) {
   return {};
 }
 
+ssize_t OfiPort::write(const void* from, uint64_t bytes, void* desc, fi_addr_t to, uint64_t remote, uint64_t key, OfiPosted* done) {
+  const iovec iov{const_cast<void*>(from), bytes};
+  const fi_rma_iov rma{remote, bytes, key};
+  fi_msg_rma m{};
+  m.msg_iov = &iov;
+  m.desc = desc ? &desc : nullptr;
+  m.iov_count = m.rma_iov_count = 1;
+  m.rma_iov = &rma;
+  m.addr = to;
+  m.context = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(done) | kPosted);
+  return fi_writemsg(ep_.get(), &m, FI_COMPLETION | FI_DELIVERY_COMPLETE);
+}
+
 Status OfiPort::post_receives() {
   receives_.resize(kReceives);
   for (size_t i = 0; i < kReceives; ++i) BATON_TRY(repost(i));
@@ -220,8 +240,9 @@ void OfiPort::take(const fi_cq_msg_entry& c, std::vector<Note>* notes) {
     if (notes && c.len == sizeof(Note)) notes->push_back(*note);
     if (Status s = repost(size_t(note - receives_.data())); !s.ok()) error_ = s.error();
   } else if (c.op_context) {
-    --static_cast<Batch*>(c.op_context)->outstanding;
     --outstanding;
+    if (OfiPosted* p = posted_of(c.op_context)) p->written(nullptr);
+    else --static_cast<Batch*>(c.op_context)->outstanding;
   }
 }
 
@@ -232,7 +253,10 @@ void OfiPort::take_error() {
   const bool receive = !receives_.empty() && note >= receives_.data() && note < receives_.data() + receives_.size();
   Error why = fi_error(receive ? "receiving from the peer" : "writing to the peer", -e.err);
   if (!receive) why.code = BATON_PEER_LOST;
-  if (!receive && e.op_context) {
+  if (OfiPosted* p = receive ? nullptr : posted_of(e.op_context)) {
+    --outstanding;
+    p->written(&why);
+  } else if (!receive && e.op_context) {
     auto* b = static_cast<Batch*>(e.op_context);
     --b->outstanding;
     --outstanding;

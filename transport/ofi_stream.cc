@@ -1,0 +1,249 @@
+#include "transport/ofi_stream.hpp"
+
+#include "transport/kv_wire.hpp"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+
+namespace baton::transport {
+namespace {
+
+constexpr uint64_t kPollBytes = 1u << 20; // what a poll unpacks, about 0.2 ms
+constexpr size_t kHeldLayers = 4096;
+constexpr int kBunch = 4; // pieces that are returned together while others wait
+
+}  // namespace
+
+Status Stage::make() {
+  void* p = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  if (p == MAP_FAILED) return io_error(fmt::format("cannot map {} bytes to stage", kBytes), errno);
+  p_ = p;
+  return {};
+}
+
+Stage::~Stage() {
+  if (p_) munmap(p_, kBytes);
+}
+
+// ---- the sender ----
+
+Status StreamSender::start(const nlohmann::json& stage, uint64_t small_segment) {
+  const auto base = u64_of(stage, "base"), key = u64_of(stage, "key"), pieces = u64_of(stage, "pieces"), bytes = u64_of(stage, "piece_bytes");
+  if (!base || !key || pieces != kStreamPieces || bytes != kStreamPieceBytes) return Error(BATON_CORRUPT, "the sink's stage makes no sense", "run the same Baton version on both sides");
+  base_ = *base, key_ = *key;
+  small_ = small_segment;
+  return {};
+}
+
+StreamSender::~StreamSender() {
+  if (stage_) domain_.forget(stage_.at(0));
+}
+
+bool StreamSender::make_room() {
+  if (stage_) return true;
+  if (!stage_.make().ok()) return false;
+  auto mr = domain_.source(stage_.at(0), Stage::kBytes);
+  if (!mr.ok()) return false;
+  desc_ = *mr ? fi_mr_desc(*mr) : nullptr;
+  return true;
+}
+
+uint64_t StreamSender::step(Batch& b, uint64_t budget) {
+  uint64_t done = 0;
+  if (!make_room()) {
+    b.error = Error(BATON_CAPACITY, fmt::format("cannot register {} bytes to stage", Stage::kBytes), "raise 'ulimit -l', or use larger blocks");
+    return 0;
+  }
+  for (uint32_t i = 0; i < kStreamPieces && done < budget && !b.posted() && !b.error; ++i) {
+    Piece& p = pieces_[i];
+    if (p.state != State::free) continue;
+    if (!b.pack) b.pack.emplace(b.src, b.segments);
+    const uint64_t n = b.pack->pack({stage_.at(i), kStreamPieceBytes});
+    p.note = {};
+    p.note.kind = Note::Kind::piece;
+    p.note.generation = b.generation;
+    p.note.source = b.source, p.note.part = b.part, p.note.layer = b.layer;
+    p.note.offset = b.packed;
+    p.note.bytes = n;
+    p.note.slot = i;
+    p.note.checksum = XXH3_64bits(stage_.at(i), n);
+    p.batch = &b;
+    p.state = State::packed;
+    ++b.outstanding;
+    b.packed += n;
+    b.streamed += n;
+    done += n;
+    if (b.pack->done()) {
+      b.pack.reset();
+      b.packed = 0;
+      b.next = b.segments.size();
+    }
+    if (!post(p, i)) break; // the queue is full: flush() tries again
+  }
+  return done;
+}
+
+bool StreamSender::post(Piece& p, uint32_t index) {
+  if (port_.outstanding >= port_.window()) return false;
+  const ssize_t rc = port_.write(stage_.at(index), p.note.bytes, desc_, to_, base_ + index * kStreamPieceBytes, key_, &p);
+  if (rc == -FI_EAGAIN) return false;
+  if (rc) {
+    const Error e = fi_error("fi_writemsg", rc);
+    p.state = State::posted;
+    p.written(&e);
+    return true;
+  }
+  p.state = State::posted;
+  ++port_.outstanding;
+  return true;
+}
+
+void StreamSender::Piece::written(const Error* e) {
+  if (e && !batch->error) {
+    batch->error = *e;
+    batch->error->code = BATON_PEER_LOST;
+  }
+  if (!e && !batch->error && !batch->stopped) {
+    state = State::written;
+    return;
+  }
+  --std::exchange(batch, nullptr)->outstanding;
+  state = State::free; // nobody was told of it
+}
+
+void StreamSender::flush() {
+  for (uint32_t i = 0; i < kStreamPieces; ++i) {
+    Piece& p = pieces_[i];
+    if (p.state == State::packed && !post(p, i)) return;
+    if (p.state != State::written) continue;
+    if (fi_inject(port_.ep(), &p.note, sizeof p.note, to_) == -FI_EAGAIN) return; // another failure shows as a lost session, or in the queue
+    p.state = State::lent;
+    --std::exchange(p.batch, nullptr)->outstanding;
+  }
+}
+
+void StreamSender::stop(Batch& b) {
+  b.stopped = true;
+  b.pack.reset();
+  for (Piece& p : pieces_)
+    if (p.batch == &b && (p.state == State::packed || p.state == State::written)) {
+      p.state = State::free;
+      p.batch = nullptr;
+      --b.outstanding;
+    }
+}
+
+void StreamSender::credit(uint32_t pieces) {
+  for (uint32_t i = 0; i < kStreamPieces; ++i)
+    if (pieces >> i & 1 && pieces_[i].state == State::lent) pieces_[i].state = State::free;
+}
+
+// ---- the landing ----
+
+Result<nlohmann::json> StreamLanding::offer() {
+  if (!stage_) {
+    BATON_TRY(stage_.make());
+    BATON_ASSIGN(mr_, domain_.target(stage_.at(0), Stage::kBytes));
+  }
+  const bool virt = domain_.info->domain_attr->mr_mode & FI_MR_VIRT_ADDR;
+  return nlohmann::json{{"base", virt ? reinterpret_cast<uint64_t>(stage_.at(0)) : 0}, {"key", fi_mr_key(mr_.get())}, {"pieces", kStreamPieces}, {"piece_bytes", kStreamPieceBytes}};
+}
+
+void StreamLanding::allow(uint64_t generation, uint32_t slot, const KvMoves* moves) {
+  if (slot >= requests_.size()) requests_.resize(slot + 1);
+  requests_[slot] = Request{generation, moves, {}, {}};
+}
+
+void StreamLanding::revoke(uint32_t slot) {
+  if (slot < requests_.size()) requests_[slot] = Request();
+}
+
+StreamLanding::Request* StreamLanding::find(uint64_t generation) {
+  const auto it = std::find_if(requests_.begin(), requests_.end(), [&](const Request& r) { return r.generation && r.generation == generation; });
+  return it == requests_.end() ? nullptr : &*it;
+}
+
+// What the note names exists, and is not more than that.
+bool StreamLanding::fits(const Note& n) {
+  if (n.slot >= kStreamPieces || !n.bytes || n.bytes > kStreamPieceBytes) return false;
+  const Request* r = find(n.generation);
+  if (!r) return true; // late: dropped
+  if (n.source >= r->moves->parts.size() || n.part >= r->moves->parts[n.source].size() || n.layer < r->moves->first_layer) return false;
+  const uint64_t all = r->moves->parts[n.source][n.part].bytes(n.layer);
+  return n.offset < all && n.bytes <= all - n.offset;
+}
+
+// `done`: the piece is used, or not wanted any more. False: it is not what was sent.
+bool StreamLanding::unpack(const Note& n, bool& done) {
+  done = true;
+  Request* r = find(n.generation);
+  if (!r) return true;
+  auto f = std::find_if(r->flows.begin(), r->flows.end(), [&](const Flow& x) { return x.source == n.source && x.part == n.part && x.layer == n.layer; });
+  if (f == r->flows.end()) {
+    const KvMove& m = r->moves->parts[n.source][n.part];
+    const auto segments = m.layer(n.layer);
+    f = r->flows.insert(f, Flow{n.source, n.part, n.layer, 0, Unpacker(memory_.base, segments, pick_copy(m.bytes(n.layer), segments.size()))});
+  }
+  if (f->at != n.offset) {
+    done = f->at > n.offset; // a repeated one is not wanted
+    return !done;
+  }
+  if (XXH3_64bits(stage_.at(n.slot), n.bytes) != n.checksum) return false;
+  f->to.unpack({stage_.at(n.slot), n.bytes});
+  copy_fence();
+  f->at += n.bytes;
+  r->unpacked[{n.source, n.layer - r->moves->first_layer}] += n.bytes;
+  return true;
+}
+
+bool StreamLanding::complete(const Note& n) {
+  Request* r = n.offset ? find(n.generation) : nullptr;
+  return !r || r->unpacked[{n.source, n.layer}] >= n.offset;
+}
+
+uint32_t StreamLanding::give_back() {
+  if (!pieces_.empty() && std::popcount(credits_) < kBunch) return 0;
+  return std::exchange(credits_, 0);
+}
+
+bool StreamLanding::take(std::vector<Note>& in, std::vector<Note>& out, uint32_t& worked) {
+  for (const Note& n : in) {
+    if (n.kind == Note::Kind::layer) {
+      if (layers_.size() >= kHeldLayers) return broken_ = "more layers than can be held", false;
+      layers_.push_back(n);
+    } else if (n.kind == Note::Kind::piece) {
+      const bool twice = std::any_of(pieces_.begin(), pieces_.end(), [&](const Note& h) { return h.slot == n.slot; });
+      if (twice || !fits(n)) return broken_ = "a piece that the plan does not have", false;
+      pieces_.push_back(n);
+    }
+  }
+  in.clear();
+  uint64_t bytes = 0;
+  for (size_t i = 0; i < pieces_.size() && bytes < kPollBytes;) {
+    const Note n = pieces_[i];
+    bool done = false;
+    if (!unpack(n, done)) return broken_ = "a piece that is not what was sent", false;
+    if (!done) {
+      ++i;
+      continue;
+    }
+    credits_ |= 1u << n.slot;
+    pieces_.erase(pieces_.begin() + ptrdiff_t(i));
+    bytes += n.bytes;
+    ++worked;
+    i = 0; // the next one may have been waiting
+  }
+  std::erase_if(layers_, [&](const Note& n) {
+    if (!complete(n)) return false;
+    out.push_back(n);
+    return true;
+  });
+  return true;
+}
+
+}  // namespace baton::transport

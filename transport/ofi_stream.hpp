@@ -1,0 +1,108 @@
+// ofi_stream.hpp (internal): a layer of many small segments over libfabric: packed into pieces, written into a stage of the sink, unpacked there.
+//
+// A provider that takes a microsecond or two for each write makes 16384 blocks of 4 KiB three times as slow as one of 64 MiB. So the sender packs
+// (kv_pack.hpp) into pieces of 256 KiB that are still in the cache when they are sent, one write each; when a piece is complete a Note says
+// which bytes it is, with their checksum; the sink knows from the plan where they go, unpacks them, and returns pieces over the session: libfabric's shm has been seen to crash, and can hang, in
+// sending to a peer that is gone, which a sink then need not do.
+// Nothing assumes order: a piece waits until it is the next one of its layer, and a layer's own note until all of its pieces are unpacked.
+//
+//   free > packed > posted > written > (noted) lent to the sink > free
+//
+// Owner    OfiSender and OfiLanding, one each.   Threads  as the Instance; the far side is not trusted: what a Note says is checked.
+// Cost     A pass through the cache on both sides, 16 pieces of 256 KiB a side, allocated at the first use.   Errors  CORRUPT, IO.
+#pragma once
+
+#include "transport/ofi_port.hpp"
+
+#include <map>
+
+namespace baton::transport {
+
+inline constexpr uint64_t kStreamPieceBytes = 256u << 10;
+inline constexpr uint32_t kStreamPieces = 16;
+
+// Memory of one side's pieces: anonymous, populated when it is made.
+class Stage {
+ public:
+  Status make();
+  uint8_t* at(uint32_t piece) const { return static_cast<uint8_t*>(p_) + piece * kStreamPieceBytes; }
+  explicit operator bool() const { return p_; }
+  static constexpr uint64_t kBytes = kStreamPieces * kStreamPieceBytes;
+  Stage() = default;
+  Stage(const Stage&) = delete;
+  ~Stage();
+
+ private:
+  void* p_ = nullptr;
+};
+
+class StreamSender {
+ public:
+  StreamSender(OfiDomain& d, OfiPort& p, fi_addr_t to) : domain_(d), port_(p), to_(to) {}
+  ~StreamSender();
+  Status start(const nlohmann::json& stage, uint64_t small_segment); // what the landing offered; averages below that are streamed
+  bool suits(const Batch& b) const { return small_ && b.segments.size() > 4 && b.bytes / b.segments.size() < small_; }
+  uint64_t step(Batch&, uint64_t budget); // as Sender::step
+  void stop(Batch&);
+  void credit(uint32_t pieces);           // those of these bits came back
+  void flush();                           // posts what is packed, notes what is written
+
+ private:
+  enum class State : uint8_t { free, packed, posted, written, lent };
+  struct Piece final : OfiPosted {
+    void written(const Error*) override;
+    State state = State::free;
+    Batch* batch = nullptr; // up to `written`
+    Note note{};
+  };
+  bool post(Piece&, uint32_t index);
+  bool make_room();
+
+  OfiDomain& domain_;
+  OfiPort& port_;
+  fi_addr_t to_;
+  uint64_t small_ = 0, base_ = 0, key_ = 0;
+  Stage stage_;
+  void* desc_ = nullptr;
+  Piece pieces_[kStreamPieces];
+};
+
+class StreamLanding {
+ public:
+  StreamLanding(OfiDomain& d, const LandingMemory& m) : domain_(d), memory_(m) {}
+  Result<nlohmann::json> offer();
+  void allow(uint64_t generation, uint32_t slot, const KvMoves* moves);
+  void revoke(uint32_t slot);
+  // Takes what the port received; appends to `out` the layers that are complete. False: the peer's notes make no sense.
+  bool take(std::vector<Note>& in, std::vector<Note>& out, uint32_t& worked);
+  uint32_t give_back(); // pieces to return to the sender now, as bits; 0: none, or too few to be worth a message
+  const char* broken() const { return broken_; }
+
+ private:
+  struct Flow { // one (source, part, layer) on its way
+    uint32_t source, part, layer;
+    uint64_t at = 0;
+    Unpacker to;
+  };
+  struct Request {
+    uint64_t generation = 0; // 0: none
+    const KvMoves* moves = nullptr;
+    std::vector<Flow> flows;
+    std::map<std::pair<uint32_t, uint32_t>, uint64_t> unpacked; // (source, layer held): bytes
+  };
+  Request* find(uint64_t generation);
+  bool fits(const Note&);
+  bool unpack(const Note&, bool& done);
+  bool complete(const Note&);
+
+  OfiDomain& domain_;
+  const LandingMemory& memory_;
+  Stage stage_;
+  Fid<fid_mr> mr_;
+  std::vector<Request> requests_;  // by slot
+  std::vector<Note> pieces_, layers_; // held
+  uint32_t credits_ = 0;           // bits: pieces to give back
+  const char* broken_ = nullptr;
+};
+
+}  // namespace baton::transport
