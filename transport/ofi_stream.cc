@@ -1,9 +1,9 @@
 #include "transport/ofi_stream.hpp"
 
+#include "transport/checksum.hpp"
 #include "transport/kv_wire.hpp"
 
 #include <fmt/format.h>
-#include <xxhash.h>
 
 #include <sys/mman.h>
 
@@ -71,7 +71,7 @@ uint64_t StreamSender::step(Batch& b, uint64_t budget) {
     p.note.offset = b.packed;
     p.note.bytes = n;
     p.note.slot = i;
-    p.note.checksum = XXH3_64bits(stage_.at(i), n);
+    p.note.checksum = checksum(stage_.at(i), n);
     p.batch = &b;
     p.state = State::packed;
     ++b.outstanding;
@@ -193,7 +193,7 @@ bool StreamLanding::unpack(const Note& n, bool& done) {
     done = f->at > n.offset; // a repeated one is not wanted
     return !done;
   }
-  if (XXH3_64bits(stage_.at(n.slot), n.bytes) != n.checksum) return false;
+  if (checksum(stage_.at(n.slot), n.bytes) != n.checksum) return false;
   f->to.unpack({stage_.at(n.slot), n.bytes});
   copy_fence();
   f->at += n.bytes;

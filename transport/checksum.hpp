@@ -1,0 +1,19 @@
+// checksum.hpp (internal): the checksum of KV bytes: XXH3, 64 bits, by the widest vectors that this CPU has (45 GB/s with AVX-512, 20 with SSE2).
+//
+// Owner    -   Threads  any.   Cost  the cache's bandwidth.   Errors  none. It finds what was torn, lost or mixed up, not what was forged.
+#pragma once
+
+#if defined(__x86_64__)
+#include <xxh_x86dispatch.h>
+#else
+#include <xxhash.h>
+#endif
+
+#include <cstddef>
+#include <cstdint>
+
+namespace baton::transport {
+
+inline uint64_t checksum(const void* bytes, size_t n) { return XXH3_64bits(bytes, n); }
+
+}  // namespace baton::transport
