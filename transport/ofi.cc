@@ -159,6 +159,12 @@ class OfiLanding final : public Landing, public Watcher {
 
 class OfiSender final : public Sender {
  public:
+  // With a lost session go the peer's files: a killed sink removes none.
+  ~OfiSender() override {
+    stream_.reset();
+    port_.reset();
+    if (session_ && session_->cause) sweep_session_shm(shm_prefix(*session_));
+  }
   Status start(Session::Impl& s, const Provider& p, const nlohmann::json& offer) {
     const auto address = unhex(text_of(offer, "address").value_or(""));
     key_ = u64_of(offer, "key").value_or(0);
@@ -166,6 +172,7 @@ class OfiSender final : public Sender {
     bytes_ = u64_of(offer, "bytes").value_or(0);
     if (address.empty() || address.size() > 256 || !bytes_) return Error(BATON_CORRUPT, "the sink's offer makes no sense", "run the same Baton version on both sides");
     BATON_ASSIGN(domain_, OfiDomain::of(*s.ep, p.fabric, p.one_host ? "" : local_side(s)));
+    if (p.one_host) session_ = &s;
     BATON_ASSIGN(port_, OfiPort::open(*domain_, port_name(s, "s")));
     BATON_ASSIGN(to_, port_->insert(address));
     if (!p.small_segment || !offer.contains("stage")) return {};
@@ -267,6 +274,7 @@ class OfiSender final : public Sender {
   OfiDomain* domain_ = nullptr;
   std::unique_ptr<OfiPort> port_;
   std::optional<StreamSender> stream_;
+  Session::Impl* session_ = nullptr; // whose attachment this is; of a provider that leaves files in /dev/shm
   fi_addr_t to_ = FI_ADDR_UNSPEC;
   uint64_t key_ = 0, base_ = 0, bytes_ = 0;
 };
