@@ -73,7 +73,9 @@ class KvSink {
   static Result<KvSink> create(const Instance&, Endpoint&, const Buffer& memory, const KvLayout&, std::string model);
   KvSink(KvSink&&) noexcept;
   ~KvSink();
-  Result<Incoming> expect(std::vector<int32_t> blocks, uint64_t tokens);
+  // Tokens [held, tokens) of a request whose blocks these are: the first `held` are here already (a prefix hit, or an earlier chunk of the
+  // prompt) and are not moved. Requests that share blocks must not share tokens.
+  Result<Incoming> expect(std::vector<int32_t> blocks, uint64_t tokens, uint64_t held = 0);
   struct Impl;
 
  private:

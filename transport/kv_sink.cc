@@ -26,7 +26,7 @@ struct Incoming::Impl {
   KvSink::Impl* sink = nullptr; // nullptr: the sink is closed
   std::string ticket;
   std::vector<int32_t> blocks;
-  uint64_t tokens = 0;
+  uint64_t tokens = 0, held = 0; // [held, tokens) come
   Timeline landed;
   State state = State::waiting;
   bool quiet = true;
@@ -64,7 +64,7 @@ struct KvSink::Impl final : Service, Watcher {
 
   ~Impl() override;
   Status start(const Instance&, Endpoint::Impl&, const Buffer&, const KvLayout&, std::string model);
-  Result<Incoming> expect(std::vector<int32_t> blocks, uint64_t tokens);
+  Result<Incoming> expect(std::vector<int32_t> blocks, uint64_t tokens, uint64_t held);
   void forget(Incoming::Impl&);
   void cancel(Incoming::Impl&, const Error&);
 
@@ -166,14 +166,16 @@ Status KvSink::Impl::check_blocks(const std::vector<int32_t>& blocks, uint64_t t
   return {};
 }
 
-Result<Incoming> KvSink::Impl::expect(std::vector<int32_t> blocks, uint64_t tokens) {
+Result<Incoming> KvSink::Impl::expect(std::vector<int32_t> blocks, uint64_t tokens, uint64_t held) {
   settle();
+  if (held >= tokens && tokens) return Error(BATON_INVALID_ARGUMENT, fmt::format("{} of {} tokens are held: nothing is to come", held, tokens), "expect what is missing");
   BATON_TRY(check_blocks(blocks, tokens));
   auto in = std::make_unique<Incoming::Impl>();
   in->sink = this;
   in->ticket = random_hex(16);
   in->blocks = std::move(blocks);
   in->tokens = tokens;
+  in->held = held;
   Error e;
   baton_timeline* t = nullptr;
   const std::string name = "landed " + in->ticket.substr(0, 8);
@@ -339,7 +341,7 @@ Status KvSink::Impl::agree(Session::Impl& s, Incoming::Impl& in, const Message& 
   in.landing = link->landing.get();
   in.stats.fabric = link->fabric;
   reply = {{"id", in.transfer},          {"generation", in.generation}, {"slot", in.slot},      {"fabric", link->fabric},
-           {"layout", to_json(layout)}, {"plan", in.shares.hash},       {"offer", std::move(offer)}};
+           {"layout", to_json(layout)}, {"plan", in.shares.hash}, {"held", in.held}, {"offer", std::move(offer)}};
   return {};
 }
 
@@ -353,7 +355,7 @@ void KvSink::Impl::plan(Incoming::Impl& in) {
     in.moves.bytes.push_back(0);
     for (const KvPlan& p : in.shares.plans[i]) {
       in.moves.bytes.back() = p.src().bytes();
-      auto m = p.instantiate(in.tables[i], in.blocks, 0, in.tokens);
+      auto m = p.instantiate(in.tables[i], in.blocks, in.held, in.tokens);
       if (!m.ok()) return void(parts.clear());
       parts.push_back(std::move(*m));
     }
@@ -496,6 +498,6 @@ Result<KvSink> KvSink::create(const Instance& in, Endpoint& ep, const Buffer& me
   return KvSink(std::move(impl));
 }
 
-Result<Incoming> KvSink::expect(std::vector<int32_t> blocks, uint64_t tokens) { return impl_->expect(std::move(blocks), tokens); }
+Result<Incoming> KvSink::expect(std::vector<int32_t> blocks, uint64_t tokens, uint64_t held) { return impl_->expect(std::move(blocks), tokens, held); }
 
 }  // namespace baton::transport

@@ -148,11 +148,11 @@ Status KvTransfer::Impl::agree(const std::string& ticket, const std::vector<KvSo
 
 Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t tokens, uint64_t deadline_ns) {
   const nlohmann::json& b = answer_->body;
-  const auto generation = u64_of(b, "generation"), slot = u64_of(b, "slot"), plan = u64_of(b, "plan");
+  const auto generation = u64_of(b, "generation"), slot = u64_of(b, "slot"), plan = u64_of(b, "plan"), held = u64_of(b, "held");
   const auto fabric = text_of(b, "fabric");
   std::span<const uint8_t> bytes(answer_->bytes);
   const auto blocks = take_blocks(bytes);
-  if (!generation || !slot || *slot > UINT32_MAX || !plan || !fabric || !blocks || !b.contains("layout") || !b.contains("offer"))
+  if (!generation || !slot || *slot > UINT32_MAX || !plan || !held || *held >= tokens || !fabric || !blocks || !b.contains("layout") || !b.contains("offer"))
     return session->hop(Error(BATON_CORRUPT, "the decode side's answer has missing or malformed fields", "run the same Baton version on both sides"));
   if (std::find(fabrics_.begin(), fabrics_.end(), *fabric) == fabrics_.end())
     return session->hop(Error(BATON_MISMATCH, fmt::format("the decode side chose the fabric '{}', which was not offered", fabric->substr(0, 40)), "run the same Baton version on both sides"));
@@ -167,7 +167,7 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
   std::vector<void*> local(all.size());
   for (size_t i = 0; i < all.size(); ++i) {
     for (const KvPlan& p : shares_.plans[i]) {
-      BATON_ASSIGN(KvMove m, p.instantiate(all[i].blocks, *blocks, 0, tokens));
+      BATON_ASSIGN(KvMove m, p.instantiate(all[i].blocks, *blocks, *held, tokens));
       moves_[i].push_back(std::move(m));
     }
     if (moves_[i].empty()) continue;

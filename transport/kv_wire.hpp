@@ -1,7 +1,8 @@
 // kv_wire.hpp (internal): the messages by which a transfer and a sink agree, and who sends which heads.
 //
 //   kv.open    transfer > sink   id, ticket, model, tokens, fabrics (wanted, best first), sources (layouts); bytes: each source's blocks
-//   kv.accept  <                 id, generation, slot, fabric, layout, plan (hash), offer (the way to the memory); bytes: the sink's blocks
+//   kv.accept  <                 id, generation, slot, fabric, layout, plan (hash), held (tokens that do not come),
+//                                offer (the way to the memory); bytes: the sink's blocks
 //   kv.refuse  <                 id, error
 //   kv.credit  <                 sink, fabric, pieces (bits): of a stream, those that may be written again
 //   kv.cancel  <                 id, error: the sink takes no more

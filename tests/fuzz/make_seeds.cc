@@ -228,7 +228,7 @@ void sessions() {
   put("session", "imports", "\x01" + s);
   put("session", "imports-refused", "\x01" + identity + frame(FrameKind::transport, "tl.refuse", {{"to", 1}, {"error", error}}));
   std::string accept = frame(FrameKind::transport, "kv.accept", {{"id", "X"}, {"generation", 11}, {"slot", 0}, {"fabric", "mapped"}, {"layout", mine},
-                                                               {"plan", 1}, {"offer", {{"sink", "s"}, {"socket", "none"}, {"token", std::string(64, 'a')}}}}, table({2, 3}));
+                                                               {"plan", 1}, {"held", 0}, {"offer", {{"sink", "s"}, {"socket", "none"}, {"token", std::string(64, 'a')}}}}, table({2, 3}));
   // ID stands for a number, which the writer of JSON would put in quotes.
   const size_t at = accept.find("\"X\"");
   accept.replace(at, 3, " ID");

@@ -30,7 +30,7 @@ class LyingSink : public Service {
     const uint32_t allowed = must(landing_->allow(7, nullptr));
     std::vector<uint8_t> blocks;
     put_blocks(blocks, std::vector<int32_t>{0});
-    (void)send_transport(s, "kv.accept", {{"id", m.body["id"]}, {"generation", 7}, {"slot", slot.value_or(allowed)}, {"fabric", fabric}, {"layout", to_json(told)},
+    (void)send_transport(s, "kv.accept", {{"id", m.body["id"]}, {"generation", 7}, {"slot", slot.value_or(allowed)}, {"held", held}, {"fabric", fabric}, {"layout", to_json(told)},
                                           {"plan", must(share_heads(sources, told)).hash}, {"offer", must(landing_->offer())}}, std::move(blocks));
     return true;
   }
@@ -44,6 +44,7 @@ class LyingSink : public Service {
  public:
   KvLayout told;
   std::optional<uint32_t> slot;
+  uint64_t held = 0;
   std::string fabric = "mapped";
 };
 
