@@ -42,6 +42,7 @@ class Service {
   virtual ~Service() = default;
   virtual bool on_message(Session::Impl&, Message&) { return false; } // true: it was mine
   virtual bool on_signal(Session::Impl&, const Signal&) { return false; }
+  virtual bool on_ticket(const std::string& /*ticket*/, const Error&) { return false; } // nobody will bring it; true: it was mine
   virtual void on_lost(Session::Impl&, const Error&) {}
   virtual uint32_t on_poll(uint64_t /*now_ns*/) { return 0; }         // how much it handled
 };

@@ -50,7 +50,7 @@ struct KvMoves {
 // 64 bytes: one cache line, one inlined message.
 struct Note {
   enum class Kind : uint32_t {
-    layer = 0,  // "layer `layer` of source `source` is complete and visible": of those that the sink holds
+    layer = 0,  // "layers `layer` .. + `part` + 1 of source `source` are complete and visible": of those that the sink holds
     piece = 1,  // of a stream (ofi_stream.hpp): `bytes` of the packed layer, as in the model, from `offset`, lie in the stage's piece `slot`
   };
   uint64_t generation; // of the accepted transfer: random, so a late, stale or forged note matches nothing
@@ -58,8 +58,8 @@ struct Note {
   uint64_t modelled_ns, bytes;
   uint32_t segments, slot;
   Kind kind;
-  uint32_t part;       // piece: of the source's moves
-  uint64_t offset;     // layer: how many bytes of it came in pieces
+  uint32_t part;       // piece: of the source's moves; layer: how many layers more
+  uint64_t offset;     // layer: how many bytes of them came in pieces
   uint64_t checksum;   // piece: xxh3
 };
 static_assert(sizeof(Note) == 64);

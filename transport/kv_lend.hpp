@@ -8,7 +8,7 @@
 // lost, or recall()) marks the loan first; so the borrower reads, THEN asks check(), then uses what it read. The death of the lender's process ends
 // the session, not the loans: the memory stays, nobody writes it, and check() goes on saying yes.
 //
-// Owner    The caller owns both; destroy them before their session. KvBorrower owns the mapping: loans are void with it.
+// Owner    The caller owns both; destroy them before their session, and a borrower before its device. KvBorrower owns the mapping: loans are void with it.
 // Threads  As the Instance. The shared page is never trusted: what is read from it is copied, then checked.
 // Cost     lend: about 2 ns a block, no system call unless the borrower sleeps. take: the same. Nothing allocated once warm.
 // Errors   MISMATCH (model or layout), UNSUPPORTED (another host, memory that is not shareable), BUSY (1024 loans, or 2^20 ids, are out), PEER_LOST.

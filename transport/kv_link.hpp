@@ -93,6 +93,11 @@ struct TransferOptions {
   std::string fabric = "auto";
   std::string model;               // as the sink's
   std::string link_model = "efa-trn2";
+  // Layers of one source go out together, and are noted and complete together, once the last of them was submitted; so nothing that is to be
+  // submitted may wait for one of them. model: if the link model says that all of it moves in less than the time from a push to its being seen, so
+  // that pushing layer by layer could gain next to nothing. stats().bulk says what was chosen.
+  enum class Bulk : uint8_t { never, model, always };
+  Bulk bulk = Bulk::never;
 };
 
 class KvTransfer {
@@ -104,6 +109,7 @@ class KvTransfer {
   KvTransfer(KvTransfer&&) noexcept;
   ~KvTransfer();                   // neither sealed nor aborted: the sink's side is poisoned with CANCELLED
   const Queue& queue() const;
+  uint32_t layers() const;         // that the sink holds
   void abort(const Error& cause);  // ends the transfer: what is queued fails, and the sink's side is poisoned with this cause
   Op copy(uint32_t source, uint32_t layer) const; // layer 0 is the first one that the sink holds
   // After the last layer has been sent (waits for it by polling): delivers `message` to the sink's side.
@@ -111,6 +117,7 @@ class KvTransfer {
   struct Stats {
     uint64_t bytes = 0, segments = 0;
     std::string fabric;
+    bool bulk = false;
     struct Span {
       uint64_t begin_ns, end_ns; // wall, of one (source, layer), from posting to visible at the sink
     };
@@ -120,6 +127,9 @@ class KvTransfer {
   struct Impl;
 
  private:
+  friend class KvHolder;
+  static Result<KvTransfer> open(const Instance&, Session::Impl&, const std::string& ticket, std::vector<KvSource> sources, uint64_t tokens,
+                                 const TransferOptions&, uint64_t deadline_ns);
   explicit KvTransfer(std::unique_ptr<Impl>);
   std::unique_ptr<Impl> impl_;
 };

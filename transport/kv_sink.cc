@@ -69,6 +69,12 @@ struct KvSink::Impl final : Service, Watcher {
   void cancel(Incoming::Impl&, const Error&);
 
   bool on_message(Session::Impl&, Message&) override;
+  bool on_ticket(const std::string& ticket, const Error& why) override {
+    const auto it = waiting_.find(ticket);
+    if (it == waiting_.end()) return false;
+    fail(*it->second, why);
+    return true;
+  }
   void on_lost(Session::Impl&, const Error&) override;
   uint32_t on_poll(uint64_t now) override;
   void ready(uint32_t) override { // the timer
@@ -424,9 +430,18 @@ void KvSink::Impl::take(const Note& note) {
   if (it == active_.end()) return; // late: its request has ended
   Incoming::Impl& in = **it;
   const uint64_t bit = note.source < kMaxSources ? uint64_t(1) << note.source : 0;
-  if (note.layer >= in.wanted.size() || !(in.wanted[note.layer] & bit) || in.arrived[note.layer] & bit) return; // not one that was agreed
-  in.arrived[note.layer] |= bit;
-  in.modelled[note.layer] = std::max(in.modelled[note.layer], note.modelled_ns);
+  if (note.layer >= in.wanted.size() || note.part >= in.wanted.size() - note.layer) return; // not what was agreed
+  bool wanted = false;
+  for (uint32_t l = note.layer; l <= note.layer + note.part; ++l) {
+    if (in.arrived[l] & bit) return;
+    wanted |= (in.wanted[l] & bit) != 0;
+  }
+  if (!wanted) return;
+  for (uint32_t l = note.layer; l <= note.layer + note.part; ++l) {
+    if (!(in.wanted[l] & bit)) continue; // others send that one
+    in.arrived[l] |= bit;
+    in.modelled[l] = std::max(in.modelled[l], note.modelled_ns);
+  }
   in.stats.bytes += note.bytes;
   in.stats.segments += note.segments;
   while (in.prefix < in.wanted.size() && in.arrived[in.prefix] == in.wanted[in.prefix]) {

@@ -33,6 +33,7 @@ struct KvTransfer::Impl final : Service {
     void* cookie = nullptr;
     uint64_t start_ns = 0; // modelled
     size_t part = 0;       // of the source's moves
+    bool moved = false;
     Batch batch;
   };
 
@@ -53,12 +54,22 @@ struct KvTransfer::Impl final : Service {
  private:
   Status check(const std::vector<KvSource>&, uint64_t tokens);
   Status agree(const std::string& ticket, const std::vector<KvSource>&, uint64_t tokens, const TransferOptions&, uint64_t deadline_ns);
-  Status accept(const std::vector<KvSource>&, uint64_t tokens, uint64_t deadline_ns);
+  Status accept(const std::vector<KvSource>&, uint64_t tokens, const TransferOptions&, uint64_t deadline_ns);
   Status attach(const std::string& fabric, const nlohmann::json& offer, uint64_t deadline_ns);
   Status make_queue(const Instance&);
   bool advance(Step&, size_t index, uint64_t& bytes); // true: settled, remove it
   void finish(Step&, size_t index, const Error*);
   bool next_part(Step&, size_t index);
+  bool note(size_t index); // of the step, or in bulk of all of its source's; false: try again
+  std::pair<size_t, size_t> together(size_t index) const { // the steps that go out with it
+    const size_t first = source_of(index) * layers;
+    return stats.bulk ? std::pair(first, first + layers) : std::pair(index, index + 1);
+  }
+  template <class F>
+  bool all_together(size_t index, F f) const {
+    const auto [first, end] = together(index);
+    return std::all_of(steps_.begin() + ptrdiff_t(first), steps_.begin() + ptrdiff_t(end), f);
+  }
   uint32_t in_flight() const;
   void arm();
   size_t source_of(size_t index) const { return index / layers; }
@@ -89,6 +100,8 @@ struct KvTransfer::Impl final : Service {
   std::vector<std::vector<KvMove>> moves_; // by source
   std::vector<Step> steps_;
   std::vector<uint32_t> pending_;
+  std::vector<uint8_t> noted_; // by step; in bulk by the first of its source
+  uint64_t bulk_end_ns_ = 0;   // modelled
   size_t left_ = 0; // steps not done
   std::optional<Message> answer_;
   Sender* sender_ = nullptr;
@@ -146,7 +159,7 @@ Status KvTransfer::Impl::agree(const std::string& ticket, const std::vector<KvSo
   return {};
 }
 
-Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t tokens, uint64_t deadline_ns) {
+Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t tokens, const TransferOptions& o, uint64_t deadline_ns) {
   const nlohmann::json& b = answer_->body;
   const auto generation = u64_of(b, "generation"), slot = u64_of(b, "slot"), plan = u64_of(b, "plan"), held = u64_of(b, "held");
   const auto fabric = text_of(b, "fabric");
@@ -179,8 +192,14 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
   first_layer_ = sink.layer_begin;
   left_ = sources * layers;
   steps_.resize(left_);
+  noted_.resize(left_);
   pending_.reserve(left_);
   stats.fabric = *fabric;
+  uint64_t bytes_in_all = 0, segments_in_all = 0;
+  for (const auto& parts : moves_)
+    for (const KvMove& m : parts) bytes_in_all += m.total_bytes(), segments_in_all += m.total_segments();
+  stats.bulk = o.bulk == TransferOptions::Bulk::always ||
+               (o.bulk == TransferOptions::Bulk::model && model_.cost_ns(bytes_in_all, segments_in_all) <= 2 * model_.base_ns);
   stats.spans.resize(left_);
   for (size_t i = 0; i < left_; ++i) {
     Batch& batch = steps_[i].batch;
@@ -245,7 +264,7 @@ Status KvTransfer::Impl::open(const Instance& in, const std::string& ticket, std
   BATON_ASSIGN(model_, link_model(o.link_model));
   ep->add(this);
   BATON_TRY(agree(ticket, all, tokens, o, deadline_ns));
-  if (Status s = accept(all, tokens, deadline_ns); !s.ok()) {
+  if (Status s = accept(all, tokens, o, deadline_ns); !s.ok()) {
     fail(s.error());
     return s;
   }
@@ -388,12 +407,15 @@ void KvTransfer::Impl::finish(Step& s, size_t index, const Error* error) {
     stats.segments += segments;
     stats.spans[index].end_ns = now_ns();
   }
-  host->complete(s.cookie, error ? 0 : uint64_t(std::llround(model_.cost_ns(bytes, segments))), error);
+  uint64_t took = error ? 0 : uint64_t(std::llround(model_.cost_ns(bytes, segments)));
+  if (!error && stats.bulk && bytes) took = bulk_end_ns_ - std::min(bulk_end_ns_, s.start_ns);
+  host->complete(s.cookie, took, error);
 }
 
 bool KvTransfer::Impl::advance(Step& s, size_t index, uint64_t& bytes) {
   Batch& b = s.batch;
-  if (!failure && !b.error && sender_) {
+  if (!failure && !b.error && sender_ && !s.moved) {
+    if (stats.bulk && !all_together(index, [](const Step& x) { return x.state != Step::State::idle; })) return false; // the last is not submitted yet
     while (bytes) {
       if (b.posted() && !next_part(s, index)) break;
       const uint64_t n = sender_->step(b, bytes);
@@ -409,21 +431,41 @@ bool KvTransfer::Impl::advance(Step& s, size_t index, uint64_t& bytes) {
     return true;
   }
   if (!b.posted() || s.part < moves_[source_of(index)].size()) return false;
-  if (sends(index)) { // the others send nothing, and the sink does not wait for them
-    Note note{};
-    note.generation = generation_;
-    note.source = uint32_t(source_of(index));
-    note.layer = layer_of(index) - first_layer_;
-    note.slot = slot_;
-    note.offset = b.streamed;
-    for (const KvMove& m : moves_[note.source]) {
-      note.bytes += m.bytes(layer_of(index));
-      note.segments += uint32_t(m.layer(layer_of(index)).size());
-    }
-    note.modelled_ns = s.start_ns + uint64_t(std::llround(model_.cost_ns(note.bytes, note.segments)));
-    if (!sender_->notify(note)) return false;
-  }
+  s.moved = true;
+  if (!all_together(index, [](const Step& x) { return x.moved; })) return false;
+  const size_t first = together(index).first;
+  if (!noted_[first] && !(noted_[first] = note(index))) return false;
+  for (size_t i = first; i < index; ++i) // in the order of layers, as their signals are
+    if (steps_[i].state != Step::State::done) return false;
   finish(s, index, nullptr);
+  return true;
+}
+
+bool KvTransfer::Impl::note(size_t index) {
+  const auto [first, end] = together(index);
+  size_t last = end;
+  while (last > first && !sends(last - 1)) --last; // layers that others send: the sink does not wait for them
+  size_t begin = first;
+  while (begin < last && !sends(begin)) ++begin;
+  if (begin == last) return true;
+  Note note{};
+  note.generation = generation_;
+  note.source = uint32_t(source_of(index));
+  note.layer = layer_of(begin) - first_layer_;
+  note.part = uint32_t(last - begin - 1);
+  note.slot = slot_;
+  uint64_t start_ns = 0;
+  for (size_t i = begin; i < last; ++i) {
+    start_ns = std::max(start_ns, steps_[i].start_ns);
+    note.offset += steps_[i].batch.streamed;
+    for (const KvMove& m : moves_[note.source]) {
+      note.bytes += m.bytes(layer_of(i));
+      note.segments += uint32_t(m.layer(layer_of(i)).size());
+    }
+  }
+  note.modelled_ns = start_ns + uint64_t(std::llround(model_.cost_ns(note.bytes, note.segments)));
+  if (!sender_->notify(note)) return false;
+  if (stats.bulk) bulk_end_ns_ = std::max(bulk_end_ns_, note.modelled_ns);
   return true;
 }
 
@@ -431,13 +473,15 @@ uint32_t KvTransfer::Impl::poll() {
   if (pending_.empty() && told == bool(failure)) return 0;
   uint32_t handled = sender_ ? sender_->progress() : 0;
   uint64_t bytes = kPollBytes;
-  size_t kept = 0;
-  for (size_t i = 0; i < pending_.size(); ++i) { // submit() may append meanwhile
-    const uint32_t index = pending_[i];
-    if (advance(steps_[index], index, bytes)) ++handled;
-    else pending_[kept++] = index;
+  for (bool again = true; std::exchange(again, false);) {
+    size_t kept = 0;
+    for (size_t i = 0; i < pending_.size(); ++i) { // submit() may append meanwhile
+      const uint32_t index = pending_[i];
+      if (advance(steps_[index], index, bytes)) ++handled, again = stats.bulk; // those that waited for it
+      else pending_[kept++] = index;
+    }
+    pending_.resize(kept);
   }
-  pending_.resize(kept);
   if (failure && !in_flight()) tell_abort();
   if (bytes != kPollBytes) ++handled;
   arm();
@@ -475,12 +519,17 @@ KvTransfer::~KvTransfer() = default;
 
 Result<KvTransfer> KvTransfer::open(const Instance& in, Session& s, const std::string& ticket, std::vector<KvSource> sources, uint64_t tokens, const TransferOptions& o,
                                     uint64_t deadline_ns) {
-  auto impl = std::make_unique<Impl>(in, s.impl());
+  return open(in, s.impl(), ticket, std::move(sources), tokens, o, deadline_ns);
+}
+Result<KvTransfer> KvTransfer::open(const Instance& in, Session::Impl& s, const std::string& ticket, std::vector<KvSource> sources, uint64_t tokens, const TransferOptions& o,
+                                    uint64_t deadline_ns) {
+  auto impl = std::make_unique<Impl>(in, s);
   BATON_TRY(impl->open(in, ticket, std::move(sources), tokens, o, deadline_ns));
   return KvTransfer(std::move(impl));
 }
 
 const Queue& KvTransfer::queue() const { return impl_->queue; }
+uint32_t KvTransfer::layers() const { return uint32_t(impl_->layers); }
 const KvTransfer::Stats& KvTransfer::stats() const { return impl_->stats; }
 Status KvTransfer::seal(const Message& m, uint64_t deadline_ns) { return impl_->seal(m, deadline_ns); }
 void KvTransfer::abort(const Error& cause) { impl_->fail(cause); }

@@ -203,7 +203,10 @@ bool StreamLanding::unpack(const Note& n, bool& done) {
 
 bool StreamLanding::complete(const Note& n) {
   Request* r = n.offset ? find(n.generation) : nullptr;
-  return !r || r->unpacked[{n.source, n.layer}] >= n.offset;
+  if (!r) return true;
+  uint64_t unpacked = 0;
+  for (auto it = r->unpacked.lower_bound({n.source, n.layer}); it != r->unpacked.end() && it->first.first == n.source && it->first.second - n.layer <= n.part; ++it) unpacked += it->second;
+  return unpacked >= n.offset;
 }
 
 uint32_t StreamLanding::give_back() {

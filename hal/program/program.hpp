@@ -31,7 +31,7 @@ namespace baton::program {
 // What an element is. The numbers are of the serialized form and never change; neither do those of the enums below.
 // The f8 types are those of a KV-cache that is moved or kept (OFP8 1.0): no value of a program has them.
 enum class DType : uint8_t { f32 = 1, bf16 = 2, f16 = 3, i32 = 4, f8e4m3 = 5, f8e5m2 = 6 };
-inline uint32_t dtype_bytes(DType t) { return t == DType::f32 || t == DType::i32 ? 4 : t >= DType::f8e4m3 ? 1 : 2; }
+inline uint32_t dtype_bytes(DType t) { return t == DType::f32 || t == DType::i32 ? 4 : t >= DType::f8e4m3 ? 1 : 2; } // of an element
 const char* dtype_name(DType t);                                                             // "f32"
 
 // Where a value lives, and who provides it.

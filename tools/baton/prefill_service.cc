@@ -151,6 +151,7 @@ Status PrefillService::hand_over(Request& r) {
   transport::TransferOptions o;
   o.fabric = r.handover->fabric.empty() ? options_.fabric : r.handover->fabric;
   o.model = model_id_;
+  o.bulk = transport::TransferOptions::Bulk::model;
   auto opened = KvTransfer::open(shelf_.instance(), *s, r.handover->ticket, std::move(sources), r.ask.ids.size(), o, now_ns() + options_.lease_ns);
   if (!opened) return opened.error();
   r.transfer.emplace(std::move(*opened));
