@@ -3,6 +3,7 @@
 // Owner    -   Threads  any.   Cost  the cache's bandwidth.   Errors  none. It finds what was torn, lost or mixed up, not what was forged.
 #pragma once
 
+#define XXH_STATIC_LINKING_ONLY // the state as a value
 #if defined(__x86_64__)
 #include <xxh_x86dispatch.h>
 #else
@@ -15,5 +16,16 @@
 namespace baton::transport {
 
 inline uint64_t checksum(const void* bytes, size_t n) { return XXH3_64bits(bytes, n); }
+
+// The same of bytes that come in parts.
+class Checksum {
+ public:
+  Checksum() { XXH3_64bits_reset(&s_); }
+  void add(const void* bytes, size_t n) { XXH3_64bits_update(&s_, bytes, n); }
+  uint64_t value() const { return XXH3_64bits_digest(&s_); }
+
+ private:
+  XXH3_state_t s_;
+};
 
 }  // namespace baton::transport

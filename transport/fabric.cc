@@ -1,7 +1,9 @@
 #include "transport/fabric.hpp"
 
+#include "transport/fault_sender.hpp"
 #include "transport/mapped.hpp"
 #include "transport/ofi.hpp"
+#include "transport/options.hpp"
 
 #include <fmt/format.h>
 
@@ -20,7 +22,8 @@ Result<std::unique_ptr<Landing>> make_landing(const std::string& fabric, Session
 }
 
 Result<std::unique_ptr<Sender>> make_sender(const std::string& fabric, Session::Impl& s, const nlohmann::json& offer) {
-  return fabric == "mapped" ? make_mapped_sender(s, offer) : make_ofi_sender(fabric, s, offer);
+  BATON_ASSIGN(auto sender, fabric == "mapped" ? make_mapped_sender(s, offer) : make_ofi_sender(fabric, s, offer));
+  return with_faults(std::move(sender), fabric_faults());
 }
 
 void forget_source(Endpoint::Impl& ep, const void* base) {

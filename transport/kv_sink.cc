@@ -5,6 +5,7 @@
 // that still arrives matches nothing and is dropped. Its blocks stay in quarantine until the landing says that the slot is quiet; expect()
 // refuses them until then. If the session is lost, quiet means: mapped and shm, the peer's process is gone (or was not writing);
 // tcp and hardware, the endpoint is closed.
+#include "transport/checksum.hpp"
 #include "transport/fabric.hpp"
 #include "transport/kv_link.hpp"
 #include "transport/kv_wire.hpp"
@@ -27,6 +28,7 @@ struct Incoming::Impl {
   std::string ticket;
   std::vector<int32_t> blocks;
   uint64_t tokens = 0, held = 0; // [held, tokens) come
+  bool checksum = false;         // each layer has one
   Timeline landed;
   State state = State::waiting;
   bool quiet = true;
@@ -90,6 +92,7 @@ struct KvSink::Impl final : Service, Watcher {
   Status check_blocks(const std::vector<int32_t>&, uint64_t tokens) const;
   uint32_t collect();
   void take(const Note&);
+  bool matches(const Incoming::Impl&, const Note&) const;
   void finish_if_complete(Incoming::Impl&);
   void fail(Incoming::Impl&, Error);
   void leave(Incoming::Impl&); // from active: revoke, forget, quarantine
@@ -111,6 +114,7 @@ struct KvSink::Impl final : Service, Watcher {
   std::vector<std::unique_ptr<Link>> links_;
   std::vector<Quarantine> quarantine_;
   std::vector<Note> notes_;
+  std::vector<std::pair<Incoming::Impl*, Error>> doomed_;
 };
 
 // ---- lifetime ----
@@ -320,6 +324,7 @@ Status KvSink::Impl::agree(Session::Impl& s, Incoming::Impl& in, const Message& 
     return Error(BATON_MISMATCH, fmt::format("models differ: prefill has {}, decode has {}", theirs->substr(0, 64), model.substr(0, 64)), "load the same model on both sides");
   if (*tokens != in.tokens)
     return Error(BATON_MISMATCH, fmt::format("the prefill side brings {} tokens, the ticket is for {}", *tokens, in.tokens), "agree on the prompt before asking for a ticket");
+  in.checksum = m.body.contains("checksum") && m.body["checksum"] == true;
   std::vector<KvLayout> sources;
   for (const auto& j : m.body["sources"]) {
     BATON_ASSIGN(KvLayout l, layout_from(j));
@@ -353,7 +358,7 @@ Status KvSink::Impl::agree(Session::Impl& s, Incoming::Impl& in, const Message& 
 
 // The same moves as the sender has, so that the landing can do a part of them. A table that does not fit its layout is the sender's to refuse.
 void KvSink::Impl::plan(Incoming::Impl& in) {
-  if (!in.landing->wants_moves()) return;
+  if (!in.landing->wants_moves() && !in.checksum) return;
   in.moves.parts.clear();
   in.moves.first_layer = layout.layer_begin;
   for (size_t i = 0; i < in.shares.plans.size(); ++i) {
@@ -395,6 +400,11 @@ uint32_t KvSink::Impl::on_poll(uint64_t now) {
     return 0;
   }
   const uint32_t n = collect();
+  while (!doomed_.empty()) {
+    const auto [in, why] = std::move(doomed_.back());
+    doomed_.pop_back();
+    if (std::find(active_.begin(), active_.end(), in) != active_.end()) cancel(*in, why);
+  }
   for (size_t i = 0; i < links_.size(); ++i) // a failed send loses the session, and takes links with it
     if (const uint32_t pieces = links_[i]->session ? links_[i]->landing->give_back() : 0)
       (void)send_transport(*links_[i]->session, "kv.credit", {{"sink", memory.id}, {"fabric", links_[i]->fabric}, {"pieces", pieces}});
@@ -425,6 +435,16 @@ uint32_t KvSink::Impl::collect() {
   return n;
 }
 
+// What the memory holds now against what the source had.
+bool KvSink::Impl::matches(const Incoming::Impl& in, const Note& note) const {
+  if (note.source >= in.moves.parts.size()) return false;
+  Checksum sum;
+  for (uint32_t l = note.layer; l <= note.layer + note.part; ++l)
+    for (const KvMove& m : in.moves.parts[note.source])
+      for (const KvSegment& g : m.layer(layout.layer_begin + l)) sum.add(memory.base + g.dst, g.bytes);
+  return note.checksum == std::max<uint64_t>(sum.value(), 1);
+}
+
 void KvSink::Impl::take(const Note& note) {
   const auto it = std::find_if(active_.begin(), active_.end(), [&](const Incoming::Impl* a) { return a->generation == note.generation; });
   if (it == active_.end()) return; // late: its request has ended
@@ -437,6 +457,12 @@ void KvSink::Impl::take(const Note& note) {
     wanted |= (in.wanted[l] & bit) != 0;
   }
   if (!wanted) return;
+  if (in.checksum && !matches(in, note)) {
+    const Error why(BATON_CORRUPT, fmt::format("layer {} of source {} is not what was sent over {}: its checksum differs", note.layer, note.source, in.stats.fabric),
+                    "ask the decode side for a new ticket; if it comes again, look at the memory and the link");
+    doomed_.emplace_back(&in, in.session ? in.session->hop(why) : why); // telling the peer may lose its session, and the notes with it
+    return;
+  }
   for (uint32_t l = note.layer; l <= note.layer + note.part; ++l) {
     if (!(in.wanted[l] & bit)) continue; // others send that one
     in.arrived[l] |= bit;

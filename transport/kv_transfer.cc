@@ -2,6 +2,7 @@
 //
 // A poll does a bounded amount of work (kPollBytes), so that launches and other queues are driven between two pieces of a layer. Ops of the
 // queue may be in flight together; each completes, and its note goes out, when its own writes are visible at the sink.
+#include "transport/checksum.hpp"
 #include "transport/fabric.hpp"
 #include "transport/kv_link.hpp"
 #include "transport/kv_wire.hpp"
@@ -89,6 +90,7 @@ struct KvTransfer::Impl final : Service {
 
  private:
   uint64_t id_ = random_u64(), generation_ = 0;
+  bool checksum_ = false;
   uint32_t slot_ = 0, first_layer_ = 0; // that the sink holds
   bool open_sent_ = false, has_timer_ = false, has_more_ = false;
   LinkModel model_;
@@ -146,7 +148,7 @@ Status KvTransfer::Impl::agree(const std::string& ticket, const std::vector<KvSo
     list.push_back(to_json(layouts_[i]));
     put_blocks(blocks, all[i].blocks);
   }
-  BATON_TRY(send_transport(*session, "kv.open", {{"id", id_}, {"ticket", ticket}, {"model", o.model}, {"tokens", tokens}, {"fabrics", fabrics_}, {"sources", list}},
+  BATON_TRY(send_transport(*session, "kv.open", {{"id", id_}, {"ticket", ticket}, {"model", o.model}, {"tokens", tokens}, {"fabrics", fabrics_}, {"sources", list}, {"checksum", o.checksum}},
                            std::move(blocks)));
   open_sent_ = true;
   if (!ep->drive(deadline_ns, [&] { return answer_ || failure; }))
@@ -195,6 +197,7 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
   noted_.resize(left_);
   pending_.reserve(left_);
   stats.fabric = *fabric;
+  checksum_ = o.checksum;
   uint64_t bytes_in_all = 0, segments_in_all = 0;
   for (const auto& parts : moves_)
     for (const KvMove& m : parts) bytes_in_all += m.total_bytes(), segments_in_all += m.total_segments();
@@ -455,14 +458,18 @@ bool KvTransfer::Impl::note(size_t index) {
   note.part = uint32_t(last - begin - 1);
   note.slot = slot_;
   uint64_t start_ns = 0;
+  Checksum sum;
   for (size_t i = begin; i < last; ++i) {
     start_ns = std::max(start_ns, steps_[i].start_ns);
     note.offset += steps_[i].batch.streamed;
     for (const KvMove& m : moves_[note.source]) {
       note.bytes += m.bytes(layer_of(i));
       note.segments += uint32_t(m.layer(layer_of(i)).size());
+      if (checksum_)
+        for (const KvSegment& g : m.layer(layer_of(i))) sum.add(memory_[note.source].base + g.src, g.bytes);
     }
   }
+  if (checksum_) note.checksum = std::max<uint64_t>(sum.value(), 1);
   note.modelled_ns = start_ns + uint64_t(std::llround(model_.cost_ns(note.bytes, note.segments)));
   if (!sender_->notify(note)) return false;
   if (stats.bulk) bulk_end_ns_ = std::max(bulk_end_ns_, note.modelled_ns);

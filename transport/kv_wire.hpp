@@ -1,6 +1,6 @@
 // kv_wire.hpp (internal): the messages by which a transfer and a sink agree, and who sends which heads.
 //
-//   kv.open    transfer > sink   id, ticket, model, tokens, fabrics (wanted, best first), sources (layouts); bytes: each source's blocks
+//   kv.open    transfer > sink   id, ticket, model, tokens, fabrics (wanted, best first), sources (layouts), checksum; bytes: each source's blocks
 //   kv.accept  <                 id, generation, slot, fabric, layout, plan (hash), held (tokens that do not come),
 //                                offer (the way to the memory); bytes: the sink's blocks
 //   kv.refuse  <                 id, error

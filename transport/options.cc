@@ -18,5 +18,9 @@ std::string forced_copy() {
   const char* v = getenv("BATON_COPY");
   return v ? v : "";
 }
+std::string fabric_faults() {
+  const char* v = getenv("BATON_FABRIC_FAULTS");
+  return v ? v : "";
+}
 
 }  // namespace baton::transport

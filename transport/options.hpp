@@ -9,6 +9,7 @@
 //          landing and sender. With its own 16 KiB, 102 tcp transfers took 1.8 s of CPU, with 512 bytes 0.8 s (one run each, on a busy machine);
 //          what passes through them here is a Note.
 // BATON_COPY  read: "memcpy", "avx2" or "avx512" for large copies, in place of the probe's choice; one that this CPU has not is ignored.
+// BATON_FABRIC_FAULTS  read: what a sender does wrong, by a seed (fault_sender.hpp). For tests and soaks.
 //
 // Owner    -   Threads  once, before other threads read the environment.   Cost  nothing after the first.   Errors  none.
 #pragma once
@@ -21,6 +22,7 @@ inline constexpr int kRxmConnectUs = 100;
 inline constexpr int kRxmBufferBytes = 512;
 
 void prepare_libfabric_environment();
-std::string forced_copy(); // BATON_COPY, "" if unset
+std::string forced_copy();   // BATON_COPY, "" if unset
+std::string fabric_faults(); // BATON_FABRIC_FAULTS
 
 }  // namespace baton::transport

@@ -35,11 +35,11 @@ void serve_source(const Instance& in, Session& s, const nlohmann::json& b) {
   Device host = must(in.open("host://"));
   const KvLayout l = layout_for(b);
   const uint64_t tokens = b["tokens"];
-  Buffer memory = must(host.alloc(l.bytes()));
+  Buffer memory = must(host.alloc(l.bytes() + 4096));
   std::vector<int32_t> blocks(l.blocks);
   std::iota(blocks.rbegin(), blocks.rend(), 0);
   fill_kv(memory, l, blocks, tokens, b["salt"]);
-  auto t = KvTransfer::open(in, s, b["ticket"], {{&memory, l, blocks}}, tokens, {.fabric = b["fabric"], .model = "m"}, deadline_in_ms(20000));
+  auto t = KvTransfer::open(in, s, b["ticket"], {{&memory, l, blocks}}, tokens, {.fabric = b["fabric"], .model = "m", .checksum = b.value("checksum", false)}, deadline_in_ms(20000));
   if (!t.ok()) {
     (void)s.send({"refused", {{"text", t.error().text()}}, {}});
     return;

@@ -1,0 +1,18 @@
+// fault_sender.hpp (internal): a sender whose fabric misbehaves by a seed, for tests and soaks: BATON_FABRIC_FAULTS.
+//
+//   seed=N, and how often in a million: corrupt=N  a layer's step sends neighbouring bytes instead, and counts them as sent
+//                                       repeat=N   a note goes out twice
+//                                       reorder=N  a note waits until a later one has gone
+//                                       cut=N      a step fails as a lost rail
+//
+// Owner    wraps the fabric's own sender.   Threads  as it.   Cost  a random number a step.   Errors  INVALID_ARGUMENT for what it cannot read.
+#pragma once
+
+#include "transport/fabric.hpp"
+
+namespace baton::transport {
+
+// `sender`, or one that misbehaves around it.
+Result<std::unique_ptr<Sender>> with_faults(std::unique_ptr<Sender> sender, const std::string& spec);
+
+}  // namespace baton::transport
