@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <functional>
 
 namespace baton::transport {
 
@@ -18,13 +19,15 @@ inline constexpr uint64_t kSoonMs = kSanitized ? 60000 : 30000;
 
 class Child {
  public:
-  Child(const std::string& role, const Key& key, const std::string& address) {
+  // `before` runs in the child before it becomes the peer.
+  Child(const std::string& role, const Key& key, const std::string& address, const std::function<void()>& before = {}) {
     int out[2];
     EXPECT_EQ(pipe2(out, O_CLOEXEC), 0);
     pid_ = fork();
     EXPECT_GE(pid_, 0) << strerror(errno);
     if (pid_ == 0) {
       dup2(out[1], 1);
+      if (before) before();
       const std::string lease = std::to_string(kLeaseMs);
       const std::string k = hex(key);
       execl(BATON_BUILD_DIR "/tests/transport_peer", "transport_peer", role.c_str(), k.c_str(), address.c_str(), lease.c_str(), nullptr);
@@ -36,6 +39,7 @@ class Child {
   ~Child() {
     if (pid_ > 1) kill(SIGKILL);
   }
+  pid_t pid() const { return pid_; }
   std::string line() {
     std::string s;
     char c;

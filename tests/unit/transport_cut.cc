@@ -59,5 +59,98 @@ TEST_F(Cut, ShorterThanTheLeaseItIsNotNoticed) {
   EXPECT_OK(far.timeline().wait_until(9, deadline_in_ms(kSoonMs)));
 }
 
+int run(const std::string& command) {
+  const int rc = system(command.c_str());
+  return WIFEXITED(rc) ? WEXITSTATUS(rc) : -1;
+}
+
+// Two network namespaces joined by a veth pair: this process in one, the source in the other.
+class Veth : public testing::Test {
+ protected:
+  static constexpr char kHere[] = "10.77.0.1";
+  Instance in = must(Instance::create());
+  Device host = must(in.open("host://"));
+  Key key = random_key();
+  std::optional<Endpoint> ep;
+  std::unique_ptr<Child> child;
+  std::unique_ptr<Session> session;
+
+  void SetUp() override {
+    if (run("ip -V >/dev/null 2>&1") || run("nsenter -V >/dev/null 2>&1")) GTEST_SKIP() << "no ip or no nsenter: install iproute2 and util-linux";
+    if (!enter_own_network()) GTEST_SKIP() << "may not make a network namespace: " << strerror(errno);
+    ASSERT_TRUE(set_loopback(true));
+  }
+  void TearDown() override {
+    session.reset();
+    child.reset(); // its end of the pair goes with its namespace
+    run("ip link del baton0 2>/dev/null");
+  }
+  bool link(bool up) { return run(std::string("ip link set baton0 ") + (up ? "up" : "down")) == 0; }
+  void start() {
+    int ready[2], go[2];
+    ASSERT_EQ(pipe2(ready, O_CLOEXEC) | pipe2(go, O_CLOEXEC), 0);
+    const std::string address = std::string(kHere) + ":17077"; // of a namespace that is this test's own
+    child = std::make_unique<Child>("source", key, address, [&] {
+      char c = unshare(CLONE_NEWNET) == 0;
+      (void)!write(ready[1], &c, 1);
+      (void)!read(go[0], &c, 1);
+    });
+    char c = 0;
+    ASSERT_EQ(read(ready[0], &c, 1), 1);
+    ASSERT_EQ(c, 1) << "the child may not make a network namespace";
+    const std::string pid = std::to_string(child->pid()), there = "nsenter -t " + pid + " -n ";
+    ASSERT_EQ(run("ip link add baton0 type veth peer name baton1 netns " + pid), 0) << "no veth in this kernel";
+    ASSERT_EQ(run(std::string("ip addr add ") + kHere + "/24 dev baton0 && ip link set baton0 up"), 0);
+    ASSERT_EQ(run(there + "ip link set lo up && " + there + "ip addr add 10.77.0.2/24 dev baton1 && " + there + "ip link set baton1 up"), 0);
+    if (!ep) ep.emplace(must(Endpoint::open(in, {.listen = address, .key = key, .name = "decode", .lease_ns = kLeaseMs * 1'000'000})));
+    (void)!write(go[1], &c, 1);
+    for (int fd : {ready[0], ready[1], go[0], go[1]}) close(fd);
+    ASSERT_TRUE(poll_until(in, [&] { return (session = ep->accept()) != nullptr; }, kSoonMs));
+  }
+};
+
+TEST_F(Veth, KvIsCutInItsMiddleAndTheNextOneComes) {
+  start();
+  if (IsSkipped() || HasFatalFailure()) return;
+  EXPECT_FALSE(session->same_host()) << "another network namespace: descriptors are not handed over";
+  KvLayout layout = small_layout(KvOrder::head_major, 16, 64);
+  layout.head_dim = 256;
+  Buffer landing = must(host.alloc(layout.bytes()));
+  KvSink sink = must(KvSink::create(in, *ep, landing, layout, "m"));
+  std::vector<int32_t> blocks(layout.blocks);
+  std::iota(blocks.begin(), blocks.end(), 0);
+  auto ask = [&](Incoming& x, uint32_t salt) {
+    ASSERT_OK(session->send({"go", {{"ticket", x.ticket()}, {"tokens", 1000}, {"salt", salt}, {"fabric", "auto"}, {"head_dim", 256}, {"blocks", 64}}, {}}));
+  };
+  Incoming whole = must(sink.expect(blocks, 1000));
+  ask(whole, 1);
+  ASSERT_OK(whole.landed().wait_until(layout.layers, deadline_in_ms(kSoonMs)));
+  EXPECT_EQ(wrong_kv(landing, layout, blocks, 1000, 1), 0u);
+  EXPECT_EQ(whole.stats().fabric, "tcp");
+
+  Incoming cut = must(sink.expect(blocks, 1000));
+  ask(cut, 2);
+  ASSERT_OK(cut.landed().wait_until(1, deadline_in_ms(kSoonMs)));
+  ASSERT_TRUE(link(false));
+  const uint64_t start_ns = now_ns();
+  const Status s = cut.landed().wait_until(layout.layers, deadline_in_ms(kSoonMs));
+  if (!s.ok()) { // it may have been through already
+    EXPECT_EQ(s.error().code, BATON_PEER_LOST) << s.error().text();
+    EXPECT_LT(now_ns() - start_ns, kLeaseMs * 3'000'000);
+  }
+  ASSERT_TRUE(poll_until(in, [&] { return !session->alive().ok(); }, kSoonMs));
+  ASSERT_TRUE(poll_until(in, [&] { return cut.quiesced(); }, kLeaseMs)) << "the blocks are not free within the lease";
+
+  session.reset();
+  child.reset();
+  run("ip link del baton0 2>/dev/null");
+  start(); // another process, over another pair
+  if (HasFatalFailure()) return;
+  Incoming next = must(sink.expect(blocks, 1000));
+  ask(next, 3);
+  ASSERT_OK(next.landed().wait_until(layout.layers, deadline_in_ms(kSoonMs)));
+  EXPECT_EQ(wrong_kv(landing, layout, blocks, 1000, 3), 0u);
+}
+
 }  // namespace
 }  // namespace baton::transport
