@@ -7,6 +7,12 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <vector>
 
 namespace baton::bench {
@@ -14,7 +20,7 @@ namespace {
 
 struct Runs {
   transport::KvMoveRow last;
-  std::vector<double> moved, plain, one, two, notify, asleep;  // one of each a run
+  std::vector<double> moved, plain, one, two, raw, notify, asleep;  // one of each a run
 };
 
 // Both sides: what was measured and what it is held against, run by run.
@@ -50,9 +56,55 @@ void add(const Runs& r, Report& report) {
       report.add({.group = "kv", .figure = "notification, waiter asleep", .unit = "us", .value = summarize(r.asleep), .yardstick = "", .aim_on = AimOn::value_below, .aim = 25,
                   .note = "A loan of one block to a thread that sleeps on the instance's descriptor, and its return to one that polls."});
     }
+  } else if (r.last.raw_ms > 0) {
+    Row row = beside(r, "raw libfabric, a write for each block", r.raw);
+    row.aim_on = AimOn::ratio_below, row.aim = 1.0;
+    report.add(std::move(row));
   } else {
     report.add(beside(r, "memcpy, one thread, same segments", r.plain));
   }
+}
+
+// One pair of ucx_perftest processes: ms for 64 MiB of puts of that size; 0: it said nothing that can be read.
+double ucx_ms(const std::string& transports, uint64_t bytes, uint32_t port) {
+  const std::string env = "UCX_LOG_LEVEL=fatal UCX_TLS=" + transports + " timeout 30 ucx_perftest ", tail = fmt::format(" -p {} 2>/dev/null", port);
+  const std::string both = fmt::format("{}{} >/dev/null & for i in 1 2 3 4 5 6 7 8 9; do sleep 0.2; {}127.0.0.1{} -t ucp_put_bw -s {} -n {} -w 16 && break; done; wait", env, tail, env, tail, bytes,
+                                       std::max<uint64_t>((64u << 20) / bytes, 16));
+  FILE* f = popen(both.c_str(), "r");
+  if (!f) return 0;
+  double ms = 0;
+  for (char line[512]; fgets(line, sizeof line, f);) {
+    std::vector<double> numbers;
+    if (std::strncmp(line, "Final:", 6)) continue;
+    for (char* p = line + 6; *p;) {
+      char* end = p;
+      const double v = std::strtod(p, &end);
+      if (end == p) break;
+      numbers.push_back(v), p = end;
+    }
+    if (numbers.size() >= 6 && numbers[5] > 0) ms = double(64u << 20) / (numbers[5] * 1048.576); // iterations, 50 %, average, overall us, average, overall MB/s (2^20)
+  }
+  pclose(f);
+  return ms;
+}
+
+Status ucx_rows(const std::vector<std::string>& fabrics, Report& report) {
+  const bool there = system("command -v ucx_perftest >/dev/null 2>&1") == 0;
+  for (const auto& [fabric, transports] : {std::pair{"mapped", "posix,sysv,self"}, {"tcp", "tcp,self"}}) {
+    if (std::find(fabrics.begin(), fabrics.end(), fabric) == fabrics.end()) continue;
+    if (!there) {
+      progress("kv: no ucx_perftest beside it: install ucx-utils");
+      return {};
+    }
+    uint32_t port = 20000 + uint32_t(getpid()) % 20000;
+    for (const auto& [name, bytes] : {std::pair{"1x64MiB", uint64_t(64) << 20}, {"4096x16KiB", uint64_t(16) << 10}, {"16384x4KiB", uint64_t(4) << 10}}) {
+      const Sample s = repeat(3, [&] { return ucx_ms(transports, bytes, port++); });
+      if (s.median > 0)
+        report.add({.group = "kv", .figure = fmt::format("{}, ucx_perftest ucp_put_bw, {}", name, transports), .unit = "ms", .value = s, .yardstick = "",
+                    .note = "UCX's own loop over one hot buffer: no random blocks, no notification. It overstates small blocks (facts of the peers' benches)."});
+    }
+  }
+  return {};
 }
 
 }  // namespace
@@ -67,7 +119,7 @@ Status kv_rows(const Settings& s, Report& report) {
   // Each run is a fresh pair of processes: placement and page colouring differ, and the spread shows it.
   for (uint32_t run = 0, runs = s.repeats(5); run < runs; ++run) {
     progress(fmt::format("kv: run {} of {}: {}", run + 1, runs, fmt::join(fabrics, ", ")));
-    BATON_ASSIGN(auto rows, transport::kv_move({.fabrics = fabrics, .iterations = 5}));
+    BATON_ASSIGN(auto rows, transport::kv_move({.fabrics = fabrics, .iterations = 5, .raw = true}));
     all.resize(rows.size());
     for (size_t i = 0; i < rows.size(); ++i) {
       const auto& r = rows[i];
@@ -77,12 +129,21 @@ Status kv_rows(const Settings& s, Report& report) {
       all[i].plain.push_back(r.yardstick_ms);
       all[i].one.push_back(r.streamed_ms);
       all[i].two.push_back(r.streamed2_ms);
+      all[i].raw.push_back(r.raw_ms);
       all[i].notify.push_back(r.notify_ns / 1e3);
       all[i].asleep.push_back(r.notify_asleep_ns / 1e3);
     }
   }
   for (const auto& r : all) add(r, report);
-  return {};
+  // What scattering costs over tcp: small blocks beside one piece, both over this fabric.
+  const auto whole = std::find_if(all.begin(), all.end(), [](const Runs& r) { return r.last.fabric == "tcp"; });
+  if (whole != all.end() && all.end() - whole >= 3) {
+    Row row = beside(whole[2], "tcp, 1x64MiB", whole[0].moved);
+    row.figure += " beside one piece";
+    row.aim_on = AimOn::ratio_below, row.aim = 1.3;
+    report.add(std::move(row));
+  }
+  return ucx_rows(fabrics, report);
 }
 
 }  // namespace baton::bench

@@ -1,6 +1,7 @@
 #include "transport/bench/kv_move.hpp"
 
 #include "transport/bench/kv_shapes.hpp"
+#include "transport/bench/raw_ofi.hpp"
 #include "transport/fabrics.hpp"
 #include "transport/kv_lend.hpp"
 #include "transport/kv_link.hpp"
@@ -69,6 +70,7 @@ class Decode {
       if (m.type == "shape") BATON_TRY(d.shape(m.body));
       else if (m.type == "next") BATON_TRY(d.next(m.body));
       else if (m.type == "loans") BATON_TRY(d.loans(m.body));
+      else if (m.type == "raw") BATON_TRY(d.raw(m.body));
       else return {};
     }
   }
@@ -129,6 +131,23 @@ class Decode {
     return session.send({"done", {{"wrong", bad}}, {}});
   }
 
+  Status raw(const nlohmann::json& b) {
+    const Shape& shape = shapes()[b.value("index", 0u) % shapes().size()];
+    BATON_ASSIGN(auto target, RawOfi::open(b.value("provider", "").c_str(), base, kPool));
+    BATON_ASSIGN(nlohmann::json way, target->way());
+    const auto table = shape.table(rng_); // one for all: the writer has the addresses
+    BATON_TRY(session.send({"way", {{"way", way}, {"table", table}}, {}}));
+    for (uint64_t i = 0, count = b.value("count", uint64_t(1)); i < count; ++i) {
+      const uint64_t until = now_ns() + kStepNs;
+      while (!target->heard()) {
+        if (now_ns() > until) return Error(BATON_DEADLINE, "kv_move: raw libfabric was not heard", "run it on a quieter machine");
+        in.poll(1);
+      }
+      BATON_TRY(session.send({"ack", nlohmann::json::object(), {}}));
+    }
+    return session.send({"done", {{"wrong", wrong(base, shape, table, b.value("salt", uint64_t(0)))}}, {}});
+  }
+
   std::optional<KvSink> sink_;
   std::optional<KvBorrower> borrower_;
   const Shape* shape_ = nullptr;
@@ -181,7 +200,7 @@ struct Prefill {
     const bool asleep = way == "mapped asleep";
     const std::string fabric = asleep ? "mapped" : way;
     KvMoveRow r = begin(way, shape);
-    BATON_TRY(session.send({"shape", {{"index", index}, {"awake", fabric == "mapped" && !asleep}}, {}}));
+    BATON_TRY(session.send({"shape", {{"index", index}, {"awake", !asleep}}, {}}));
     std::vector<double> moved, opened;
     Floors floors;
     for (uint32_t i = 0; i <= iterations; ++i) { // the first one warms up and is verified
@@ -214,6 +233,33 @@ struct Prefill {
     floors.put(r);
     r.ratio = r.yardstick_ms / r.median_ms;
     return r;
+  }
+
+  // libfabric itself: an fi_write for each block, from lists of blocks to the acknowledgement.
+  Result<double> raw(const char* provider, size_t index, uint32_t iterations) {
+    const Shape& shape = shapes()[index];
+    const KvLayout l = shape.layout();
+    BATON_TRY(session.send({"raw", {{"provider", provider}, {"index", index}, {"count", iterations + 1}, {"salt", index + 1}}, {}}));
+    BATON_ASSIGN(Message m, hear(in, session, "the way to raw memory"));
+    BATON_ASSIGN(auto source, RawOfi::open(provider, base, kPool));
+    BATON_TRY(source->connect(m.body["way"]));
+    BATON_ASSIGN(KvPlan plan, KvPlan::compile(l, l));
+    const auto to = m.body["table"].get<std::vector<int32_t>>();
+    std::vector<double> ms;
+    for (uint32_t i = 0; i <= iterations; ++i) {
+      const auto from = shape.table(rng);
+      fill(base, shape, from, index + 1);
+      const uint64_t start = now_ns();
+      BATON_ASSIGN(KvMove move, plan.instantiate(from, to, 0, shape.tokens()));
+      BATON_TRY(source->move(move.layer(0), now_ns() + kStepNs));
+      BATON_ASSIGN(Message ack, hear(in, session, "the acknowledgement"));
+      if (i) ms.push_back(double(now_ns() - start) / 1e6);
+    }
+    BATON_ASSIGN(Message done, hear(in, session, "the verification"));
+    KvMoveRow r;
+    r.name = fmt::format("raw {}", provider);
+    BATON_TRY(all_right(r, done));
+    return median(ms);
   }
 
   // From the list of blocks to the receipt that the other process gave.
@@ -285,6 +331,9 @@ Result<std::vector<KvMoveRow>> prefill(const Instance& in, Endpoint& ep, const K
     }
     for (size_t i = 0; i < shapes().size(); ++i) {
       BATON_ASSIGN(KvMoveRow r, p.move(f, i, std::max(o.iterations, 1u)));
+      if (o.raw && (f == "shm" || f == "tcp")) {
+        BATON_ASSIGN(r.raw_ms, p.raw(f == "shm" ? "shm" : "tcp;ofi_rxm", i, std::max(o.iterations, 1u)));
+      }
       rows.push_back(std::move(r));
     }
     if (f != "mapped") continue;

@@ -22,6 +22,7 @@ namespace baton::transport {
 struct KvMoveOptions {
   std::vector<std::string> fabrics = {"mapped", "shm", "tcp"};
   uint32_t iterations = 9;
+  bool raw = false;           // shm and tcp: libfabric itself, too
 };
 
 struct KvMoveRow {
@@ -33,6 +34,7 @@ struct KvMoveRow {
   double yardstick_ms = 0;    // memcpy of the same segments, one thread
   double streamed_ms = 0, streamed2_ms = 0; // the large copies' kernel, one thread and two
   double ratio = 0;           // yardstick / median: above 1 is faster than memcpy
+  double raw_ms = 0;          // libfabric itself, a write for each block
   double open_ms = 0;         // of median_ms: agreeing
   double notify_ns = 0, notify_asleep_ns = 0; // lend, last shape: one way, polled; to a waiter that sleeps, and back by one that polls
   std::string skipped; // not empty: why there are no numbers
