@@ -1,10 +1,5 @@
-// The wire of a session. In order, client to server (>) and back (<):
-//   > hello   magic "BATONSES", u32 version, u32 0, X25519 key[32]                          48 bytes, plain
-//   < hello   the same with the server's key; u32 status (1: version refused, then it closes)  48 bytes, plain
-//   < proof   MAC[32] by the pre-shared key over both hellos and the exchanged secret
-//   > proof   MAC[32], stream header[24]        < header  stream header[24]
-//   then frames: u32 length (authenticated with the frame), sealed { u8 kind, u32 json length, json, bytes }; a signal's bytes are a Signal
-// The first frame each way is the identity. Nothing about a side is told before the other has proved its key.
+// A session's frames, after the handshake (admission.cc): u32 length (authenticated with the frame), sealed { u8 kind, u32 json length, json, bytes };
+// a signal's bytes are a Signal. The first frame each way is the identity, or a refusal.
 #include "hal/json_depth.hpp"
 #include "transport/endpoint.hpp"
 
@@ -21,22 +16,8 @@
 namespace baton::transport {
 namespace {
 
-constexpr uint8_t kMagic[8] = {'B', 'A', 'T', 'O', 'N', 'S', 'E', 'S'};
-constexpr size_t kHelloBytes = 48, kMacBytes = 32;
-constexpr uint32_t kStatusVersion = 1;
 constexpr size_t kSignalBacklog = 16u << 10; // unsent bytes beyond which a signal waits: a later value makes it needless
 constexpr size_t kKeepPlain = 64u << 10;
-
-using Hello = std::array<uint8_t, kHelloBytes>;
-
-Hello make_hello(uint32_t status, const std::array<uint8_t, 32>& pk) {
-  Hello h{};
-  std::memcpy(h.data(), kMagic, 8);
-  std::memcpy(h.data() + 8, &kProtocolVersion, 4);
-  std::memcpy(h.data() + 12, &status, 4);
-  std::memcpy(h.data() + 16, pk.data(), 32);
-  return h;
-}
 
 uint32_t u32_at(std::span<const uint8_t> b, size_t at) {
   uint32_t v;
@@ -59,14 +40,6 @@ std::string boot_id() {
   return s.empty() ? random_hex(16) : s; // unknown: equal to nobody's
 }
 
-Error wrong_key(const std::string& who) {
-  return Error(BATON_PERMISSION, fmt::format("{} does not hold the same key", who), "use the same key file on both sides");
-}
-
-Error other_version(uint32_t theirs, const std::string& who) {
-  return Error(BATON_VERSION, fmt::format("{} speaks session protocol {}, this side {}", who, theirs, kProtocolVersion), "run the same Baton version on both sides");
-}
-
 }  // namespace
 
 Identity my_identity(const EndpointOptions& o) {
@@ -80,7 +53,8 @@ Identity my_identity(const EndpointOptions& o) {
 }
 
 Session::Impl::Impl(Endpoint::Impl* owner, Role r, Fd f, std::string addr)
-    : ep(owner), role(r), state(r == Role::client ? State::connecting : State::hello), fd(std::move(f)), address(std::move(addr)) {
+    : ep(owner), role(r), state(r == Role::client ? State::connecting : State::hello), fd(std::move(f)), address(std::move(addr)),
+      secrets_(r, owner->shared_key(), owner->own_identity(), owner->epoch) {
   started_ns_ = last_rx_ns_ = last_tx_ns_ = now_ns();
   events_ = EPOLLIN | EPOLLRDHUP | (role == Role::client ? uint32_t(EPOLLOUT) : 0u);
   tag = ep->watch(fd.get(), events_, this);
@@ -131,10 +105,7 @@ void Session::Impl::ready(uint32_t events) {
       return lose(Error(err == ECONNREFUSED ? BATON_PEER_LOST : BATON_IO, fmt::format("cannot connect to {}: {}", address, strerror(err)),
                         err == ECONNREFUSED ? "nothing listens there: start the peer, or check the address" : "check the address and the network"));
     set_nodelay(fd.get());
-    state = State::hello;
-    const Hello h = make_hello(0, pair_.pk);
-    transcript_.assign(h.begin(), h.end());
-    put(h);
+    say_hello();
   }
   if (events & EPOLLOUT) flush();
   if (state != State::lost && events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) read_some();
@@ -202,7 +173,8 @@ void Session::Impl::read_some() {
       lose(Error(BATON_PEER_LOST, fmt::format("{} went away: {}", peer.name.empty() ? address : peer.name, n == 0 ? "its process ended or closed the session" : strerror(err)),
                  "restart the peer and connect again"));
     else if (role == Role::client && state == State::identity) // it closed right after it saw this side's proof
-      lose(wrong_key(address));
+      lose(Error(BATON_PERMISSION, fmt::format("the endpoint at {} closed the connection when it had seen this side's proof", address),
+                 "use the same key file on both sides; with identities, see what that endpoint says of it"));
     else
       lose(Error(BATON_PEER_LOST, fmt::format("{} closed the connection during the handshake", address), "check that it is a Baton endpoint with the same key"));
   }
@@ -211,7 +183,7 @@ void Session::Impl::read_some() {
 bool Session::Impl::step() {
   switch (state) {
     case State::hello: return role == Role::server ? take_client_hello() : take_server_hello();
-    case State::proof: return take_client_proof();
+    case State::proof: return role == Role::server ? take_client_proof() : take_server_proof();
     case State::header: return take_header();
     case State::identity:
     case State::up: return take_frame();
@@ -219,99 +191,6 @@ bool Session::Impl::step() {
     case State::lost: return false;
   }
   return false;
-}
-
-bool Session::Impl::take_client_hello() {
-  const auto in = input();
-  if (std::memcmp(in.data(), kMagic, std::min(in.size(), sizeof kMagic)) != 0) {
-    lose(Error(BATON_CORRUPT, fmt::format("{} sent something that is not a Baton hello", address), "something else connects to this port"));
-    return false;
-  }
-  if (in.size() < kHelloBytes) return false;
-  if (const uint32_t theirs = u32_at(in, 8); theirs != kProtocolVersion) {
-    put(make_hello(kStatusVersion, {}));
-    lose(other_version(theirs, address));
-    return false;
-  }
-  transcript_.assign(in.begin(), in.begin() + kHelloBytes);
-  const Hello mine = make_hello(0, pair_.pk);
-  transcript_.insert(transcript_.end(), mine.begin(), mine.end());
-  auto s = derive(role, pair_, in.subspan<16, 32>(), ep->options.key, transcript_);
-  if (!s.ok()) {
-    lose(s.error());
-    return false;
-  }
-  secrets = *s;
-  in_at_ += kHelloBytes;
-  state = State::proof;
-  std::vector<uint8_t> reply(mine.begin(), mine.end());
-  reply.insert(reply.end(), secrets.server_mac.begin(), secrets.server_mac.end());
-  put(reply);
-  return true;
-}
-
-bool Session::Impl::take_server_hello() {
-  const auto in = input();
-  if (std::memcmp(in.data(), kMagic, std::min(in.size(), sizeof kMagic)) != 0) {
-    lose(Error(BATON_CORRUPT, fmt::format("{} does not answer as a Baton endpoint", address), "check the port"));
-    return false;
-  }
-  if (in.size() < kHelloBytes) return false;
-  if (const uint32_t theirs = u32_at(in, 8); theirs != kProtocolVersion || u32_at(in, 12) != 0) {
-    lose(other_version(theirs, address));
-    return false;
-  }
-  if (in.size() < kHelloBytes + kMacBytes) return false;
-  transcript_.insert(transcript_.end(), in.begin(), in.begin() + kHelloBytes);
-  auto s = derive(role, pair_, in.subspan<16, 32>(), ep->options.key, transcript_);
-  const bool same = s.ok() && same_mac(in.subspan(kHelloBytes, kMacBytes), s->server_mac);
-  // The proof goes out in either case: a server with another key then knows why this client leaves.
-  if (s.ok()) {
-    const auto header = sealer_.start(s->tx);
-    std::vector<uint8_t> proof(s->client_mac.begin(), s->client_mac.end());
-    proof.insert(proof.end(), header.begin(), header.end());
-    put(proof);
-  }
-  if (!same) {
-    lose(wrong_key("the endpoint at " + address));
-    return false;
-  }
-  if (state == State::lost) return false;
-  secrets = *s;
-  in_at_ += kHelloBytes + kMacBytes;
-  sealed_ = true;
-  state = State::header;
-  return true;
-}
-
-bool Session::Impl::take_client_proof() {
-  const auto in = input();
-  if (in.size() < kMacBytes + Sealer::kHeaderBytes) return false;
-  if (!same_mac(in.first(kMacBytes), secrets.client_mac)) {
-    lose(wrong_key("the client at " + address));
-    return false;
-  }
-  in_at_ += kMacBytes;
-  const auto header = sealer_.start(secrets.tx);
-  put(header);
-  sealed_ = true;
-  state = State::header;
-  return true;
-}
-
-bool Session::Impl::take_header() {
-  const auto in = input();
-  if (in.size() < Sealer::kHeaderBytes) return false;
-  if (!opener_.start(secrets.rx, in.first<Sealer::kHeaderBytes>())) {
-    lose(wrong_key(address));
-    return false;
-  }
-  in_at_ += Sealer::kHeaderBytes;
-  state = State::identity;
-  const Identity me = my_identity(ep->options);
-  (void)send_frame(FrameKind::identity,
-                   {"identity", {{"name", me.name}, {"host", me.host}, {"pids", me.pids}, {"pid", me.pid}, {"lease_ns", me.lease_ns}, {"baton", BATON_VERSION_STRING}}, {}});
-  return state != State::lost;
 }
 
 Status Session::Impl::send_frame(FrameKind kind, const Message& m) {
@@ -342,7 +221,7 @@ void Session::Impl::seal(std::span<const uint8_t> plain) {
   out_.resize(at + 4 + length);
   std::memcpy(&out_[at], &length, 4);
   const uint8_t ad[4] = {out_[at], out_[at + 1], out_[at + 2], out_[at + 3]};
-  sealer_.seal(plain, ad, &out_[at + 4]);
+  secrets_->sealer.seal(plain, ad, &out_[at + 4]);
   flush();
 }
 
@@ -367,7 +246,7 @@ bool Session::Impl::take_frame() {
   auto& plain = plain_;
   if (plain.capacity() > kKeepPlain) plain = {};
   plain.resize(length - Sealer::kExtraBytes);
-  if (!opener_.open(in.subspan(4, length), in.first(4), plain.data())) return corrupt("it does not authenticate");
+  if (!secrets_->opener.open(in.subspan(4, length), in.first(4), plain.data())) return corrupt("it does not authenticate");
   in_at_ += 4 + size_t(length);
   const uint32_t json_bytes = u32_at(plain, 1);
   if (json_bytes > plain.size() - 5) return corrupt("its parts exceed it");
@@ -391,6 +270,10 @@ bool Session::Impl::take_frame() {
   m.type = json["t"].get<std::string>();
   m.body = json["b"];
   m.bytes.assign(plain.begin() + 5 + json_bytes, plain.end());
+  if (kind == FrameKind::refuse) {
+    take_refusal(m.body);
+    return false;
+  }
   if (state == State::identity) {
     if (kind != FrameKind::identity) return corrupt("it comes before the identity");
     take_identity(m);

@@ -11,51 +11,14 @@
 #include <cerrno>
 
 namespace baton::transport {
-namespace {
-
-// H(psk; label || parts...)
-template <size_t N>
-void keyed_hash(std::array<uint8_t, N>& out, const Key& psk, std::string_view label, std::initializer_list<std::span<const uint8_t>> parts) {
-  crypto_generichash_state s;
-  crypto_generichash_init(&s, psk.data(), psk.size(), N);
-  crypto_generichash_update(&s, reinterpret_cast<const uint8_t*>(label.data()), label.size());
-  for (auto p : parts) crypto_generichash_update(&s, p.data(), p.size());
-  crypto_generichash_final(&s, out.data(), N);
-}
-
-}  // namespace
-
 Status crypto_ready() {
   if (sodium_init() < 0) return Error(BATON_INTERNAL, "libsodium did not start", "check the machine's source of randomness");
   return {};
 }
 
-KeyPair::KeyPair() { crypto_kx_keypair(pk.data(), sk.data()); }
-KeyPair::~KeyPair() { sodium_memzero(sk.data(), sk.size()); }
-SessionSecrets::~SessionSecrets() {
-  sodium_memzero(rx.data(), rx.size());
-  sodium_memzero(tx.data(), tx.size());
-}
+Key::~Key() { sodium_memzero(data(), size()); }
 
-Result<SessionSecrets> derive(Role role, const KeyPair& mine, std::span<const uint8_t, 32> peer_pk, const Key& psk, std::span<const uint8_t> transcript) {
-  Key rx, tx;
-  const int rc = role == Role::client ? crypto_kx_client_session_keys(rx.data(), tx.data(), mine.pk.data(), mine.sk.data(), peer_pk.data())
-                                      : crypto_kx_server_session_keys(rx.data(), tx.data(), mine.pk.data(), mine.sk.data(), peer_pk.data());
-  if (rc) return Error(BATON_PERMISSION, "the peer's public key is not acceptable", "connect to a Baton endpoint");
-  const Key& to_server = role == Role::client ? tx : rx;
-  const Key& to_client = role == Role::client ? rx : tx;
-  SessionSecrets s;
-  keyed_hash(s.tx, psk, "baton/1 key", {tx, transcript});
-  keyed_hash(s.rx, psk, "baton/1 key", {rx, transcript});
-  keyed_hash(s.client_mac, psk, "baton/1 client", {to_server, transcript});
-  keyed_hash(s.server_mac, psk, "baton/1 server", {to_client, transcript});
-  keyed_hash(s.id, psk, "baton/1 id", {to_server, to_client, transcript});
-  sodium_memzero(rx.data(), rx.size());
-  sodium_memzero(tx.data(), tx.size());
-  return s;
-}
-
-bool same_mac(std::span<const uint8_t> a, const Mac& b) { return a.size() == b.size() && sodium_memcmp(a.data(), b.data(), b.size()) == 0; }
+bool same_mac(std::span<const uint8_t> a, std::span<const uint8_t> b) { return a.size() == b.size() && sodium_memcmp(a.data(), b.data(), b.size()) == 0; }
 
 std::array<uint8_t, Sealer::kHeaderBytes> Sealer::start(const Key& tx) {
   std::array<uint8_t, kHeaderBytes> header;

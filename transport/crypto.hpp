@@ -1,11 +1,8 @@
-// crypto.hpp: how a session proves its key and hides its bytes: thin words over libsodium.
+// crypto.hpp: how a session hides its bytes: thin words over libsodium. Who may have a session, and by what keys: handshake.hpp.
 //
-// Each side makes a fresh X25519 pair. The two public keys, with the hellos that carry them, are the transcript. Session keys come from the
-// key exchange, mixed (keyed BLAKE2b) with the pre-shared key and the transcript; each side proves itself by a MAC over the
-// same. So: without the key nothing verifies, a recorded session cannot be opened with the key later (the pairs are gone), and a hello
-// cannot be altered in flight. Frames are XChaCha20-Poly1305 (crypto_secretstream): no reordering, replay or cut unnoticed.
+// Frames are XChaCha20-Poly1305 (crypto_secretstream): no reordering, replay or cut unnoticed. States are wiped when they go.
 //
-// Owner    values.   Threads  any.   Cost  a handshake ~0.2 ms (guess); a frame: 1-2 GB/s (guess).   Errors  PERMISSION, CORRUPT.
+// Owner    values.   Threads  any.   Cost  a frame: 1-2 GB/s (guess).   Errors  false: it does not open.
 #pragma once
 
 #include "transport/session.hpp"
@@ -18,28 +15,12 @@ namespace baton::transport {
 
 Status crypto_ready(); // libsodium's own start-up; cheap after the first call
 
-using Mac = std::array<uint8_t, 32>;
-enum class Role : uint8_t { client, server };
-
-struct KeyPair {
-  KeyPair();
-  ~KeyPair(); // wipes the secret
-  KeyPair(const KeyPair&) = delete;
-  std::array<uint8_t, 32> pk{}, sk{};
-};
-
-struct SessionSecrets {
-  Key rx{}, tx{};
-  Mac client_mac{}, server_mac{};
-  std::array<uint8_t, 16> id{}; // names the session on both sides; not secret
-  ~SessionSecrets();
-};
-Result<SessionSecrets> derive(Role, const KeyPair& mine, std::span<const uint8_t, 32> peer_pk, const Key& psk, std::span<const uint8_t> transcript);
-bool same_mac(std::span<const uint8_t> a, const Mac& b); // constant time
+bool same_mac(std::span<const uint8_t> a, std::span<const uint8_t> b); // constant time
 
 // One direction of a session each.
 class Sealer {
  public:
+  ~Sealer() { sodium_memzero(&s_, sizeof s_); }
   static constexpr size_t kHeaderBytes = crypto_secretstream_xchacha20poly1305_HEADERBYTES; // 24
   static constexpr size_t kExtraBytes = crypto_secretstream_xchacha20poly1305_ABYTES;       // 17
   std::array<uint8_t, kHeaderBytes> start(const Key& tx);
@@ -50,6 +31,7 @@ class Sealer {
 };
 class Opener {
  public:
+  ~Opener() { sodium_memzero(&s_, sizeof s_); }
   bool start(const Key& rx, std::span<const uint8_t, Sealer::kHeaderBytes> header);
   bool open(std::span<const uint8_t> sealed, std::span<const uint8_t> ad, uint8_t* out); // out: sealed - kExtraBytes
 

@@ -9,8 +9,7 @@
 // Errors   A session that fails keeps its first cause; services hear it once.
 #pragma once
 
-#include "transport/crypto.hpp"
-#include "transport/session.hpp"
+#include "transport/handshake.hpp"
 #include "transport/socket.hpp"
 
 #include <deque>
@@ -19,7 +18,6 @@
 
 namespace baton::transport {
 
-inline constexpr uint32_t kProtocolVersion = 1;
 inline constexpr size_t kMaxMessageBytes = 64u << 20;   // a frame's plain text
 inline constexpr size_t kMaxQueuedBytes = 256u << 20;   // unsent, or received and not taken
 inline constexpr uint64_t kHandshakeNs = 2'000'000'000; // from accept to authenticated
@@ -61,10 +59,10 @@ struct Identity {
 };
 Identity my_identity(const EndpointOptions&);
 
-enum class FrameKind : uint8_t { heartbeat = 0, identity = 1, user = 2, transport = 3, bye = 4, signal = 5 };
+enum class FrameKind : uint8_t { heartbeat = 0, identity = 1, user = 2, transport = 3, bye = 4, signal = 5, refuse = 6 };
 
 struct Session::Impl final : Watcher {
-  enum class State : uint8_t { connecting, hello, proof, header, identity, up, lost };
+  enum class State : uint8_t { connecting, hello, proof, /* the peer has proved itself: */ header, identity, up, lost };
 
   Impl(Endpoint::Impl* owner, Role role, Fd fd, std::string address);
   ~Impl() override;
@@ -76,6 +74,10 @@ struct Session::Impl final : Watcher {
   bool send_signal(const Signal&); // allocates nothing once warm; false: too much waits to be sent, or the session is lost
   void lose(Error cause);  // first cause wins; tells the services if the session was up
   Error hop(Error e) const; // names this session in the error
+  void drop(const char* why);  // ends it because the peer is not known any more
+  // Keys of the chunks that go by other connections; once up.
+  const Key& bulk_rx() const { return secrets_->keys.bulk_rx; }
+  const Key& bulk_tx() const { return secrets_->keys.bulk_tx; }
 
   Endpoint::Impl* ep;
   uint64_t tag = 0;
@@ -85,7 +87,10 @@ struct Session::Impl final : Watcher {
   std::string address;
   Identity peer;
   bool same_host = false;
-  SessionSecrets secrets;
+  SessionId id{};
+  std::string peer_epoch;
+  std::optional<PeerIdentity> known; // with identities, from the moment that it has proved its key
+  ConnectOptions expected;
   std::optional<Error> cause;
   std::deque<Message> inbox;
   size_t inbox_bytes = 0;
@@ -97,20 +102,31 @@ struct Session::Impl final : Watcher {
   void put(std::span<const uint8_t>);
   void seal(std::span<const uint8_t> plain);
   bool step(); // consumes one unit of input; false: needs more, or lost
+  // admission.cc: from the first byte to the proofs
+  void say_hello();
   bool take_client_hello();
   bool take_server_hello();
   bool take_client_proof();
+  bool take_server_proof();
   bool take_header();
+  bool same_magic();
+  std::optional<Error> not_admitted(const char*& why); // the peer, that has proved its key
+  std::string name_peer() const;
+  void take_refusal(const nlohmann::json&);
   bool take_frame();
   void take_identity(const Message&);
   void become_up();
   void want(uint32_t events);
   std::span<const uint8_t> input() const { return {in_.data() + in_at_, in_.size() - in_at_}; }
 
-  KeyPair pair_;
-  std::vector<uint8_t> transcript_;
-  Sealer sealer_;
-  Opener opener_;
+  struct Secrets {
+    Secrets(Role r, const Key* shared, const OwnIdentity* me, const Epoch& e) : handshake(r, shared, me, e) {}
+    Handshake handshake;
+    SessionSecrets keys;
+    Sealer sealer;
+    Opener opener;
+  };
+  Secret<Secrets> secrets_;
   bool sealed_ = false; // frames may be sent
   std::vector<uint8_t> in_, out_, plain_; // plain_: the frame that is being taken
   size_t in_at_ = 0, out_at_ = 0;
@@ -160,6 +176,13 @@ struct Endpoint::Impl final : Watcher {
   std::string address;
   uint64_t rejected = 0;
   std::optional<Error> last_rejection;
+  std::optional<Secret<Key>> shared;              // options.key has moved here
+  std::optional<OwnIdentity> identity;
+  std::optional<KnownPeers> known;
+  Epoch epoch{};
+  const Key* shared_key() const { return shared ? &**shared : nullptr; }
+  const OwnIdentity* own_identity() const { return identity ? &*identity : nullptr; }
+  uint32_t drop_unknown_peers();
   Fd epoll, timer, listener;
   std::vector<Service*> services;                 // nullptr: removed while iterating
   std::map<std::string, std::unique_ptr<Attachment>> attached; // domains of fabrics; dropped after the sessions
@@ -171,7 +194,9 @@ struct Endpoint::Impl final : Watcher {
   void tick(uint64_t now);
 
   uint64_t next_tag_ = 1, listener_tag_ = 0, timer_tag_ = 0;
-  uint64_t last_wait_ns_ = 0, next_tick_ns_ = UINT64_MAX, tick_ns_ = 0;
+  Status take_credentials();
+
+  uint64_t last_wait_ns_ = 0, next_tick_ns_ = UINT64_MAX, tick_ns_ = 0, next_recheck_ns_ = 0;
   bool iterating_ = false;
   std::unordered_map<uint64_t, Watcher*> watchers_;
   std::vector<Session::Impl*> live_;              // all with a socket

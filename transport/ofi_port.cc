@@ -65,7 +65,7 @@ void sweep_session_shm(const std::string& prefix) {
   });
 }
 
-std::string shm_prefix(const Session::Impl& s) { return kPrefix + hex(s.secrets.id).substr(0, 16) + "-"; }
+std::string shm_prefix(const Session::Impl& s) { return kPrefix + hex(s.id).substr(0, 16) + "-"; }
 
 Result<Info> ofi_info(const char* provider, const std::string& host) {
   prepare_libfabric_environment();

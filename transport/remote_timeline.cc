@@ -30,7 +30,7 @@ Status ExportedTimeline::Impl::start(const Instance& in, Endpoint::Impl& ep, con
     return Error(BATON_INVALID_ARGUMENT, fmt::format("a timeline's name of {} bytes", n.size()), fmt::format("1 to {} bytes", kMaxTimelineName));
   name = std::move(n);
   options = o;
-  if (o.only) only = o.only->impl().secrets.id;
+  if (o.only) only = o.only->impl().id;
   TimelineHub& hub = TimelineHub::of(ep);
   BATON_TRY(hub.publish(*this));
   hub_ = &hub;
@@ -46,7 +46,7 @@ ExportedTimeline::Impl::~Impl() {
   hub_->leave(*this);
 }
 
-bool ExportedTimeline::Impl::visible_to(const Session::Impl& s) const { return !only || *only == s.secrets.id; }
+bool ExportedTimeline::Impl::visible_to(const Session::Impl& s) const { return !only || *only == s.id; }
 
 void ExportedTimeline::Impl::welcome(TimelineEnd& e) {
   e.known = value_;

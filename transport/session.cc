@@ -29,8 +29,30 @@ int32_t submit_slot(void*, void*, const baton_driver_op*, uint32_t, uint32_t* ta
 
 // ---- Endpoint::Impl ----
 
-Status Endpoint::Impl::start(const Instance& in) {
+// Keys leave the options for memory that no core dump shows.
+Status Endpoint::Impl::take_credentials() {
   BATON_TRY(crypto_ready());
+  randombytes_buf(epoch.data(), epoch.size());
+  if (!sodium_is_zero(options.key.data(), options.key.size())) {
+    shared.emplace();
+    **shared = options.key;
+    sodium_memzero(options.key.data(), options.key.size());
+  }
+  if (options.identity.empty() != options.known_peers.empty())
+    return Error(BATON_INVALID_ARGUMENT, options.identity.empty() ? "known peers without an identity" : "an identity without known peers",
+                 "give both: a key pair ('devctl key new FILE') and the file of the peers that may talk to it");
+  if (!options.identity.empty()) {
+    BATON_ASSIGN(OwnIdentity me, OwnIdentity::read(options.identity));
+    identity.emplace(std::move(me));
+    BATON_ASSIGN(KnownPeers peers, KnownPeers::open(options.known_peers));
+    known.emplace(std::move(peers));
+  }
+  if (!shared && !identity) return Error(BATON_INVALID_ARGUMENT, "an endpoint without a key", "give it a key file's key, or an identity and known peers");
+  return {};
+}
+
+Status Endpoint::Impl::start(const Instance& in) {
+  BATON_TRY(take_credentials());
   if (options.lease_ns < 10'000'000)
     return Error(BATON_INVALID_ARGUMENT, fmt::format("a lease of {} ns", options.lease_ns), "10 ms is the least; 1500 ms is the default");
   BATON_ASSIGN(epoll, epoll_new());
@@ -124,6 +146,23 @@ void Endpoint::Impl::tick(uint64_t now) {
   const auto sessions = live_; // a tick may end sessions
   for (Session::Impl* s : sessions)
     if (std::find(live_.begin(), live_.end(), s) != live_.end()) s->tick(now);
+  if (options.recheck_peers_ns && now >= next_recheck_ns_) {
+    next_recheck_ns_ = now + options.recheck_peers_ns;
+    drop_unknown_peers();
+  }
+}
+
+uint32_t Endpoint::Impl::drop_unknown_peers() {
+  if (!known) return 0;
+  (void)known->refresh().ok(); // one that cannot be read knows nobody
+  uint32_t dropped = 0;
+  const auto sessions = live_;
+  for (Session::Impl* s : sessions) {
+    if (std::find(live_.begin(), live_.end(), s) == live_.end() || s->state != Session::Impl::State::up || !s->known || known->find(s->known->key)) continue;
+    s->drop("removed");
+    ++dropped;
+  }
+  return dropped;
 }
 
 // The timer wakes sleepers for heartbeats and leases; while there is no session it is off.
@@ -238,6 +277,8 @@ Status Session::alive() const {
 const std::string& Session::peer_name() const { return impl_->peer.name; }
 const std::string& Session::peer_address() const { return impl_->address; }
 bool Session::same_host() const { return impl_->same_host; }
+const std::string& Session::peer_epoch() const { return impl_->peer_epoch; }
+const PeerIdentity* Session::peer_identity() const { return impl_->known ? &*impl_->known : nullptr; }
 
 // ---- Endpoint ----
 
@@ -253,12 +294,18 @@ Result<Endpoint> Endpoint::open(const Instance& in, EndpointOptions options) {
 }
 
 const std::string& Endpoint::address() const { return impl_->address; }
+std::string Endpoint::epoch() const { return hex(impl_->epoch); }
+std::string Endpoint::fingerprint() const { return impl_->identity ? transport::fingerprint(impl_->identity->public_key()) : ""; }
+uint32_t Endpoint::drop_unknown_peers() { return impl_->drop_unknown_peers(); }
 uint64_t Endpoint::rejected() const { return impl_->rejected; }
 std::optional<Error> Endpoint::last_rejection() const { return impl_->last_rejection; }
 
-Result<std::unique_ptr<Session>> Endpoint::connect(const std::string& address, uint64_t deadline_ns) {
+Result<std::unique_ptr<Session>> Endpoint::connect(const std::string& address, uint64_t deadline_ns, const ConnectOptions& expected) {
+  if (!impl_->identity && !(expected.peer.empty() && expected.role.empty()))
+    return Error(BATON_INVALID_ARGUMENT, "a peer's name or role is expected, and this endpoint has no identity", "give the endpoint an identity and known peers");
   BATON_ASSIGN(Fd fd, tcp_connect(address));
   auto s = std::make_unique<Session::Impl>(impl_.get(), Role::client, std::move(fd), address);
+  s->expected = expected;
   using State = Session::Impl::State;
   if (!impl_->drive(deadline_ns, [&] { return s->state == State::up || s->state == State::lost; }))
     return s->hop(Error(BATON_DEADLINE, fmt::format("no session with {} before the deadline", address), "check that the peer polls, and the network"));

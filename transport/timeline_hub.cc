@@ -142,7 +142,7 @@ void TimelineHub::offer_board(TimelineEnd& e, nlohmann::json& accept) {
   if (!s.same_host || s.peer.pids != my_identity(ep_.options).pids) return;
   auto& board = written_[&s];
   if (!board) {
-    auto made = TimelineBoard::make(s.secrets.id);
+    auto made = TimelineBoard::make(s.id);
     if (!made.ok()) return; // by the stream, then
     board = std::move(*made);
   }
@@ -159,7 +159,7 @@ void TimelineHub::take_board(TimelineEnd& e, const nlohmann::json& accept) {
   if (!fd || !slot || *slot >= TimelineBoard::kSlots || !e.session->same_host) return;
   Reader& r = read_[e.session];
   if (!r.board) {
-    auto opened = TimelineBoard::open(e.session->peer.pid, *fd, e.session->secrets.id);
+    auto opened = TimelineBoard::open(e.session->peer.pid, *fd, e.session->id);
     if (!opened.ok()) return;
     r.board = std::move(*opened);
   }

@@ -22,20 +22,16 @@ class Peer {  // the client of the handshake
   Peer(int fd, const transport::Key& key) : fd_(fd), key_(key) {}
   ~Peer() { ::close(fd_); }
   void send(std::span<const uint8_t> bytes) { (void)!::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT); }
-  void hello() {
-    uint8_t h[48] = {'B', 'A', 'T', 'O', 'N', 'S', 'E', 'S', uint8_t(transport::kProtocolVersion)};
-    std::memcpy(h + 16, pair_.pk.data(), 32);
-    transcript_.assign(h, h + 48);
-    send(h);
-  }
+  void hello() { send({reinterpret_cast<const uint8_t*>(&hand_.hello()), sizeof(transport::Hello)}); }
   void prove() {
-    const std::vector<uint8_t> answer = receive(80);
-    transcript_.insert(transcript_.end(), answer.begin(), answer.begin() + 48);
-    auto s = transport::derive(transport::Role::client, pair_, std::span<const uint8_t>(answer).subspan<16, 32>(), key_, transcript_);
-    FUZZ_CHECK(s.ok() && transport::same_mac(std::span<const uint8_t>(answer).subspan(48, 32), s->server_mac));
-    secrets_ = *s;
-    const auto header = sealer_.start(s->tx);
-    std::vector<uint8_t> proof(s->client_mac.begin(), s->client_mac.end());
+    transport::Hello theirs;
+    const std::vector<uint8_t> answer = receive(sizeof theirs + hand_.proof_bytes());
+    std::memcpy(&theirs, answer.data(), sizeof theirs);
+    FUZZ_CHECK(hand_.begin(theirs) && hand_.verify(std::span<const uint8_t>(answer).subspan(sizeof theirs)));
+    std::vector<uint8_t> proof(1 + hand_.proof_bytes());
+    hand_.prove(&proof[1]);
+    hand_.finish(secrets_);
+    const auto header = sealer_.start(secrets_.tx);
     proof.insert(proof.end(), header.begin(), header.end());
     send(proof);
   }
@@ -91,8 +87,8 @@ class Peer {  // the client of the handshake
 
   int fd_;
   transport::Key key_;
-  transport::KeyPair pair_;
-  std::vector<uint8_t> transcript_, in_;
+  transport::Handshake hand_{transport::Role::client, &key_, nullptr, {}};
+  std::vector<uint8_t> in_;
   transport::SessionSecrets secrets_;
   transport::Sealer sealer_;
   transport::Opener opener_;

@@ -133,10 +133,10 @@ TEST(Session, OtherVersionIsRefusedAndNamed) {
   raw.send(hello);
   ASSERT_TRUE(poll_until(e.in, [&] { return e.decode.rejected() == 1; }));
   EXPECT_EQ(e.decode.last_rejection()->code, BATON_VERSION);
-  EXPECT_THAT(e.decode.last_rejection()->what, HasSubstr("protocol 99, this side 1"));
+  EXPECT_THAT(e.decode.last_rejection()->what, HasSubstr("protocol 99, this side 2"));
   const std::string answer = raw.receive();
-  ASSERT_EQ(answer.size(), 48u) << "only the hello: nothing else is told before the key is proved";
-  EXPECT_EQ(answer[8], 1);
+  ASSERT_EQ(answer.size(), 64u) << "only the hello: nothing else is told before the key is proved";
+  EXPECT_EQ(answer[8], 2);
   EXPECT_EQ(answer[12], 1);
 }
 
@@ -146,7 +146,7 @@ TEST(Session, ClientNamesTheServersVersion) {
   Fd l = must(tcp_listen("127.0.0.1:0"));
   Fd peer;
   std::string reply("BATONSES", 8);
-  reply += std::string("\x02\0\0\0\1\0\0\0", 8) + std::string(32, 0);
+  reply += std::string("\1\0\0\0\1\0\0\0", 8) + std::string(32, 0); // as the first version answers
   // The fake server answers from within the same loop: a pending connection is accepted as soon as it is there.
   struct Fake : Service {
     uint32_t on_poll(uint64_t) override {
@@ -165,7 +165,7 @@ TEST(Session, ClientNamesTheServersVersion) {
   ep.impl().remove(&fake);
   ASSERT_FALSE(s.ok());
   EXPECT_EQ(s.error().code, BATON_VERSION) << s.error().text();
-  EXPECT_THAT(s.error().what, HasSubstr("protocol 2, this side 1"));
+  EXPECT_THAT(s.error().what, HasSubstr("protocol 1, this side 2"));
 }
 
 TEST(Session, GarbageOnThePortIsDroppedAndTellsNothing) {
@@ -188,14 +188,13 @@ TEST(Session, GarbageOnThePortIsDroppedAndTellsNothing) {
 TEST(Session, AGoodHelloWithABadProofIsRefused) {
   TwoEnds e;
   Raw raw(e.decode.address());
-  KeyPair pair;
-  std::string hello("BATONSES", 8);
-  hello += std::string("\1\0\0\0\0\0\0\0", 8) + std::string(pair.pk.begin(), pair.pk.end());
-  raw.send(hello);
+  const Key other = random_key();
+  const Handshake hand(Role::client, &other, nullptr, {});
+  raw.send(std::string(reinterpret_cast<const char*>(&hand.hello()), sizeof(Hello)));
   std::string answer;
-  ASSERT_TRUE(poll_until(e.in, [&] { return (answer += raw.receive()).size() >= 80; }));
-  EXPECT_EQ(answer.size(), 80u);
-  raw.send(std::string(56, 'x'));
+  ASSERT_TRUE(poll_until(e.in, [&] { return (answer += raw.receive()).size() >= 96; }));
+  EXPECT_EQ(answer.size(), 96u);
+  raw.send('\0' + std::string(56, 'x'));
   ASSERT_TRUE(poll_until(e.in, [&] { return e.decode.rejected() == 1; }));
   EXPECT_EQ(e.decode.last_rejection()->code, BATON_PERMISSION);
   EXPECT_EQ(raw.receive(), "");
