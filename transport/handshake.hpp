@@ -60,7 +60,7 @@ class Handshake {
   bool verify(std::span<const uint8_t> proof);
   const PublicKey& peer() const { return peer_; } // with identities, once verified: whose key it is
   const Epoch& peer_epoch() const { return theirs_.epoch; }
-  // What a client that does not know the server answers in its proof's place.
+  // What a client that does not know the server answers in its proof's place: a mac of what both hold after the server's proof.
   Mac refusal() const;
   SessionId finish(SessionSecrets&);
 

@@ -15,7 +15,7 @@
 namespace baton::transport {
 namespace {
 
-constexpr std::string_view kIdentityWord = "baton-identity ";
+constexpr std::string_view kIdentityWord = "baton-identity/1 ";
 constexpr size_t kIdentityText = kIdentityWord.size() + 64 + 1;
 constexpr size_t kMaxKnownBytes = 1u << 20;
 constexpr size_t kMaxName = 64, kMaxRoles = 16;

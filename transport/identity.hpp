@@ -1,6 +1,6 @@
 // identity.hpp: who a side is (an X25519 key pair in a file) and whom it knows (a file of names and public keys).
 //
-// An identity file holds "baton-identity" and 64 hex digits, mode 0600; `devctl key new FILE` makes one and prints the public key. A known-peers file
+// An identity file holds "baton-identity/1" and 64 hex digits, mode 0600; `devctl key new FILE` makes one and prints the public key. A known-peers file
 // has a line for each peer:
 //
 //     # name    public key (64 hex digits, or 43 of base64url)    roles it may have (none: any)    comment
@@ -8,6 +8,8 @@
 //
 // A key stands there once; a name may have several keys while one is replaced by the next. The file is read again when it has changed, so that a
 // line that is gone refuses its peer from the next connect on, and Endpoint::drop_unknown_peers() ends what is open.
+//
+// An endpoint knows its own key without a line.
 //
 // Owner    values.   Threads  any, one at a time each.   Cost  a few system calls a look; 50 us a Diffie-Hellman.
 // Errors   PERMISSION (others may read the identity, or write the known peers), NOT_FOUND, CORRUPT with file and line, BUSY (never overwritten).

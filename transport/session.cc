@@ -158,7 +158,7 @@ uint32_t Endpoint::Impl::drop_unknown_peers() {
   uint32_t dropped = 0;
   const auto sessions = live_;
   for (Session::Impl* s : sessions) {
-    if (std::find(live_.begin(), live_.end(), s) == live_.end() || s->state != Session::Impl::State::up || !s->known || known->find(s->known->key)) continue;
+    if (std::find(live_.begin(), live_.end(), s) == live_.end() || s->state != Session::Impl::State::up || !s->known || known->find(s->known->key) || s->known->key == identity->public_key()) continue;
     s->drop("removed");
     ++dropped;
   }

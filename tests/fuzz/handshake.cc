@@ -1,8 +1,8 @@
 // The session's handshake before anything is authenticated, in both roles: without the key no bytes bring a session up, and none make this side hold
 // more than a few kilobytes.
 //
-// An input is a byte (0: this side is the server, 1: the client), and what the other side sends, in pieces: a byte (how long), bytes.
-#include "tests/fuzz/fuzz.h"
+// An input is a byte (1: this side is the client, else the server; 2: by identities, else by a shared key), and what the other side sends, in pieces: a byte (how long), bytes.
+#include "tests/fuzz/folder.h"
 #include "transport/endpoint.hpp"
 
 #include <sys/epoll.h>
@@ -15,9 +15,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const Instance instance = std::move(*Instance::create());
   using State = Session::Impl::State;
   fuzz::Input in(data, size);
-  auto ep = Endpoint::open(instance, {.listen = "", .key = Key{1, 2, 3}, .name = "fuzz"});
+  static const fuzz::Folder folder;
+  static const std::string identity = folder.write("id", "baton-identity/1 " + std::string(64, '5')), known = folder.write("known", "peer " + std::string(64, 'a'));
+  const uint8_t kind = in.number();
+  const Role role = kind % 2 ? Role::client : Role::server;
+  EndpointOptions options{.listen = "", .name = "fuzz"};
+  if (kind & 2) options.identity = identity, options.known_peers = known;
+  else options.key = Key{1, 2, 3};
+  auto ep = Endpoint::open(instance, options);
   FUZZ_CHECK(ep.ok());
-  const Role role = in.number() % 2 ? Role::client : Role::server;
   fuzz::SocketPair pair;
   Session::Impl s(&ep->impl(), role, Fd(pair.near), "peer");
   if (role == Role::client) s.ready(EPOLLOUT);

@@ -237,14 +237,22 @@ void sessions() {
   refuse.replace(refuse.find("\"X\""), 3, " ID");
   put("session", "opens-refused", "\x02" + identity + refuse);
 
-  std::string hello(48, '\x09');
-  std::memcpy(hello.data(), "BATONSES\x01\0\0\0\0\0\0\0", 16);
-  put("handshake", "server", std::string(1, '\0') + '\x2f' + hello + '\x37' + std::string(56, 'p'));
-  put("handshake", "client", "\x01" "\x4f" + hello + std::string(32, 'm'));
+  put("session", "refused", std::string(1, '\0') + identity + frame(FrameKind::refuse, "refuse", {{"why", "removed"}}));
+
+  // Pieces of 64 (a hello) and of what follows it: by a key, and (2, 3) by identities.
+  std::string hello(64, '\x09');
+  std::memcpy(hello.data(), "BATONSES\x02\0\0\0\0\0\x01\0", 16);
+  put("handshake", "server", std::string(1, '\0') + '\x3f' + hello + '\x38' + std::string(1, '\0') + std::string(56, 'p'));
+  put("handshake", "client", "\x01" "\x5f" + hello + std::string(32, 'm'));
   std::string other = hello;
-  other[8] = 2;
-  put("handshake", "server-version", std::string(1, '\0') + '\x2f' + other);
-  put("handshake", "client-version", "\x01" "\x2f" + other);
+  other[8] = 3;
+  put("handshake", "server-version", std::string(1, '\0') + '\x3f' + other);
+  put("handshake", "client-version", "\x01" "\x3f" + other);
+  hello[14] = 2;
+  put("handshake", "identity-server", "\x02" "\x3f" + hello + '\x68' + std::string(1, '\0') + std::string(104, 'p'));
+  put("handshake", "identity-server-unknown", "\x02" "\x3f" + hello + '\x20' + '\1' + std::string(32, 'm'));
+  put("handshake", "identity-client", "\x03" "\x8f" + hello + std::string(80, 'm'));
+  put("handshake", "ways", "\x01" "\x3f" + hello);
 }
 
 void kv() {

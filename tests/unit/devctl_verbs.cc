@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -62,7 +63,7 @@ void refused(const std::vector<std::string>& args, int code) {
 
 bool emulator(const std::string& scheme) { return std::filesystem::exists(baton::test::plugin("baton-emu-" + scheme)); }
 
-const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"fabric"}, {"explain"}, {"version"}};
+const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"fabric"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"explain"}, {"version"}};
 
 TEST(DevctlVerbs, EachHasHelp) {
   for (auto verb : kVerbs) {
@@ -185,6 +186,31 @@ TEST(DevctlVerbs, FabricExplainVersion) {
   EXPECT_EQ(document({"version"}, "version")["abi"], 1);
 }
 
+TEST(DevctlVerbs, KeysAreMadeShownAndListed) {
+  baton::test::TempDir dir;
+  const std::string id = dir.path() + "/me.id", known = dir.path() + "/known";
+  json made = document({"key", "new", id}, "key.new");
+  EXPECT_EQ(made["public_key"].get<std::string>().size(), 64u);
+  json shown = document({"key", "show", id}, "key.show");
+  EXPECT_EQ(shown["fingerprint"], made["fingerprint"]);
+  EXPECT_NE(devctl({"key", "show", id}).out.find(made["fingerprint"].get<std::string>()), std::string::npos);
+  std::string secret;
+  std::ifstream(id) >> secret >> secret;
+  ASSERT_EQ(secret.size(), 64u);
+  for (auto& r : {devctl({"key", "show", id}), devctl({"key", "known", id}), devctl({"key", "new", id})}) EXPECT_EQ((r.out + r.err).find(secret), std::string::npos);
+  refused({"key", "new", id}, 5);
+  refused({"key", "show", dir.path() + "/none"}, 3);
+  std::ofstream(known) << "me " << made["public_key"].get<std::string>() << " roles=decode # a\n";
+  std::filesystem::permissions(known, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  json list = document({"key", "known", known}, "key.known");
+  ASSERT_EQ(list["peers"].size(), 1u);
+  EXPECT_EQ(list["peers"][0]["name"], "me");
+  EXPECT_EQ(list["peers"][0]["fingerprint"], made["fingerprint"]);
+  EXPECT_NE(devctl({"key", "known", known}).out.find("me "), std::string::npos);
+  std::ofstream(known) << "me\n";
+  refused({"key", "known", known}, 2);
+}
+
 TEST(DevctlVerbs, AWrongNameIsThree) {
   for (auto& args : std::vector<std::vector<std::string>>{{"list", "trn99"}, {"info", "nothing"}, {"info", "zz*"}, {"info", "nodriver://0"}, {"topo", "trn99"},
                                                           {"topo", "trn99", "host0"}, {"bench", "copy", "host0", "trn99"}})
@@ -192,7 +218,7 @@ TEST(DevctlVerbs, AWrongNameIsThree) {
 }
 
 TEST(DevctlVerbs, AWrongCallIsTwo) {
-  for (auto& args : std::vector<std::vector<std::string>>{{"frobnicate"}, {"info"}, {"bench"}, {"bench", "copy"}, {"bench", "copy", "host0"}, {"list", "-o", "xml"}, {"list", "--bogus"},
+  for (auto& args : std::vector<std::vector<std::string>>{{"frobnicate"}, {"info"}, {"bench"}, {"key"}, {"key", "new"}, {"bench", "copy"}, {"bench", "copy", "host0"}, {"list", "-o", "xml"}, {"list", "--bogus"},
                                                           {"explain", "NO_SUCH_CODE"}, {"bench", "copy", "host0", "host0", "--bytes", "0"},
                                                           {"bench", "copy", "host0", "host0", "--bytes", "many"}, {"bench", "copy", "host0", "host0", "--count", "0"},
                                                           {"info", "Bad Scheme://0"}, {"info", "host://?nonsense=1"}})

@@ -12,7 +12,7 @@ Result<Client::Side> Client::reach(const ClientOptions::Side& to, const char* ro
   Side side;
   side.name = to.name;
   uint64_t patience_ns = 2 * options_.lease_ns;
-  auto s = endpoint_->connect(to.address, std::min(options_.deadline_ns, now_ns() + patience_ns));
+  auto s = endpoint_->connect(to.address, std::min(options_.deadline_ns, now_ns() + patience_ns), {.role = options_.identity.empty() ? "" : role});
   if (!s) return with_hop(s.error(), to.name);
   side.session = std::move(*s);
   side.same_host = side.session->same_host();
@@ -39,7 +39,12 @@ Result<Client::Side> Client::reach(const ClientOptions::Side& to, const char* ro
 
 Result<std::unique_ptr<Client>> Client::connect(Pump& pump, ClientOptions options) {
   std::unique_ptr<Client> c(new Client(pump, std::move(options)));
-  BATON_ASSIGN(transport::Endpoint e, transport::Endpoint::open(pump.instance(), {.listen = "", .key = c->options_.key, .name = "client", .lease_ns = c->options_.lease_ns}));
+  BATON_ASSIGN(transport::Endpoint e, transport::Endpoint::open(pump.instance(), {.listen = "",
+                                                                                             .key = c->options_.key,
+                                                                                             .name = "client",
+                                                                                             .lease_ns = c->options_.lease_ns,
+                                                                                             .identity = c->options_.identity,
+                                                                                             .known_peers = c->options_.known_peers}));
   c->endpoint_.emplace(std::move(e));
   BATON_ASSIGN(c->decode_, c->reach(c->options_.decode, "decode"));
   BATON_ASSIGN(c->prefill_, c->reach(c->options_.prefill, "prefill"));

@@ -29,6 +29,7 @@ struct ClientOptions {
   uint64_t deadline_ns = BATON_NO_DEADLINE;
   uint64_t lease_ns = kLeaseNs;
   const volatile int* stop = nullptr;      // set by a signal handler
+  std::string identity, known_peers;       // with the key, or in its place
 };
 
 class Client {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "tools/baton/engine.hpp"
+#include "tools/baton/service.hpp"
 
 #include <CLI/CLI.hpp>
 
@@ -22,6 +23,14 @@ struct EngineFlags {
   uint32_t context = 0, blocks = 0, block_tokens = 16, chunk = 2048, launch_tokens = 32, tp = 1;
   void add(CLI::App&);
   Result<EngineOptions> options() const;
+};
+
+// What a session is proved by: a key file, or an identity and known peers, or all three.
+struct ProofFlags {
+  std::string key_file, identity, known_peers;
+  void add(CLI::App&);
+  bool any() const { return !key_file.empty() || !identity.empty() || !known_peers.empty(); }
+  Result<Proof> read() const; // INVALID_ARGUMENT if there is none
 };
 
 }  // namespace baton::runtime

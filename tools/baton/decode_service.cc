@@ -26,7 +26,7 @@ void DecodeService::close_engine() {
 Result<std::unique_ptr<DecodeService>> DecodeService::open(Shelf& shelf, SpanLog& log, const std::string& uri, const model::Model& m, ServiceOptions o) {
   std::unique_ptr<DecodeService> s(new DecodeService(shelf, log, uri, m, std::move(o)));
   BATON_TRY(s->open_engine());
-  BATON_TRY(s->listen(shelf.instance(), "decode", s->engine_->device(), 1));
+  BATON_TRY(s->listen(shelf.instance(), "decode", s->engine_->device(), 1, {"client", "prefill"}));
   BATON_ASSIGN(transport::KvSink sink, transport::KvSink::create(shelf.instance(), *s->endpoint_, s->engine_->landing(), s->engine_->layout(), s->model_id_));
   s->sink_.emplace(std::move(sink));
   return s;

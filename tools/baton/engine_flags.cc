@@ -28,4 +28,18 @@ Result<EngineOptions> EngineFlags::options() const {
   return o;
 }
 
+void ProofFlags::add(CLI::App& app) {
+  app.add_option("--key-file", key_file, "key shared by client and workers ('baton keygen FILE')");
+  app.add_option("--identity", identity, "this side's key pair ('devctl key new FILE'); goes with --known-peers");
+  app.add_option("--known-peers", known_peers, "who may talk to it: lines of NAME PUBLICKEY [roles=client,prefill,decode]");
+}
+
+Result<Proof> ProofFlags::read() const {
+  Proof p{{}, identity, known_peers};
+  if (!any())
+    return Error(BATON_INVALID_ARGUMENT, "no key: neither --key-file nor --identity with --known-peers", "baton keygen FILE makes a key to share, devctl key new FILE an identity");
+  if (!key_file.empty()) { BATON_ASSIGN(p.key, transport::read_key_file(key_file)); }
+  return p;
+}
+
 }  // namespace baton::runtime

@@ -27,7 +27,8 @@ constexpr std::string_view kScheme = "baton://";
 
 struct Flags {
   EngineFlags engine;
-  std::string prompt, file, prefill = "emu+neuron://0", decode = "emu+cs3://0", device, fabric = "auto", key_file, listen = "127.0.0.1:0";
+  ProofFlags proof;
+  std::string prompt, file, prefill = "emu+neuron://0", decode = "emu+cs3://0", device, fabric = "auto", listen = "127.0.0.1:0";
   std::string check_device, logits, output = "text", trace, decode_order;
   uint32_t max_tokens = 128, decode_block_tokens = 0;
   double temperature = 0, top_p = 1, timeout = 0;
@@ -122,12 +123,18 @@ Status Generate::open_device() {
 Status Generate::open_handover() {
   bool any_remote = remote(f_.prefill) || remote(f_.decode);
   ClientOptions o;
-  if (any_remote && f_.key_file.empty())
-    return fail(BATON_INVALID_ARGUMENT, "give the worker's --key-file; 'baton keygen FILE' makes one", "{} is a worker, and there is no --key-file", remote(f_.decode) ? f_.decode : f_.prefill);
-  if (f_.key_file.empty()) o.key = transport::random_key();
-  else { BATON_ASSIGN(o.key, transport::read_key_file(f_.key_file)); }
+  if (any_remote && !f_.proof.any())
+    return fail(BATON_INVALID_ARGUMENT, "give the worker's --key-file ('baton keygen FILE' makes one), or --identity and --known-peers",
+                "{} is a worker, and there is no --key-file or --identity", remote(f_.decode) ? f_.decode : f_.prefill);
+  if (!f_.proof.any()) o.key = transport::random_key();
+  else {
+    BATON_ASSIGN(Proof proof, f_.proof.read());
+    o.key = proof.key;
+    o.identity = proof.identity;
+    o.known_peers = proof.known_peers;
+  }
   o.lease_ns = f_.lease_ms * 1'000'000;
-  ServiceOptions s{f_.listen, o.key, f_.fabric, o.lease_ns, options_, {}};
+  ServiceOptions s{f_.listen, o.key, f_.fabric, o.lease_ns, options_, {}, o.identity, o.known_peers};
   o.prefill = {remote(f_.prefill) ? f_.prefill.substr(kScheme.size()) : "", "prefill " + f_.prefill};
   o.decode = {remote(f_.decode) ? f_.decode.substr(kScheme.size()) : "", "decode " + f_.decode};
   if (!remote(f_.prefill)) {
@@ -238,7 +245,7 @@ Run add_generate(CLI::App& app) {
   c->add_option("--logits", f->logits, "write logits, float32 [tokens, vocabulary], as .npy");
   c->add_option("--trace", f->trace, "write a Chrome trace (chrome://tracing, ui.perfetto.dev)");
   c->add_option("-o,--output", f->output, "text or json")->check(CLI::IsMember({"text", "json"}))->capture_default_str();
-  c->add_option("--key-file", f->key_file, "key shared with the workers");
+  f->proof.add(*c);
   c->add_option("--listen", f->listen, "where a local side is reached by a remote one")->capture_default_str();
   c->add_option("--lease-ms", f->lease_ms, "a peer silent for so long is lost")->check(CLI::Range(10, 3600000))->capture_default_str();
   c->add_option("--timeout", f->timeout, "seconds for the request, 0: no limit")->check(CLI::Range(0.0, 1e6));

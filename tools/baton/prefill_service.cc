@@ -18,7 +18,7 @@ Status PrefillService::open_engine() {
 Result<std::unique_ptr<PrefillService>> PrefillService::open(Shelf& shelf, SpanLog& log, const std::string& uri, const model::Model& m, ServiceOptions o) {
   std::unique_ptr<PrefillService> s(new PrefillService(shelf, log, uri, m, std::move(o)));
   BATON_TRY(s->open_engine());
-  BATON_TRY(s->listen(shelf.instance(), "prefill", s->engine_->device(), s->engine_->ranks()));
+  BATON_TRY(s->listen(shelf.instance(), "prefill", s->engine_->device(), s->engine_->ranks(), {"client"}));
   return s;
 }
 
@@ -138,7 +138,7 @@ Status PrefillService::start(Request& r) {
 Result<transport::Session*> PrefillService::decode_session(const std::string& address) {
   auto it = decoders_.find(address);
   if (it != decoders_.end() && it->second->alive().ok()) return it->second.get();
-  auto s = endpoint_->connect(address, now_ns() + options_.lease_ns);
+  auto s = endpoint_->connect(address, now_ns() + options_.lease_ns, {.role = options_.identity.empty() ? "" : "decode"});
   if (!s) return with_hop(s.error(), "decode baton://" + address);
   return (decoders_[address] = std::move(*s)).get();
 }

@@ -8,12 +8,21 @@ namespace baton::runtime {
 
 using transport::Message;
 
+constexpr uint64_t kRecheckNs = 1'000'000'000; // a peer that is removed from the file is gone so soon
+
 std::string model_identity(const model::Model& m, model::Precision p) { return m.id + "/" + model::precision_name(p); }
 
-Status Service::listen(const Instance& in, std::string role, const OpenDevice& device, uint32_t ranks) {
+Status Service::listen(const Instance& in, std::string role, const OpenDevice& device, uint32_t ranks, std::vector<std::string> from) {
   model_id_ = model_identity(model_, options_.engine.precision);
   leg_ = {role, device.given, device.title(), device.info.timing, ranks, {}};
-  BATON_ASSIGN(transport::Endpoint e, transport::Endpoint::open(in, {.listen = options_.listen, .key = options_.key, .name = role + " " + device.info.uri, .lease_ns = options_.lease_ns}));
+  BATON_ASSIGN(transport::Endpoint e, transport::Endpoint::open(in, {.listen = options_.listen,
+                                                                              .key = options_.key,
+                                                                              .name = role + " " + device.info.uri,
+                                                                              .lease_ns = options_.lease_ns,
+                                                                              .identity = options_.identity,
+                                                                              .known_peers = options_.known_peers,
+                                                                              .accept_roles = std::move(from),
+                                                                              .recheck_peers_ns = kRecheckNs}));
   endpoint_.emplace(std::move(e));
   return {};
 }

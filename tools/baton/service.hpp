@@ -20,6 +20,12 @@ namespace baton::runtime {
 // A peer that is silent for so long is lost: a request ends within 2 s of a death, also where no connection breaks.
 inline constexpr uint64_t kLeaseNs = 1'500'000'000;
 
+// What an endpoint is opened with; the files of an identity are read then.
+struct Proof {
+  transport::Key key{}; // zero: none
+  std::string identity, known_peers;
+};
+
 struct ServiceOptions {
   std::string listen = "127.0.0.1:0";
   transport::Key key{};
@@ -27,6 +33,7 @@ struct ServiceOptions {
   uint64_t lease_ns = kLeaseNs;
   EngineOptions engine;
   std::function<void(const std::string&)> log; // one line a request; may be empty
+  std::string identity, known_peers;           // with the key, or in its place
 };
 
 class Service {
@@ -43,7 +50,8 @@ class Service {
     std::unique_ptr<transport::Session> session;
   };
   Service(SpanLog& log, const model::Model& m, ServiceOptions o) : log_(log), model_(m), options_(std::move(o)) {}
-  Status listen(const Instance&, std::string role, const OpenDevice&, uint32_t ranks);
+  // `from`: the roles that may connect, of peers whose line names any.
+  Status listen(const Instance&, std::string role, const OpenDevice&, uint32_t ranks, std::vector<std::string> from);
   virtual void message(Peer&, const transport::Message&) = 0;
   virtual void gone(uint64_t peer, const Error& why) = 0; // cancel its requests
   virtual bool advance() = 0;                             // requests; true: something happened

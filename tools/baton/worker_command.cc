@@ -15,13 +15,17 @@ namespace {
 
 struct Flags {
   EngineFlags engine;
-  std::string role, device, listen, key_file, fabric = "auto";
+  ProofFlags proof;
+  std::string role, device, listen, fabric = "auto";
   uint64_t lease_ms = kLeaseNs / 1'000'000;
 };
 
 Status serve(const Flags& f) {
   ServiceOptions o;
-  BATON_ASSIGN(o.key, transport::read_key_file(f.key_file));
+  BATON_ASSIGN(Proof proof, f.proof.read());
+  o.key = proof.key;
+  o.identity = proof.identity;
+  o.known_peers = proof.known_peers;
   BATON_ASSIGN(o.engine, f.engine.options());
   o.listen = f.listen;
   o.fabric = f.fabric;
@@ -50,7 +54,7 @@ Run add_worker(CLI::App& app) {
   c->add_option("--role", f->role, "prefill or decode")->required()->check(CLI::IsMember({"prefill", "decode"}));
   c->add_option("--device", f->device, "the device to serve")->required();
   c->add_option("--listen", f->listen, "HOST:PORT; port 0: any")->required();
-  c->add_option("--key-file", f->key_file, "key shared with clients and the other side ('baton keygen FILE')")->required();
+  f->proof.add(*c);
   c->add_option("--fabric", f->fabric, "mapped, shm, tcp or auto, where the client does not say")->check(CLI::IsMember({"mapped", "shm", "tcp", "auto"}));
   c->add_option("--lease-ms", f->lease_ms, "a peer silent for so long is lost")->check(CLI::Range(10, 3600000))->capture_default_str();
   f->engine.add(*c);

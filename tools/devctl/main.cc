@@ -28,7 +28,7 @@ constexpr char kFooter[] =
     "9 version, 10 partly done, 130 interrupted.";
 
 struct Arguments {
-  std::string output = "text", selector, device, code;
+  std::string output = "text", selector, device, code, file;
   std::vector<std::string> ends;
   CopyBench copy;
   KvBench kv;
@@ -52,6 +52,20 @@ void add_bench(CLI::App& app, Arguments& a, Verb& verb) {
   kv->add_option("--fabric", a.kv.fabric, "One fabric, as devctl fabric names it, or all")->capture_default_str();
   kv->add_option("--count", a.kv.count, "How many moves are measured")->check(CLI::Range(1, 10000))->capture_default_str();
   kv->callback([&] { verb = [&](const Context& c) { return bench_kv(c, a.kv); }; });
+}
+
+void add_key(CLI::App& app, Arguments& a, Verb& verb) {
+  auto* key = app.add_subcommand("key", "Identities of sessions, and who is known; secrets are never printed");
+  key->require_subcommand(1);
+  auto* made = key->add_subcommand("new", "Make a key pair: FILE holds it, mode 0600; prints the public key and its fingerprint");
+  made->add_option("FILE", a.file, "The file; it must not exist")->required();
+  made->callback([&] { verb = [&](const Context& c) { return key_new(c, a.file); }; });
+  auto* show = key->add_subcommand("show", "The public key and the fingerprint of an identity file");
+  show->add_option("FILE", a.file, "The identity file")->required();
+  show->callback([&] { verb = [&](const Context& c) { return key_show(c, a.file); }; });
+  auto* known = key->add_subcommand("known", "Check a known-peers file and list it");
+  known->add_option("FILE", a.file, "The known-peers file")->required();
+  known->callback([&] { verb = [&](const Context& c) { return key_known(c, a.file); }; });
 }
 
 void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
@@ -79,6 +93,7 @@ void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
   conformance->add_flag("--list", a.cts.list, "Print the tests' names and end");
   conformance->callback([&] { verb = [&](const Context& c) { return cts(c, a.cts); }; });
   app.add_subcommand("fabric", "What KV-cache can travel on here")->callback([&] { verb = fabric; });
+  add_key(app, a, verb);
   auto* e = app.add_subcommand("explain", "What an error code means and what to do");
   e->add_option("CODE", a.code, "As in DEVICE_LOST or 7 (default: all)");
   e->callback([&] { verb = [&](const Context& c) { return explain(c.out, a.code); }; });

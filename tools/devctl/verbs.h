@@ -55,6 +55,9 @@ int bench_kv(const Context&, const KvBench&);
 int replay(const Context&, const ReplayCall&);
 int cts(const Context&, const CtsCall&);  // does not return if baton-cts is there
 int fabric(const Context&);
+int key_new(const Context&, const std::string& file);    // an identity of sessions
+int key_show(const Context&, const std::string& file);   // its public half
+int key_known(const Context&, const std::string& file);  // the peers of a known-peers file
 int explain(const Output&, const std::string& code);  // "": all of them
 int version(const Context&);
 

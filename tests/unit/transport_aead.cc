@@ -1,0 +1,171 @@
+// Chunks: what is sealed opens once, in order, under its own label and stream, and nothing else does; no nonce twice; nothing allocated.
+#include "transport_test.hpp"
+
+#include "transport/aead.hpp"
+#include "transport/crypto.hpp"
+
+#include "tests/support/count_calls.h"
+
+namespace baton::transport {
+
+struct AeadTest {
+  static void set(ChunkSealer& s, uint64_t n) { s.count_ = n; }
+  static void set(ChunkOpener& o, uint64_t n) { o.count_ = n; }
+};
+
+namespace {
+
+std::vector<uint8_t> pattern(size_t n, uint32_t seed) {
+  std::mt19937 rng(seed);
+  std::vector<uint8_t> v(n);
+  for (auto& b : v) b = uint8_t(rng());
+  return v;
+}
+
+class EachAead : public testing::TestWithParam<Aead> {
+ protected:
+  void SetUp() override {
+    if (!aead_here(GetParam())) GTEST_SKIP() << aead_name(GetParam()) << " is not computed by this processor";
+  }
+  ChunkSealer sealer(uint64_t number = 7) { return must(ChunkSealer::create(GetParam(), key, number)); }
+  ChunkOpener opener(const ChunkSealer& s, uint64_t number = 7) { return must(ChunkOpener::create(key, number, s.header())); }
+  std::vector<uint8_t> sealed(ChunkSealer& s, const std::vector<uint8_t>& plain, const ChunkLabel& l) {
+    std::vector<uint8_t> out(plain.size() + kTagBytes);
+    EXPECT_TRUE(s.seal(out, plain, l));
+    return out;
+  }
+  Key key = random_key();
+};
+
+TEST_P(EachAead, OpensWhatWasSealedInOrderAndInPlace) {
+  ChunkSealer s = sealer();
+  ChunkOpener o = opener(s);
+  EXPECT_EQ(o.algorithm(), GetParam());
+  uint32_t i = 0;
+  for (size_t bytes : {0u, 1u, 15u, 16u, 17u, 4096u, 262144u, 1000003u}) {
+    const auto plain = pattern(bytes, i);
+    const ChunkLabel label{0x1122334455667788, 1, i, 2 * i, uint32_t(bytes)};
+    std::vector<uint8_t> box(plain);
+    box.resize(bytes + kTagBytes);
+    ASSERT_TRUE(s.seal(box, {box.data(), bytes}, label));
+    if (bytes > 15) EXPECT_NE(std::memcmp(box.data(), plain.data(), bytes), 0);
+    ASSERT_TRUE(o.open({box.data(), bytes}, box, label));
+    box.resize(bytes);
+    EXPECT_EQ(box, plain);
+    ++i;
+  }
+  EXPECT_EQ(s.chunks(), i);
+  EXPECT_EQ(o.chunks(), i);
+}
+
+TEST_P(EachAead, NothingElseOpensAndAfterItNothingDoes) {
+  const auto plain = pattern(1000, 1);
+  const ChunkLabel label{5, 1, 2, 3, 1000};
+  const auto wrong = [&](const char* what, auto change) {
+    ChunkSealer s = sealer();
+    ChunkOpener o = opener(s);
+    auto first = sealed(s, plain, label), second = sealed(s, plain, label);
+    ChunkLabel l = label;
+    change(first, second, l);
+    std::vector<uint8_t> out(1000, 0x5a);
+    EXPECT_FALSE(o.open(out, first, l)) << what;
+    EXPECT_NE(out, plain) << what << ": what does not authenticate is left in the buffer";
+    EXPECT_FALSE(o.open(out, second, label)) << what << ": a stream goes on after a chunk that did not open";
+  };
+  using Bytes = std::vector<uint8_t>;
+  for (size_t at : {size_t(0), size_t(500), size_t(999), size_t(1000), size_t(1015)}) wrong("a flipped bit", [&](Bytes& f, Bytes&, ChunkLabel&) { f[at] ^= 0x10; });
+  wrong("the next chunk first", [](Bytes& f, Bytes& n, ChunkLabel&) { f = n; });
+  wrong("another generation", [](Bytes&, Bytes&, ChunkLabel& l) { ++l.generation; });
+  wrong("another source", [](Bytes&, Bytes&, ChunkLabel& l) { ++l.source; });
+  wrong("another layer", [](Bytes&, Bytes&, ChunkLabel& l) { ++l.layer; });
+  wrong("another chunk", [](Bytes&, Bytes&, ChunkLabel& l) { ++l.chunk; });
+  wrong("other bytes", [](Bytes&, Bytes&, ChunkLabel& l) { --l.bytes; });
+  wrong("cut short", [](Bytes& f, Bytes&, ChunkLabel&) { f.resize(900); });
+  wrong("cut short, label and all", [](Bytes& f, Bytes&, ChunkLabel& l) { f.resize(900), l.bytes = 900 - kTagBytes; });
+  wrong("a tag alone", [](Bytes& f, Bytes&, ChunkLabel& l) { f.resize(kTagBytes), l.bytes = 0; });
+  wrong("less than a tag", [](Bytes& f, Bytes&, ChunkLabel& l) { f.resize(3), l.bytes = 0; });
+}
+
+TEST_P(EachAead, AChunkOpensOnce) {
+  ChunkSealer s = sealer();
+  ChunkOpener o = opener(s);
+  const auto plain = pattern(64, 2);
+  const ChunkLabel label{1, 0, 0, 0, 64};
+  const auto box = sealed(s, plain, label);
+  std::vector<uint8_t> out(64);
+  ASSERT_TRUE(o.open(out, box, label));
+  EXPECT_FALSE(o.open(out, box, label));
+}
+
+TEST_P(EachAead, StreamsDoNotOpenEachOther) {
+  const auto plain = pattern(64, 2);
+  const ChunkLabel label{1, 0, 0, 0, 64};
+  ChunkSealer a = sealer(1), b = sealer(1);
+  EXPECT_NE(a.header(), b.header()) << "two streams of one number still differ by their salt";
+  const auto box = sealed(a, plain, label);
+  EXPECT_NE(box, sealed(b, plain, label)) << "the same key and nonce twice";
+  std::vector<uint8_t> out(64);
+  EXPECT_FALSE(must(ChunkOpener::create(key, 1, b.header())).open(out, box, label)) << "another stream's header";
+  EXPECT_FALSE(must(ChunkOpener::create(key, 2, a.header())).open(out, box, label)) << "another connection";
+  EXPECT_FALSE(must(ChunkOpener::create(random_key(), 1, a.header())).open(out, box, label)) << "another session";
+  EXPECT_TRUE(must(ChunkOpener::create(key, 1, a.header())).open(out, box, label));
+}
+
+TEST_P(EachAead, ANonceIsNeverUsedTwice) {
+  ChunkSealer s = sealer();
+  ChunkOpener o = opener(s);
+  const auto plain = pattern(8, 2);
+  const ChunkLabel label{1, 0, 0, 0, 8};
+  AeadTest::set(s, kMaxChunks - 1);
+  AeadTest::set(o, kMaxChunks - 1);
+  const auto last = sealed(s, plain, label);
+  std::vector<uint8_t> out(8), more(8 + kTagBytes);
+  EXPECT_TRUE(o.open(out, last, label));
+  EXPECT_FALSE(s.seal(more, plain, label)) << "the counter is used up";
+  EXPECT_FALSE(o.open(out, last, label));
+  EXPECT_EQ(s.chunks(), kMaxChunks);
+}
+
+TEST_P(EachAead, RoomAndLabelAreChecked) {
+  ChunkSealer s = sealer();
+  const auto plain = pattern(8, 2);
+  std::vector<uint8_t> small(8 + kTagBytes - 1), enough(8 + kTagBytes);
+  EXPECT_FALSE(s.seal(small, plain, {1, 0, 0, 0, 8}));
+  EXPECT_FALSE(s.seal(enough, plain, {1, 0, 0, 0, 9}));
+  EXPECT_EQ(s.chunks(), 0u);
+  ASSERT_TRUE(s.seal(enough, plain, {1, 0, 0, 0, 8}));
+  ChunkOpener o = opener(s);
+  std::vector<uint8_t> out(7);
+  EXPECT_FALSE(o.open(out, enough, {1, 0, 0, 0, 8}));
+}
+
+TEST_P(EachAead, AllocatesNothing) {
+  if (kSanitized) GTEST_SKIP() << "counted in the release tree";
+  ChunkSealer s = sealer();
+  ChunkOpener o = opener(s);
+  const auto plain = pattern(4096, 2);
+  std::vector<uint8_t> box(4096 + kTagBytes), out(4096);
+  const auto before = test::calls().allocations;
+  for (uint32_t i = 0; i < 100; ++i) {
+    const ChunkLabel label{1, 0, 0, i, 4096};
+    if (!s.seal(box, plain, label) || !o.open(out, box, label)) ADD_FAILURE();
+  }
+  EXPECT_EQ(test::calls().allocations, before);
+}
+
+INSTANTIATE_TEST_SUITE_P(Aead, EachAead, testing::Values(Aead::aes256gcm, Aead::chacha20poly1305),
+                         [](auto& i) { return i.param == Aead::aes256gcm ? std::string("Aes256Gcm") : std::string("ChaCha20Poly1305"); });
+
+TEST(AeadHeader, OnlyWhatThisVersionKnows) {
+  const Key k = random_key();
+  const ChunkHeader good = must(ChunkSealer::create(best_aead(), k, 1)).header();
+  for (size_t at = 0; at < 8; ++at) {
+    ChunkHeader h = good;
+    h[at] = 0x7f;
+    EXPECT_EQ(ChunkOpener::create(k, 1, h).error().code, BATON_CORRUPT) << at;
+  }
+  EXPECT_TRUE(ChunkOpener::create(k, 1, good).ok());
+}
+
+}  // namespace
+}  // namespace baton::transport
