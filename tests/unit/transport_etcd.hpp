@@ -34,7 +34,7 @@ class EtcdServer {
       std::string command = "exec setpriv --pdeathsig KILL etcd --name t --data-dir " + dir_.path() + "/data --listen-client-urls " + client_ + " --advertise-client-urls " + client_ +
                             " --listen-peer-urls " + peer_ + " --initial-advertise-peer-urls " + peer_ + " --initial-cluster t=" + peer_;
       for (const auto& m : more_) command += " " + m;
-      process_.emplace(std::vector<std::string>{"sh", "-c", command + " >>" + dir_.path() + "/log 2>&1"});
+      process_.emplace(std::vector<std::string>{"/bin/sh", "-c", command + " >>" + dir_.path() + "/log 2>&1"});
       const uint64_t until = deadline_in_ms(kSoon);
       while (now_ns() < until) {
         if (process_->wait(1).ended) break;

@@ -101,7 +101,7 @@ struct FileSource : testing::Test {
 
 TEST_F(FileSource, IsReadAgainWhenItHasChanged) {
   const Worker a = worker("a", "h:1"), b = worker("b", "h:2", "prefill");
-  write({entry(a)});
+  write(nlohmann::json::array({entry(a)}));
   Discovery d = open();
   EXPECT_TRUE(d.complete());
   WorkerEvent e = event(d);
@@ -111,7 +111,7 @@ TEST_F(FileSource, IsReadAgainWhenItHasChanged) {
   e = event(d);
   EXPECT_EQ(e.kind, Kind::joined);
   EXPECT_EQ(e.worker, b);
-  write({entry(b)});
+  write(nlohmann::json::array({entry(b)}));
   e = event(d);
   EXPECT_EQ(e.kind, Kind::left);
   EXPECT_EQ(e.worker, a);
@@ -123,7 +123,7 @@ TEST_F(FileSource, WhatCannotBeReadLeavesWhatWasKnown) {
   raw("{\"workers\": 7}");
   EXPECT_EQ(Discovery::open(in, {.source = path}).error().code, BATON_CORRUPT);
   const Worker a = worker("a", "h:1");
-  write({entry(a)});
+  write(nlohmann::json::array({entry(a)}));
   Discovery d = open();
   event(d);
   raw("{\"work");
@@ -150,7 +150,7 @@ TEST_F(FileSource, WrongEntriesAreSkippedAndCounted) {
 
 TEST_F(FileSource, AnnouncingChecksThatTheWorkerStandsInIt) {
   const Worker a = worker("a", "h:1");
-  write({entry(a)});
+  write(nlohmann::json::array({entry(a)}));
   Discovery d = open();
   EXPECT_OK(d.announce(a, deadline_in_ms(1000)));
   EXPECT_EQ(d.announce(worker("b", "h:2")).error().code, BATON_NOT_FOUND);

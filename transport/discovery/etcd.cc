@@ -120,6 +120,7 @@ class Etcd final : public Directory {
   struct Step {
     uint64_t call = 0, at = 0, pause = kLeastPauseNs;
     bool idle = false; // nothing to do until something changes
+    size_t asked = 0;  // which of the URLs
     std::optional<Error> error;
   };
   void advance(uint64_t now);
@@ -193,10 +194,11 @@ void Etcd::failed(Step& s, Error e) {
   s.error = std::move(e);
   s.at = now_ns() + s.pause;
   s.pause = std::min(s.pause * 2, kMostPauseNs);
-  if (urls_.size() > 1) current_ = (current_ + 1) % urls_.size();
+  if (s.asked == current_) current_ = (current_ + 1) % urls_.size(); // several steps fail at once when one etcd does: the next is taken once
 }
 
 void Etcd::ask(Step& s, const char* path, const json& body, std::function<std::optional<Error>(const json&)> then) {
+  s.asked = current_;
   s.call = http_->post(url(path), body.dump(), headers(), now_ns() + kCallNs, [this, &s, path, then = std::move(then)](Http::Answer a) {
     s.call = 0;
     if (a.error) return failed(s, *a.error);
@@ -214,7 +216,7 @@ void Etcd::ask(Step& s, const char* path, const json& body, std::function<std::o
     const bool token = says.find("token") != std::string::npos || a.status == 401;
     if (token && !options_.user.empty()) token_.clear(), auth_.idle = false, auth_.at = 0;
     const bool denied = token || a.status == 403 || says.find("permission") != std::string::npos || says.find("authentication") != std::string::npos || says.find("user name") != std::string::npos;
-    failed(s, Error(denied ? BATON_PERMISSION : BATON_IO, fmt::format("{}{} answered {}: {}", urls_[current_], path, a.status, says.substr(0, 160)),
+    failed(s, Error(denied ? BATON_PERMISSION : BATON_IO, fmt::format("{}{} answered {}: {}", urls_[s.asked], path, a.status, says.substr(0, 160)),
                     denied ? "check the user, its password and its roles in etcd" : "look into etcd's log; it is tried again"));
   });
 }
@@ -241,9 +243,9 @@ void Etcd::authenticate() {
   while (length && (password[length - 1] == '\n' || password[length - 1] == '\r')) --length;
   json body{{"name", options_.user}, {"password", password.substr(0, length)}};
   ask(auth_, "/v3/auth/authenticate", body, [this](const json& j) -> std::optional<Error> {
-    if (!at(j, "token").is_string()) return Error(BATON_IO, fmt::format("{} gave no token", urls_[current_]), "is this an etcd?");
+    if (!at(j, "token").is_string()) return Error(BATON_IO, fmt::format("{} gave no token", urls_[auth_.asked]), "is this an etcd?");
     token_ = j["token"].get<std::string>();
-    if (token_.find_first_of("\r\n") != std::string::npos || token_.size() > 4096) return token_.clear(), Error(BATON_IO, fmt::format("{} gave a token that is none", urls_[current_]), "is this an etcd?");
+    if (token_.find_first_of("\r\n") != std::string::npos || token_.size() > 4096) return token_.clear(), Error(BATON_IO, fmt::format("{} gave a token that is none", urls_[auth_.asked]), "is this an etcd?");
     auth_.idle = true;
     return std::nullopt;
   });
@@ -264,7 +266,7 @@ void Etcd::registration(uint64_t) {
 void Etcd::grant() {
   ask(lease_, "/v3/lease/grant", {{"TTL", std::to_string(options_.lease_ns / 1'000'000'000)}}, [this](const json& j) -> std::optional<Error> {
     lease_id_ = number(j, "ID");
-    if (!lease_id_) return Error(BATON_IO, fmt::format("{} granted no lease", urls_[current_]), "is this an etcd?");
+    if (!lease_id_) return Error(BATON_IO, fmt::format("{} granted no lease", urls_[lease_.asked]), "is this an etcd?");
     lease_.at = 0;
     return std::nullopt;
   });
@@ -349,7 +351,7 @@ void Etcd::look() {
   ask(view_, "/v3/kv/range", all_keys(), [this](const json& j) -> std::optional<Error> {
     revision_ = number(at(j, "header"), "revision");
     const auto& kvs = at(j, "kvs");
-    if (!revision_ || !(kvs.is_null() || kvs.is_array())) return Error(BATON_IO, fmt::format("{} listed no keys", urls_[current_]), "is this an etcd?");
+    if (!revision_ || !(kvs.is_null() || kvs.is_array())) return Error(BATON_IO, fmt::format("{} listed no keys", urls_[view_.asked]), "is this an etcd?");
     table_.begin_snapshot();
     for (const auto& kv : kvs)
       if (kv.is_object()) entry(kv, false);
@@ -366,13 +368,14 @@ void Etcd::watch() {
   watch_error_.reset();
   json create = all_keys();
   create["start_revision"] = std::to_string(revision_ + 1);
+  view_.asked = current_;
   view_.call = http_->post(
       url("/v3/watch"), json{{"create_request", create}}.dump(), headers(), BATON_NO_DEADLINE,
       [this](Http::Answer a) {
         view_.call = 0;
         probe_.at = UINT64_MAX;
         if (probe_.call) http_->cancel(std::exchange(probe_.call, 0));
-        failed(view_, watch_error_ ? *watch_error_ : a.error ? *a.error : Error(BATON_IO, fmt::format("{} ended the watch with {}", urls_[current_], a.status), "it is begun again"));
+        failed(view_, watch_error_ ? *watch_error_ : a.error ? *a.error : Error(BATON_IO, fmt::format("{} ended the watch with {}", urls_[view_.asked], a.status), "it is begun again"));
       },
       [this](std::string_view bytes) { return watch_bytes(bytes); });
   well(view_);
@@ -383,7 +386,7 @@ bool Etcd::watch_bytes(std::string_view bytes) {
   while (!bytes.empty()) {
     const size_t end = bytes.find('\n');
     line_.append(bytes.substr(0, end));
-    if (line_.size() > kMaxLine) return watch_error_ = Error(BATON_CAPACITY, fmt::format("{}: an event of more than {} bytes", urls_[current_], kMaxLine), "are these keys those of workers alone?"), false;
+    if (line_.size() > kMaxLine) return watch_error_ = Error(BATON_CAPACITY, fmt::format("{}: an event of more than {} bytes", urls_[view_.asked], kMaxLine), "are these keys those of workers alone?"), false;
     if (end == std::string_view::npos) return true;
     bytes.remove_prefix(end + 1);
     const std::string line = std::exchange(line_, {});
@@ -399,7 +402,7 @@ bool Etcd::watch_line(std::string_view text) {
   const auto& canceled = at(result, "canceled");
   if (!result.is_object() || (canceled.is_boolean() && canceled.get<bool>())) {
     const int64_t compacted = number(result, "compact_revision");
-    watch_error_ = Error(BATON_IO, compacted ? fmt::format("{}: revisions before {} are gone", urls_[current_], compacted) : fmt::format("{} ended the watch", urls_[current_]), "it is begun again");
+    watch_error_ = Error(BATON_IO, compacted ? fmt::format("{}: revisions before {} are gone", urls_[view_.asked], compacted) : fmt::format("{} ended the watch", urls_[view_.asked]), "it is begun again");
     return false;
   }
   const auto& events = at(result, "events");
@@ -418,11 +421,12 @@ void Etcd::probe() {
   json one = all_keys();
   one["limit"] = "1";
   one["keys_only"] = true;
+  probe_.asked = current_;
   probe_.call = http_->post(url("/v3/kv/range"), one.dump(), headers(), now_ns() + kCallNs, [this](Http::Answer a) {
     probe_.call = 0;
     if (!a.error && a.status == 200) return (void)(probe_.at = now_ns() + options_.lease_ns / 3);
     if (view_.call) http_->cancel(std::exchange(view_.call, 0));
-    failed(view_, a.error ? *a.error : Error(BATON_IO, fmt::format("{} answered {}", urls_[current_], a.status), "it is tried again"));
+    failed(view_, a.error ? *a.error : Error(BATON_IO, fmt::format("{} answered {}", urls_[probe_.asked], a.status), "it is tried again"));
   });
 }
 
