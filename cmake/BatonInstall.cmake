@@ -36,7 +36,8 @@ install_library(baton_program BatonProgramTargets)
 install_library(baton_program_json BatonTargets)
 install_library(baton_engine BatonProgramTargets)
 install_library(baton_transport BatonTransportTargets)
-set(exports BatonTargets BatonProgramTargets BatonTransportTargets)
+install_library(baton_discovery BatonDiscoveryTargets)
+set(exports BatonTargets BatonProgramTargets BatonTransportTargets BatonDiscoveryTargets)
 if(TARGET baton_cts)
   install_library(baton_cts BatonCtsTargets)
   list(APPEND exports BatonCtsTargets)
@@ -52,7 +53,7 @@ install(FILES ${CMAKE_BINARY_DIR}/BatonConfig.cmake ${CMAKE_BINARY_DIR}/BatonCon
 
 file(RELATIVE_PATH up /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)  # from the .pc file to the prefix
 string(REGEX REPLACE "/$" "" up ${up})
-foreach(pc baton baton-program baton-transport)
+foreach(pc baton baton-program baton-transport baton-discovery)
   configure_file(${CMAKE_CURRENT_LIST_DIR}/${pc}.pc.in ${CMAKE_BINARY_DIR}/${pc}.pc @ONLY)
   install(FILES ${CMAKE_BINARY_DIR}/${pc}.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT dev)
 endforeach()

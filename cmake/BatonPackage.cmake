@@ -31,7 +31,7 @@ To build an inference runtime or a driver on Baton: hal/baton.h, hal/baton.hpp, 
 debian_package(tools baton-tools utils "libbaton0 ${this}"
   "Baton, a HAL for disaggregated inference: tools and a demo model
 devctl looks into a machine; baton prefills on one device, hands the KV-cache over and decodes on another; baton-emu-cs3 is a wafer.")
-set(CPACK_DEBIAN_DEV_PACKAGE_SUGGESTS libgtest-dev)  # Baton::cts
+set(CPACK_DEBIAN_DEV_PACKAGE_SUGGESTS "libgtest-dev, libcurl4-openssl-dev")  # Baton::cts, Baton::discovery
 set(CPACK_DEBIAN_RUNTIME_PACKAGE_SHLIBDEPS ON)
 # What the packages of others that link libbaton will depend on. (CPack's own list would offer libnrt.so.1 and the drivers too.)
 file(WRITE ${CMAKE_BINARY_DIR}/debian/shlibs "libbaton 0 libbaton0 (>= ${PROJECT_VERSION})\n")

@@ -9,3 +9,5 @@ baton_add_ctest(generate_pair_validated COMMAND ${CMAKE_COMMAND} -E env BATON_LA
                 TIMEOUT 240 LOCKS devshm)
 baton_test(generate_cli_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_cli.cc LIBS baton_test_support nlohmann_json::nlohmann_json LABELS pair
            TIMEOUT 120 DEPENDS ${generate_needs} LOCKS devshm)
+baton_test(generate_identity_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_identity.cc LIBS baton_test_support nlohmann_json::nlohmann_json LABELS pair
+           TIMEOUT 240 DEPENDS baton_cli devctl baton-driver-host LOCKS devshm)

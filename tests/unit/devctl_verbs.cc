@@ -63,7 +63,7 @@ void refused(const std::vector<std::string>& args, int code) {
 
 bool emulator(const std::string& scheme) { return std::filesystem::exists(baton::test::plugin("baton-emu-" + scheme)); }
 
-const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"fabric"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"explain"}, {"version"}};
+const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"fabric"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"workers"}, {"explain"}, {"version"}};
 
 TEST(DevctlVerbs, EachHasHelp) {
   for (auto verb : kVerbs) {
@@ -209,6 +209,28 @@ TEST(DevctlVerbs, KeysAreMadeShownAndListed) {
   EXPECT_NE(devctl({"key", "known", known}).out.find("me "), std::string::npos);
   std::ofstream(known) << "me\n";
   refused({"key", "known", known}, 2);
+}
+
+TEST(DevctlVerbs, WorkersOfAFileAreListed) {
+  baton::test::TempDir dir;
+  const std::string file = dir.path() + "/workers.json";
+  std::ofstream(file) << R"({"workers": [{"id": "decode-1", "role": "decode", "address": "10.0.0.5:7001", "capacity": 4096}, {"id": "p", "role": "prefill", "address": "h:1", "state": "draining"}]})";
+  json list = document({"workers", file}, "workers");
+  ASSERT_EQ(list["workers"].size(), 2u);
+  EXPECT_EQ(list["workers"][0]["id"], "decode-1");
+  EXPECT_EQ(list["workers"][0]["capacity"], 4096);
+  EXPECT_EQ(list["workers"][1]["state"], "draining");
+  EXPECT_TRUE(list["skipped"].empty());
+  const std::string text = devctl({"workers", file}).out;
+  EXPECT_NE(text.find("10.0.0.5:7001"), std::string::npos);
+  std::ofstream(file) << R"({"workers": [{"id": "x", "role": "root", "address": "h:1"}]})";
+  Ran wrong = devctl({"workers", file});
+  EXPECT_EQ(wrong.code, 1);
+  EXPECT_NE(wrong.err.find("1 entry was skipped: role"), std::string::npos) << wrong.err;
+  std::ofstream(file) << "{}";
+  refused({"workers", file}, 2);
+  refused({"workers", dir.path() + "/none"}, 3);
+  refused({"workers", "http://127.0.0.1:1", "--timeout-ms", "300"}, 1);
 }
 
 TEST(DevctlVerbs, AWrongNameIsThree) {

@@ -46,6 +46,7 @@ Result<std::unique_ptr<Client>> Client::connect(Pump& pump, ClientOptions option
                                                                                              .identity = c->options_.identity,
                                                                                              .known_peers = c->options_.known_peers}));
   c->endpoint_.emplace(std::move(e));
+  c->options_.key = {}; // the endpoint keeps it where no dump shows it
   BATON_ASSIGN(c->decode_, c->reach(c->options_.decode, "decode"));
   BATON_ASSIGN(c->prefill_, c->reach(c->options_.prefill, "prefill"));
   return c;

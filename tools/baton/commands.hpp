@@ -3,6 +3,7 @@
 
 #include "tools/baton/engine.hpp"
 #include "tools/baton/service.hpp"
+#include "transport/discovery/discovery.hpp"
 
 #include <CLI/CLI.hpp>
 
@@ -31,6 +32,14 @@ struct ProofFlags {
   void add(CLI::App&);
   bool any() const { return !key_file.empty() || !identity.empty() || !known_peers.empty(); }
   Result<Proof> read() const; // INVALID_ARGUMENT if there is none
+};
+
+// Where workers are registered.
+struct RegisterFlags {
+  transport::DiscoveryOptions to;
+  std::string id;
+  uint64_t lease_s = 10;
+  void add(CLI::App&);
 };
 
 }  // namespace baton::runtime

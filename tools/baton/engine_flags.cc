@@ -34,6 +34,18 @@ void ProofFlags::add(CLI::App& app) {
   app.add_option("--known-peers", known_peers, "who may talk to it: lines of NAME PUBLICKEY [roles=client,prefill,decode]");
 }
 
+void RegisterFlags::add(CLI::App& app) {
+  auto* where = app.add_option("--register", to.source, "register this worker: etcd as http://HOST:2379, several with commas; or check it in a file (devctl workers)");
+  app.add_option("--id", id, "its name there (default: ROLE@HOST:PORT)")->needs(where);
+  app.add_option("--register-prefix", to.prefix, "where the workers' keys are in etcd")->needs(where)->capture_default_str();
+  app.add_option("--register-lease", lease_s, "seconds after which a dead worker is gone from etcd")->needs(where)->check(CLI::Range(2, 3600))->capture_default_str();
+  app.add_option("--etcd-ca", to.ca, "TLS: the authorities to believe, PEM")->needs(where);
+  app.add_option("--etcd-cert", to.cert, "TLS: this side's certificate, PEM")->needs(where);
+  app.add_option("--etcd-key", to.key, "TLS: its key, PEM")->needs(where);
+  app.add_option("--etcd-user", to.user, "a user of etcd; goes with --etcd-password-file")->needs(where);
+  app.add_option("--etcd-password-file", to.password_file, "a file with the password, mode 0600")->needs(where);
+}
+
 Result<Proof> ProofFlags::read() const {
   Proof p{{}, identity, known_peers};
   if (!any())

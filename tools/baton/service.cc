@@ -24,6 +24,7 @@ Status Service::listen(const Instance& in, std::string role, const OpenDevice& d
                                                                               .accept_roles = std::move(from),
                                                                               .recheck_peers_ns = kRecheckNs}));
   endpoint_.emplace(std::move(e));
+  options_.key = {}; // the endpoint keeps it where no dump shows it
   return {};
 }
 

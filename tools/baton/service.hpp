@@ -43,6 +43,11 @@ class Service {
   bool step();
   const std::string& address() const { return endpoint_->address(); }
   const Leg& leg() const { return leg_; }
+  const transport::Endpoint& endpoint() const { return *endpoint_; }
+  const std::string& model_id() const { return model_id_; }
+  virtual size_t requests() const = 0;        // that are not done
+  virtual uint64_t layout_hash() const = 0;   // of its KV-cache (of the first rank)
+  virtual uint64_t capacity_tokens() const = 0;
 
  protected:
   struct Peer {

@@ -7,23 +7,53 @@
 #include "tools/baton/signals.hpp"
 #include "tools/model/fail.hpp"
 
+#include <fmt/format.h>
+
 #include <cstdio>
+#include <utility>
 
 namespace baton::runtime {
 
 namespace {
 
+constexpr uint64_t kPatienceMs = 10'000; // with etcd
+
 struct Flags {
   EngineFlags engine;
   ProofFlags proof;
+  RegisterFlags registered;
   std::string role, device, listen, fabric = "auto";
   uint64_t lease_ms = kLeaseNs / 1'000'000;
 };
 
+// Registered while it serves. The first signal drains: others see it, what runs is finished, then the entry goes. A second one ends it at once.
+Status serve_registered(const Flags& f, Service& service, Pump& pump) {
+  transport::DiscoveryOptions to = f.registered.to;
+  to.lease_ns = f.registered.lease_s * 1'000'000'000;
+  BATON_ASSIGN(transport::Discovery d, transport::Discovery::open(pump.instance(), to));
+  transport::Worker me;
+  me.id = f.registered.id.empty() ? f.role + "@" + service.address() : f.registered.id;
+  me.role = f.role, me.address = service.address(), me.device = service.leg().where.substr(0, 63), me.model = service.model_id();
+  me.layout = fmt::format("{:016x}", service.layout_hash());
+  me.fingerprint = service.endpoint().fingerprint(), me.epoch = service.endpoint().epoch(), me.capacity = service.capacity_tokens();
+  BATON_TRY(d.announce(me, deadline_in_ms(kPatienceMs)));
+  std::fprintf(stderr, "registered as %s in %s\n", me.id.c_str(), to.source.c_str());
+  while (!Signals::stop) pump.turn();
+  const int signal = std::exchange(Signals::stop, 0);
+  me.state = transport::WorkerState::draining;
+  (void)d.announce(me).ok(); // a file's keeper has to say so himself
+  std::fprintf(stderr, "draining: %zu requests\n", service.requests());
+  const uint64_t until = deadline_in_ms(kPatienceMs);
+  while (!Signals::stop && (service.requests() || (!d.announced() && now_ns() < until))) pump.turn();
+  Status gone = d.withdraw(deadline_in_ms(kPatienceMs));
+  if (!Signals::stop) Signals::stop = signal;
+  return gone;
+}
+
 Status serve(const Flags& f) {
   ServiceOptions o;
   BATON_ASSIGN(Proof proof, f.proof.read());
-  o.key = proof.key;
+  o.key = std::exchange(proof.key, {});
   o.identity = proof.identity;
   o.known_peers = proof.known_peers;
   BATON_ASSIGN(o.engine, f.engine.options());
@@ -38,12 +68,16 @@ Status serve(const Flags& f) {
   std::unique_ptr<Service> service;
   if (f.role == "prefill") { BATON_ASSIGN(service, PrefillService::open(shelf, log, f.device, m, o)); }
   else { BATON_ASSIGN(service, DecodeService::open(shelf, log, f.device, m, o)); }
+  o.key = {}; // the endpoint has it
   std::printf("ready baton://%s %s on %s, model %s %s\n", service->address().c_str(), f.role.c_str(), service->leg().title.c_str(), m.title().c_str(), m.id.c_str());
   std::fflush(stdout);
   Pump pump(in);
   pump.add(*service);
-  while (!Signals::stop) pump.turn();
-  return {};
+  if (f.registered.to.source.empty()) {
+    while (!Signals::stop) pump.turn();
+    return {};
+  }
+  return serve_registered(f, *service, pump);
 }
 
 }  // namespace
@@ -55,6 +89,7 @@ Run add_worker(CLI::App& app) {
   c->add_option("--device", f->device, "the device to serve")->required();
   c->add_option("--listen", f->listen, "HOST:PORT; port 0: any")->required();
   f->proof.add(*c);
+  f->registered.add(*c);
   c->add_option("--fabric", f->fabric, "mapped, shm, tcp or auto, where the client does not say")->check(CLI::IsMember({"mapped", "shm", "tcp", "auto"}));
   c->add_option("--lease-ms", f->lease_ms, "a peer silent for so long is lost")->check(CLI::Range(10, 3600000))->capture_default_str();
   f->engine.add(*c);

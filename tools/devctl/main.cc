@@ -34,6 +34,7 @@ struct Arguments {
   KvBench kv;
   ReplayCall replay;
   CtsCall cts;
+  WorkersCall workers;
 };
 
 void add_bench(CLI::App& app, Arguments& a, Verb& verb) {
@@ -68,6 +69,21 @@ void add_key(CLI::App& app, Arguments& a, Verb& verb) {
   known->callback([&] { verb = [&](const Context& c) { return key_known(c, a.file); }; });
 }
 
+void add_workers(CLI::App& app, Arguments& a, Verb& verb) {
+  auto* w = app.add_subcommand("workers", "Prefill and decode workers that are registered in a file or in etcd");
+  auto& from = a.workers.from;
+  w->add_option("SOURCE", from.source, "A JSON file of workers, or etcd: http://HOST:2379, several with commas")->required();
+  w->add_flag("--watch", a.workers.watch, "Print who comes, changes and goes, until interrupted; with -o json one line each");
+  w->add_option("--prefix", from.prefix, "Where their keys are in etcd")->capture_default_str();
+  w->add_option("--timeout-ms", a.workers.patience_ms, "How long to wait for the first answer")->check(CLI::Range(1, 3600000))->capture_default_str();
+  w->add_option("--ca", from.ca, "TLS: the authorities to believe, PEM");
+  w->add_option("--cert", from.cert, "TLS: this side's certificate, PEM");
+  w->add_option("--key", from.key, "TLS: its key, PEM");
+  w->add_option("--user", from.user, "A user of etcd; goes with --password-file");
+  w->add_option("--password-file", from.password_file, "A file with the password, mode 0600");
+  w->callback([&] { verb = [&](const Context& c) { return workers(c, a.workers); }; });
+}
+
 void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
   auto* l = app.add_subcommand("list", "Devices of this machine, and emulators that can be started");
   l->add_option("DEV", a.selector, "Which (default: all)");
@@ -94,6 +110,7 @@ void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
   conformance->callback([&] { verb = [&](const Context& c) { return cts(c, a.cts); }; });
   app.add_subcommand("fabric", "What KV-cache can travel on here")->callback([&] { verb = fabric; });
   add_key(app, a, verb);
+  add_workers(app, a, verb);
   auto* e = app.add_subcommand("explain", "What an error code means and what to do");
   e->add_option("CODE", a.code, "As in DEVICE_LOST or 7 (default: all)");
   e->callback([&] { verb = [&](const Context& c) { return explain(c.out, a.code); }; });

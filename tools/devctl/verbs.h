@@ -9,6 +9,7 @@
 
 #include "tools/devctl/devices.h"
 #include "tools/devctl/output.h"
+#include "transport/discovery/discovery.hpp"
 
 #include <string>
 #include <vector>
@@ -45,6 +46,12 @@ struct CtsCall {
   bool list = false;
 };
 
+struct WorkersCall {
+  transport::DiscoveryOptions from;
+  bool watch = false;
+  uint32_t patience_ms = 5000;
+};
+
 int summary(const Context&);
 int list(const Context&, const std::string& selector);
 int info(const Context&, const std::string& selector);
@@ -58,6 +65,7 @@ int fabric(const Context&);
 int key_new(const Context&, const std::string& file);    // an identity of sessions
 int key_show(const Context&, const std::string& file);   // its public half
 int key_known(const Context&, const std::string& file);  // the peers of a known-peers file
+int workers(const Context&, const WorkersCall&);         // who is registered; 1: some entries were wrong
 int explain(const Output&, const std::string& code);  // "": all of them
 int version(const Context&);
 

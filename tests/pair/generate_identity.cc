@@ -1,0 +1,131 @@
+// Workers and clients that know each other by key pairs, and workers that are registered in etcd, as a person runs them.
+#include "tests/support/process.h"
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <unistd.h>
+
+namespace {
+
+using baton::test::Exit;
+using baton::test::Process;
+using baton::test::TempDir;
+using nlohmann::json;
+
+constexpr int kPatience = 120000;
+
+struct Outcome {
+  int code;
+  std::string out, err;
+};
+Outcome run(const char* tool, std::vector<std::string> args) {
+  args.insert(args.begin(), baton::test::tool(tool));
+  Process p(args);
+  p.close_stdin();
+  const Exit e = p.wait(kPatience);
+  EXPECT_TRUE(e.ended);
+  return {e.code, p.out(), p.err()};
+}
+
+struct Identities : testing::Test {
+  std::string identity(const std::string& name) {
+    const Outcome o = run("devctl", {"key", "new", dir.path() + "/" + name, "-o", "json"});
+    EXPECT_EQ(o.code, 0) << o.err;
+    return json::parse(o.out)["public_key"];
+  }
+  std::string known(const std::string& name, const std::string& text) {
+    const std::string path = dir.path() + "/" + name;
+    std::ofstream(path, std::ios::trunc) << text;
+    std::filesystem::permissions(path, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+    return path;
+  }
+  std::string file(const std::string& name) { return dir.path() + "/" + name; }
+  // Starts a worker and gives its baton:// address.
+  std::string start(std::optional<Process>& worker, const std::string& role, const std::string& name, std::vector<std::string> more = {}) {
+    std::vector<std::string> args{baton::test::tool("baton"), "worker", "--role", role, "--device", "host://?isa=scalar", "--listen", "127.0.0.1:0"};
+    if (!name.empty()) args.insert(args.end(), {"--identity", file(name + ".id"), "--known-peers", file(name + ".known")});
+    args.insert(args.end(), more.begin(), more.end());
+    worker.emplace(args);
+    EXPECT_TRUE(worker->wait_out("\n", kPatience)) << worker->err();
+    const size_t at = worker->out().find("baton://");
+    return at == std::string::npos ? "" : worker->out().substr(at, worker->out().find(' ', at) - at);
+  }
+  TempDir dir;
+};
+
+TEST_F(Identities, HandOverBetweenThoseThatKnowEachOtherAndNobodyElse) {
+  const std::string decode = identity("decode.id"), prefill = identity("prefill.id"), client = identity("client.id");
+  const std::string other = identity("other.id");
+  known("decode.known", "prefill-1 " + prefill + " roles=prefill\nclient-1 " + client + " roles=client\n");
+  known("prefill.known", "decode-1 " + decode + " roles=decode\nclient-1 " + client + " roles=client\n");
+  const std::string both = known("client.known", "decode-1 " + decode + " roles=decode\nprefill-1 " + prefill + " roles=prefill\n");
+  std::optional<Process> d, p;
+  const std::string at_d = start(d, "decode", "decode"), at_p = start(p, "prefill", "prefill");
+  const auto generate = [&](const std::string& id, const std::string& peers, std::vector<std::string> sides) {
+    std::vector<std::string> args{"generate", "--ignore-eos", "--max-tokens", "4", "--identity", file(id), "--known-peers", peers};
+    args.insert(args.end(), sides.begin(), sides.end());
+    args.push_back("It is");
+    return run("baton", args);
+  };
+  const Outcome alone = run("baton", {"generate", "--device", "host://?isa=scalar", "--ignore-eos", "--max-tokens", "4", "It is"});
+  const Outcome good = generate("client.id", both, {"--prefill", at_p, "--decode", at_d});
+  EXPECT_EQ(good.code, 0) << good.err << d->err() << p->err();
+  EXPECT_EQ(good.out, alone.out);
+  // One side in the client's own process: the two ends of one identity know each other, and the decode worker knows the client.
+  const Outcome half = generate("client.id", both, {"--prefill", "host://?isa=scalar", "--decode", at_d});
+  EXPECT_EQ(half.code, 0) << half.err << d->err();
+  const Outcome unknown = generate("other.id", both, {"--prefill", at_p, "--decode", at_d});
+  EXPECT_EQ(unknown.code, 4) << unknown.err;
+  EXPECT_NE(unknown.err.find("does not know this side's key, fingerprint"), std::string::npos) << unknown.err;
+  EXPECT_NE(unknown.err.find("NAME " + other), std::string::npos) << unknown.err;
+  const Outcome swapped = generate("client.id", both, {"--prefill", at_d, "--decode", at_p});
+  EXPECT_EQ(swapped.code, 4) << swapped.err;
+  EXPECT_NE(swapped.err.find("does not give the role decode"), std::string::npos) << swapped.err;
+  const Outcome none = run("baton", {"generate", "--decode", at_d, "x"});
+  EXPECT_EQ(none.code, 2) << none.err;
+  EXPECT_NE(none.err.find("--identity"), std::string::npos) << none.err;
+  // A client that is taken off the list is refused at its next connect, without a restart.
+  known("decode.known", "prefill-1 " + prefill + " roles=prefill\n");
+  const Outcome removed = generate("client.id", both, {"--prefill", at_p, "--decode", at_d});
+  EXPECT_EQ(removed.code, 4) << removed.err;
+  EXPECT_NE(removed.err.find("does not know this side's key"), std::string::npos) << removed.err;
+}
+
+TEST_F(Identities, ARegisteredWorkerIsListedDrainsAndIsGone) {
+  if (std::system("command -v etcd >/dev/null 2>&1")) GTEST_SKIP() << "etcd is not installed (Debian: etcd-server)";
+  // Ports of this process's choice: taken by another meanwhile, etcd ends, and others are tried.
+  std::string url;
+  std::optional<Process> etcd;
+  for (int attempt = 0; attempt < 5 && url.empty(); ++attempt) {
+    const int port = 20000 + (getpid() * 7 + attempt * 131) % 40000;
+    const std::string c = "http://127.0.0.1:" + std::to_string(port), p = "http://127.0.0.1:" + std::to_string(port + 1);
+    etcd.emplace(std::vector<std::string>{"/bin/sh", "-c", "exec setpriv --pdeathsig KILL etcd --name t --data-dir " + file("etcd" + std::to_string(attempt)) + " --listen-client-urls " + c + " --advertise-client-urls " + c +
+                                              " --listen-peer-urls " + p + " --initial-advertise-peer-urls " + p + " --initial-cluster t=" + p + " >/dev/null 2>&1"});
+    for (int i = 0; i < 100 && url.empty() && !etcd->wait(1).ended; ++i)
+      if (run("devctl", {"workers", c, "--timeout-ms", "1000"}).code == 0) url = c;
+  }
+  ASSERT_FALSE(url.empty());
+  ASSERT_EQ(run("baton", {"keygen", file("key")}).code, 0);
+  std::optional<Process> d;
+  const std::string address = start(d, "decode", "", {"--key-file", file("key"), "--register", url, "--id", "decode-1"});
+  ASSERT_TRUE(d->wait_err("registered as decode-1", kPatience)) << d->err();
+  const auto list = [&] { return json::parse(run("devctl", {"workers", url, "-o", "json"}).out, nullptr, false)["workers"]; };
+  json workers = list();
+  ASSERT_EQ(workers.size(), 1u) << workers.dump();
+  EXPECT_EQ(workers[0]["id"], "decode-1");
+  EXPECT_EQ("baton://" + workers[0]["address"].get<std::string>(), address);
+  EXPECT_EQ(workers[0]["state"], "ready");
+  EXPECT_GT(workers[0]["capacity"], 0);
+  EXPECT_EQ(workers[0]["layout"].get<std::string>().size(), 16u);
+  d->kill(SIGTERM);
+  EXPECT_EQ(d->wait(kPatience).code, 0) << d->err();
+  EXPECT_NE(d->err().find("draining: 0 requests"), std::string::npos) << d->err();
+  EXPECT_TRUE(list().empty());
+}
+
+}  // namespace
