@@ -186,6 +186,8 @@ Status KnownPeers::refresh() {
   BATON_ASSIGN(Fd fd, open_regular("known-peers file", path_, st, "make it, with a line for each peer: NAME PUBLICKEY ('devctl key show' prints it)"));
   if (st.st_mode & 022)
     return Error(BATON_PERMISSION, fmt::format("known-peers file {} has mode {:04o}: others may write it", path_, st.st_mode & 07777u), fmt::format("chmod go-w {}", path_));
+  if (st.st_uid != geteuid() && st.st_uid != 0)
+    return Error(BATON_PERMISSION, fmt::format("known-peers file {} belongs to user {}", path_, st.st_uid), "chown it to this user or to root: who owns it says who may connect");
   std::string text(kMaxKnownBytes + 1, 0);
   size_t bytes = 0;
   for (ssize_t n; bytes < text.size() && (n = ::read(fd.get(), text.data() + bytes, text.size() - bytes)) != 0;) {

@@ -80,6 +80,7 @@ TEST(KnownPeersFile, ErrorsNameFileAndLine) {
   Folder dir;
   EXPECT_EQ(KnownPeers::open(dir.file("none")).error().code, BATON_NOT_FOUND);
   EXPECT_EQ(KnownPeers::open(dir.write("loose", "", 0660)).error().code, BATON_PERMISSION);
+  if (geteuid() == 0 && chown(dir.write("theirs", "").c_str(), 12345, 0) == 0) { EXPECT_EQ(KnownPeers::open(dir.file("theirs")).error().code, BATON_PERMISSION); }
   EXPECT_THAT(KnownPeers::open(dir.write("bad", "x\n")).error().what, HasSubstr(dir.file("bad") + ":1:"));
 }
 
