@@ -71,7 +71,7 @@ struct Kernel {
 
 constexpr size_t kKernels = 3;
 
-// What this CPU has, memcpy first.
+// What this CPU has, memcpy first, the widest last.
 size_t kernels_of_this_cpu(Kernel (&k)[kKernels]) {
   size_t n = 0;
   k[n++] = {plain, "memcpy"};
@@ -86,17 +86,18 @@ size_t kernels_of_this_cpu(Kernel (&k)[kKernels]) {
 // 16 KiB blocks in an order that no prefetcher knows, out of memory that was last touched long ago. Interleaved, the best of each: what disturbs
 // a round only makes it slower.
 Kernel probe() {
-  constexpr size_t kBytes = 16u << 20, kBlock = 16u << 10, kBlocks = kBytes / kBlock, kRounds = 3;
+  constexpr size_t kBytes = 16u << 20, kBlock = 16u << 10, kBlocks = kBytes / kBlock, kRounds = 2;
   Kernel k[kKernels];
   const size_t n = kernels_of_this_cpu(k);
   if (n == 1) return k[0];
+  const size_t candidates[] = {0, n - 1};
   void* p = mmap(nullptr, 2 * kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   if (p == MAP_FAILED) return k[n - 1];
   auto* src = static_cast<uint8_t*>(p);
   uint64_t best[kKernels];
   std::fill(std::begin(best), std::end(best), UINT64_MAX);
   for (size_t round = 0; round < kRounds; ++round)
-    for (size_t i = 0; i < n; ++i) {
+    for (const size_t i : candidates) {
       const uint64_t start = now_ns();
       for (size_t b = 0; b < kBlocks; ++b) k[i].fn(src + kBytes + b * 617 % kBlocks * kBlock, src + b * 389 % kBlocks * kBlock, kBlock); // odd strides: each block once
       copy_fence();

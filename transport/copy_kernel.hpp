@@ -1,7 +1,7 @@
 // copy_kernel.hpp: copies segments between two mappings, with stores that do or do not go through the cache.
 //
-// streaming: AVX-512 or AVX2 non-temporal stores, or memcpy: whichever a probe finds the fastest on cold memory, once a process (about 40 ms,
-// when the first fabric that copies is opened; BATON_COPY names one instead). Non-temporal stores do not read the destination lines first, and
+// streaming: AVX-512 or AVX2 non-temporal stores, or memcpy: whichever a probe finds the faster on cold memory, once a process (about 20 ms,
+// when the first endpoint is opened; BATON_COPY names one instead). Non-temporal stores do not read the destination lines first, and
 // do not push the working set out of the cache; for little that the reader wants at once they are the slower.
 //
 // Owner    -   Threads  any.   Cost  memory bandwidth.   Errors  none; the caller has checked the ranges.

@@ -33,7 +33,6 @@ class MappedLanding final : public Landing, public Watcher, public MappedHost {
   bool wants_moves() const override { return true; }
 
   Status start() {
-    copy_probe();
     BATON_TRY(check_object(memory_.fd, memory_.fd_offset + memory_.bytes));
     control_fd_ = Fd(memfd_create("baton-control", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (!control_fd_ || ftruncate(control_fd_.get(), sizeof(Control))) return io_error("memfd_create", errno);

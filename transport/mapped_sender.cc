@@ -36,7 +36,6 @@ class MappedSender final : public Sender, public Watcher {
   }
 
   Status start(const std::string& socket, const std::string& token) {
-    copy_probe();
     BATON_ASSIGN(peer_, unix_connect(socket));
     if (!unix_peer_is_me(peer_.get())) return Error(BATON_PERMISSION, "mapped: the sink's socket belongs to another user", "run both sides as one user, or use the fabric tcp");
     if (!unix_send(peer_.get(), {reinterpret_cast<const uint8_t*>(token.data()), token.size()})) return io_error("cannot show the token", errno);

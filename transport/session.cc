@@ -1,3 +1,4 @@
+#include "transport/copy_kernel.hpp"
 #include "transport/endpoint.hpp"
 #include "transport/kv_wire.hpp"
 
@@ -52,6 +53,7 @@ Status Endpoint::Impl::take_credentials() {
 }
 
 Status Endpoint::Impl::start(const Instance& in) {
+  copy_probe(); // rather than in the first transfer
   BATON_TRY(take_credentials());
   if (options.lease_ns < 10'000'000)
     return Error(BATON_INVALID_ARGUMENT, fmt::format("a lease of {} ns", options.lease_ns), "10 ms is the least; 1500 ms is the default");

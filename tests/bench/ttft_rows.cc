@@ -45,7 +45,11 @@ class Both {
     BATON_ASSIGN(b->one_, OneDevice::open(*b->shelf_, *b->log_, kPrefill, m, engine));
     return b;
   }
-  Result<Answer> handed_over(std::span<const int32_t> ids) { return client_->generate(ids, params(), {}); }
+  Result<Answer> handed_over(std::span<const int32_t> ids, bool first_by_decode = false) {
+    Params p = params();
+    p.first_by_decode = first_by_decode;
+    return client_->generate(ids, p, {});
+  }
   Result<Answer> one_device(std::span<const int32_t> ids) { return one_->generate(ids, params(), {}, deadline_in_ms(kPatienceMs), nullptr); }
 
  private:
@@ -97,6 +101,14 @@ Status ttft_rows(const Settings& s, Report& report) {
   std::string what = fmt::format("neuron -> cs3, mapped, {} tokens", ids.size());
   report.add({.group = "ttft", .figure = "first token, " + what, .unit = "ms", .value = p.figure, .yardstick = "the same on emu+neuron://0 alone",
               .against = p.yardstick, .ratio = p.ratio.median, .aim_on = AimOn::ratio_below, .aim = 1.1});
+  auto by = interleave(s.repeats(31), [&] {
+    auto a = both->handed_over(ids, true);
+    if (!a && status.ok()) status = a.error();
+    return a ? times(*a).first_ms : -1.0;
+  }, [&] { return once(true); });
+  BATON_TRY(Status(status));
+  report.add({.group = "ttft", .figure = "first token by decode, " + what, .unit = "ms", .value = by.figure, .yardstick = "first token by prefill, the same hand-over",
+              .against = by.yardstick, .ratio = by.ratio.median});
   Sample a = summarize(std::move(second)), b = summarize(std::move(second_one));
   report.add({.group = "ttft", .figure = "second token, " + what, .unit = "ms", .value = a, .yardstick = "the same on emu+neuron://0 alone", .against = b,
               .ratio = b.median > 0 ? a.median / b.median : 0});

@@ -89,6 +89,25 @@ TEST(Cli, HandOverWithEverything) {
   EXPECT_GT(slurp(npy).size(), 12u * 2048 * 4);
 }
 
+// The same answer, whoever makes its first token; when decode does, the last token's KV does not travel.
+TEST(Cli, TheFirstTokenIsMadeByEitherSide) {
+  json by[2];
+  for (int decode : {0, 1}) {
+    Outcome o = baton({"generate", "--first-token", decode ? "decode" : "prefill", "--check", "-o", "json", "--max-tokens", "9", "--ignore-eos", "--tp", "2", kPrompt});
+    ASSERT_EQ(o.code, 0) << o.err;
+    by[decode] = json::parse(o.out);
+    EXPECT_EQ(by[decode]["first_token"], decode ? "decode" : "prefill");
+    EXPECT_EQ(by[decode]["tokens"].size(), 9u);
+    EXPECT_EQ(by[decode]["check"]["same_tokens"], true);
+    EXPECT_EQ(by[decode]["check"]["same_logits"], true);
+    EXPECT_GT(by[decode]["wall"]["ttft_ms"].get<double>(), 0);
+  }
+  EXPECT_EQ(by[0]["tokens"], by[1]["tokens"]);
+  EXPECT_EQ(by[0]["kv"]["bytes"].get<uint64_t>() * 18, by[1]["kv"]["bytes"].get<uint64_t>() * 19) << "a prompt of 19 tokens";
+  Outcome one = baton({"generate", "--first-token", "decode", "-o", "json", "--max-tokens", "3", "--ignore-eos", "A"}); // of one token nothing is left to prefill
+  EXPECT_EQ(one.code, 0) << one.err;
+}
+
 // From the loader to the last token, on both emulators, nothing is misused: validation has no word to say, and would abort at a misuse.
 TEST(Cli, ValidationFindsNothing) {
   const std::map<std::string, std::string> validate = {{"BATON_LAYERS", "validate=abort"}};
@@ -108,7 +127,7 @@ TEST(Cli, ValidationFindsNothing) {
 TEST(Cli, StatsAndCheckForPeople) {
   Outcome o = baton({"generate", "--stats", "--check", "--max-tokens", "4", kPrompt});
   ASSERT_EQ(o.code, 0) << o.err;
-  for (const char* text : {"time to first token", "inter-token", "wall", "modelled", "hidden behind prefill", "segments by", "same tokens as one device"})
+  for (const char* text : {"first token, by prefill", "inter-token", "wall", "modelled", "hidden behind prefill", "segments by", "same tokens as one device"})
     EXPECT_NE(o.out.find(text), std::string::npos) << text << "\n" << o.out;
 }
 

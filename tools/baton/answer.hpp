@@ -19,6 +19,7 @@ struct Params {
   Sampling sampling;
   bool ignore_eos = false;
   bool logits = false;
+  bool first_by_decode = false; // the decode side makes the first token too, of the prompt's last, whose KV does not travel
 };
 
 struct Leg { // a device and what it did
@@ -42,7 +43,8 @@ struct Moment {
 
 struct Answer {
   uint32_t prompt_tokens = 0;
-  std::vector<Token> tokens;    // the first by prefill; times absolute
+  std::vector<Token> tokens;    // times absolute
+  bool first_by_decode = false;
   std::vector<float> logits;    // a row a token, if asked for
   uint32_t vocab = 0;
   std::string finish;           // "length": max_tokens or context; "stop": a stop token

@@ -71,8 +71,11 @@ Result<Answer> Client::generate(std::span<const int32_t> ids, const Params& p, c
   reserved_ = prefilled_ = decoded_ = false;
   held_.clear();
   held_logits_.clear();
-  Prefill ask{id_, options_.model, {ids.begin(), ids.end()}, p.sampling, p.logits, clock_ns_};
-  Reserve reserve{id_, options_.model, a.prompt_tokens, p.max_tokens, p.sampling, p.ignore_eos, p.logits};
+  // By decode: the prompt but its last token is prefilled, and decoding begins with that one. A prompt of one token has nothing left to prefill.
+  a.first_by_decode = awaits_decode_ = p.first_by_decode && ids.size() > 1;
+  const uint32_t last = a.first_by_decode ? 1 : 0;
+  Prefill ask{id_, options_.model, {ids.begin(), ids.end() - last}, p.sampling, p.logits, clock_ns_, last ? ids.back() : -1};
+  Reserve reserve{id_, options_.model, a.prompt_tokens - last, p.max_tokens + last, p.sampling, p.ignore_eos, p.logits};
   if (Status s = prefill_.session->send(ask.message()); !s.ok()) return with_hop(s.error(), prefill_.name);
   if (Status s = decode_.session->send(reserve.message()); !s.ok()) return with_hop(s.error(), decode_.name);
   size_t told = 0;
@@ -165,7 +168,7 @@ Status Client::more_tokens(const Message& m, Answer& a) {
   if (wall.size() != ids.size() || modelled.size() != ids.size())
     return fail(BATON_CORRUPT, "run the same version of baton on all sides", "message 'tokens': {} tokens, {} and {} times", ids.size(), wall.size(), modelled.size());
   // The decode side learns the first token from the prefill side, and may be heard before it.
-  bool early = a.tokens.empty();
+  bool early = a.tokens.empty() && !awaits_decode_;
   for (size_t i = 0; i < ids.size(); ++i)
     (early ? held_ : a.tokens).push_back({int32_t(ids[i]), decode_.same_host ? wall[i] : now_ns(), modelled[i]});
   auto& rows = early ? held_logits_ : a.logits;

@@ -58,6 +58,7 @@ class Client {
   Side prefill_, decode_;
   uint64_t id_ = 0, clock_ns_ = 0;
   bool reserved_ = false, prefilled_ = false, decoded_ = false; // what the two sides have said of this request
+  bool awaits_decode_ = false; // the first token is the decode side's
   std::vector<Token> held_; // tokens of the decode side that came before the first
   std::vector<float> held_logits_;
 };

@@ -29,7 +29,7 @@ struct Flags {
   EngineFlags engine;
   ProofFlags proof;
   std::string prompt, file, prefill = "emu+neuron://0", decode = "emu+cs3://0", device, fabric = "auto", listen = "127.0.0.1:0";
-  std::string check_device, logits, output = "text", trace, decode_order;
+  std::string check_device, logits, output = "text", trace, decode_order, first_token = "prefill";
   uint32_t max_tokens = 128, decode_block_tokens = 0;
   double temperature = 0, top_p = 1, timeout = 0;
   uint64_t lease_ms = kLeaseNs / 1'000'000;
@@ -98,7 +98,7 @@ Result<std::string> Generate::prompt() const {
 Status Generate::prepare() {
   BATON_ASSIGN(prompt_, prompt());
   BATON_ASSIGN(options_, f_.engine.options());
-  params_ = {f_.max_tokens, {f_.temperature, f_.top_p, f_.seed}, f_.ignore_eos, f_.check || !f_.logits.empty()};
+  params_ = {f_.max_tokens, {f_.temperature, f_.top_p, f_.seed}, f_.ignore_eos, f_.check || !f_.logits.empty(), f_.first_token == "decode"};
   BATON_ASSIGN(model::Model m, model::Model::load(f_.engine.model_dir.empty() ? default_model() : f_.engine.model_dir));
   model_.emplace(std::move(m));
   BATON_ASSIGN(ids_, model_->tokenizer->encode(prompt_, true));
@@ -237,6 +237,7 @@ Run add_generate(CLI::App& app) {
   c->add_option("--temperature", f->temperature, "0: greedy")->check(CLI::Range(0.0, 100.0));
   c->add_option("--top-p", f->top_p, "nucleus, over 0 up to 1")->check(CLI::Range(1e-9, 1.0));
   c->add_option("--seed", f->seed, "of the random numbers");
+  c->add_option("--first-token", f->first_token, "who makes it: prefill, or decode of the prompt's last token, whose KV does not travel then")->check(CLI::IsMember({"prefill", "decode"}));
   c->add_flag("--ignore-eos", f->ignore_eos, "go on after a stop token");
   c->add_flag("--echo", f->echo, "print the prompt before its continuation");
   c->add_flag("--stats", f->stats, "print figures after the text");

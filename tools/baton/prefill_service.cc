@@ -58,6 +58,8 @@ Status PrefillService::accept(Peer& peer, Prefill ask) {
   BATON_TRY(same_model(ask.model));
   if (ask.ids.empty() || ask.ids.size() > engine_->context())
     return fail(BATON_INVALID_ARGUMENT, "shorten the prompt", "the prompt has {} tokens, the context of {} is {}", ask.ids.size(), leg_.where, engine_->context());
+  if (ask.then >= 0 && uint32_t(ask.then) >= model_.config.vocab)
+    return fail(BATON_INVALID_ARGUMENT, "use the tokenizer of this model", "token {} is outside the vocabulary of {}", ask.then, model_.config.vocab);
   for (int32_t id : ask.ids)
     if (id < 0 || uint32_t(id) >= model_.config.vocab)
       return fail(BATON_INVALID_ARGUMENT, "use the tokenizer of this model", "token {} is outside the vocabulary of {}", id, model_.config.vocab);
@@ -170,6 +172,7 @@ Status PrefillService::hand_over(Request& r) {
 
 void PrefillService::tell_first(Request& r) {
   r.told_first = true;
+  if (r.ask.then >= 0) return; // the decode side makes it
   Message m{"first", {{"id", r.ask.id}, {"token", uint32_t(r.run->token())}, {"wall", r.run->token_wall_ns()}, {"modelled", r.run->token_modelled_ns()}}, {}};
   std::span<const float> logits = r.run->logits();
   m.bytes.resize(logits.size_bytes());
@@ -186,7 +189,7 @@ Result<bool> PrefillService::all_sent(const Request& r) const {
 }
 
 Status PrefillService::seal(Request& r) {
-  Message m{"first", {{"token", uint32_t(r.run->token())}, {"modelled", r.run->token_modelled_ns()}}, {}};
+  Message m{"first", {{"token", uint32_t(r.ask.then >= 0 ? r.ask.then : r.run->token())}, {"modelled", r.run->token_modelled_ns()}}, {}};
   return r.transfer->seal(m, now_ns() + options_.lease_ns);
 }
 

@@ -93,7 +93,7 @@ std::string stats_text(const Answer& a) {
   if (!s.fabric.empty()) out += fmt::format("hand-over {} in {} segments by {}\n", amount(s.kv_bytes), s.kv_segments, s.fabric);
   out += fmt::format("tokens    {} prompt, {} generated ({}{})\n", a.prompt_tokens, a.tokens.size(), a.finish, a.context_full ? ": the context is full" : "");
   out += fmt::format("  {:<26}{:>14}{:>14}\n", "", "wall", "modelled");
-  out += row("time to first token", s, time_text, &ClockStats::ttft_ms, &ClockStats::prefill);
+  out += row(a.first_by_decode ? "first token, by decode" : s.fabric.empty() ? "time to first token" : "first token, by prefill", s, time_text, &ClockStats::ttft_ms, &ClockStats::prefill);
   out += row("inter-token, median", s, time_text, &ClockStats::itl_median_ms, &ClockStats::decode);
   out += row("inter-token, p99", s, time_text, &ClockStats::itl_p99_ms, &ClockStats::decode);
   out += row("prefill", s, rate_text, &ClockStats::prefill_per_s, &ClockStats::prefill);
@@ -111,7 +111,7 @@ json answer_json(const Answer& a, const std::string& model, const std::string& t
   json ids = json::array();
   for (const Token& t : a.tokens) ids.push_back(t.id);
   json j = {{"schema", "baton.generate/1"}, {"model", model},       {"text", text},          {"tokens", ids},
-            {"prompt_tokens", a.prompt_tokens}, {"finish", a.finish}, {"context_full", a.context_full}, {"prefill", leg_json(a.prefill)},
+            {"prompt_tokens", a.prompt_tokens}, {"finish", a.finish}, {"first_token", s.fabric.empty() ? json(nullptr) : json(a.first_by_decode ? "decode" : "prefill")}, {"context_full", a.context_full}, {"prefill", leg_json(a.prefill)},
             {"decode", leg_json(a.decode)},   {"wall", clock_json(s.wall)}, {"modelled", clock_json(s.modelled)}};
   j["kv"] = s.fabric.empty() ? json(nullptr) : json{{"fabric", s.fabric}, {"bytes", s.kv_bytes}, {"segments", s.kv_segments}};
   if (check)

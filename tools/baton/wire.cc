@@ -106,6 +106,7 @@ Result<Reserve> Reserve::from(const Message& m) {
 
 Message Prefill::message() const {
   Message m{"prefill", {{"id", id}, {"model", model}, {"sampling", sampling_json(sampling)}, {"logits", logits}, {"start", start_ns}}, {}};
+  if (then >= 0) m.body["then"] = then;
   m.bytes.resize(ids.size() * 4);
   std::memcpy(m.bytes.data(), ids.data(), m.bytes.size());
   return m;
@@ -117,6 +118,11 @@ Result<Prefill> Prefill::from(const Message& m) {
   BATON_ASSIGN(p.sampling, sampling_of(m));
   BATON_ASSIGN(p.logits, bool_field(m, "logits"));
   BATON_ASSIGN(p.start_ns, u64_field(m, "start"));
+  if (m.body.contains("then")) {
+    BATON_ASSIGN(const uint64_t then, u64_field(m, "then"));
+    if (then > INT32_MAX) return bad(m, "then");
+    p.then = int32_t(then);
+  }
   if (m.bytes.size() % 4) return bad(m, "bytes");
   p.ids.resize(m.bytes.size() / 4);
   std::memcpy(p.ids.data(), m.bytes.data(), m.bytes.size());

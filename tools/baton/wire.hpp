@@ -3,7 +3,7 @@
 //     service -> client   hello      {role, leg, model, clock}                  once, when the session is accepted
 //     client  -> decode   reserve    {id, model, prompt, max_tokens, sampling, ignore_eos, logits}
 //     decode  -> client   reserved   {id, ticket}
-//     client  -> prefill  prefill    {id, model, sampling, logits, start}      bytes: ids, i32 little-endian
+//     client  -> prefill  prefill    {id, model, sampling, logits, start, then} bytes: ids, i32 little-endian
 //     client  -> prefill  handover   {id, ticket, decode, fabric}              the compute has begun by then
 //     prefill -> client   first      {id, token, wall, modelled}               bytes: logits, f32
 //     prefill -> client   prefilled  {id, leg, transfer, clock}
@@ -49,6 +49,7 @@ struct Prefill {
   Sampling sampling;
   bool logits = false;
   uint64_t start_ns = 0; // modelled
+  int32_t then = -1;     // the token that decoding begins with, in place of the one that prefill makes, which is not told; -1: none
   transport::Message message() const;
   static Result<Prefill> from(const transport::Message&);
 };
