@@ -213,7 +213,7 @@ bool Session::Impl::take_header() {
   state = State::identity;
   const Identity me = my_identity(ep->options);
   (void)send_frame(FrameKind::identity,
-                   {"identity", {{"name", me.name}, {"host", me.host}, {"pids", me.pids}, {"pid", me.pid}, {"lease_ns", me.lease_ns}, {"baton", BATON_VERSION_STRING}}, {}});
+                   {"identity", {{"name", me.name}, {"host", me.host}, {"pids", me.pids}, {"pid", me.pid}, {"lease_ns", me.lease_ns}, {"seal", me.seal_bulk}, {"baton", BATON_VERSION_STRING}}, {}});
   return state != State::lost;
 }
 

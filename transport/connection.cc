@@ -49,6 +49,7 @@ Identity my_identity(const EndpointOptions& o) {
   me.pids = link_name("/proc/self/ns/pid");
   me.pid = getpid();
   me.lease_ns = o.lease_ns;
+  me.seal_bulk = o.seal_bulk;
   return me;
 }
 
@@ -302,6 +303,7 @@ void Session::Impl::take_identity(const Message& m) {
   peer.pids = text("pids");
   peer.pid = int32_t(number("pid"));
   peer.lease_ns = number("lease_ns");
+  peer.seal_bulk = m.body.contains("seal") && m.body["seal"] == true;
   if (peer.lease_ns < 1'000'000) return lose(Error(BATON_CORRUPT, fmt::format("{} told no usable lease", address), "run the same Baton version on both sides"));
   const Identity me = my_identity(ep->options);
   same_host = !peer.host.empty() && peer.host == me.host;
@@ -313,6 +315,8 @@ void Session::Impl::become_up() {
   beat_ns_ = std::min(ep->options.lease_ns, peer.lease_ns) / 3;
   ep->authenticated(this);
 }
+
+bool Session::Impl::bulk_sealed() const { return ep->options.seal_bulk || peer.seal_bulk; }
 
 void Session::Impl::tick(uint64_t now) {
   if (state == State::lost) return;

@@ -56,6 +56,7 @@ struct Identity {
   std::string pids;       // process namespace
   int32_t pid = 0;
   uint64_t lease_ns = 0;
+  bool seal_bulk = false;
 };
 Identity my_identity(const EndpointOptions&);
 
@@ -76,6 +77,7 @@ struct Session::Impl final : Watcher {
   Error hop(Error e) const; // names this session in the error
   void drop(const char* why);  // ends it because the peer is not known any more
   // Keys of the chunks that go by other connections; once up.
+  bool bulk_sealed() const; // either side wishes it
   const Key& bulk_rx() const { return secrets_->keys.bulk_rx; }
   const Key& bulk_tx() const { return secrets_->keys.bulk_tx; }
 

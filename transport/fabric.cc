@@ -12,6 +12,7 @@ namespace baton::transport {
 std::optional<std::string> fabric_unusable(const std::string& fabric, const Session::Impl& s) {
   const bool one_host = fabric == "mapped" || fabric == "shm";
   if (fabric != "mapped" && !ofi_provider(fabric)) return fmt::format("no fabric '{}'; there are auto, mapped, shm, tcp, verbs, efa", fabric);
+  if (s.bulk_sealed() && fabric == "verbs") return "verbs seals nothing, and one side wants that (seal_bulk)";
   if (one_host && !s.same_host) return fmt::format("{} needs both processes on one host, under one user and network namespace", fabric);
   if (fabric == "shm" && s.peer.pids != my_identity(s.ep->options).pids) return "shm needs both processes in one process namespace";
   return std::nullopt;

@@ -56,7 +56,7 @@ struct Note {
   uint64_t generation; // of the accepted transfer: random, so a late, stale or forged note matches nothing
   uint32_t source, layer;
   uint64_t modelled_ns, bytes;
-  uint32_t segments, slot;
+  uint32_t segments, slot; // segments: of a sealed piece its number in the stream
   Kind kind;
   uint32_t part;       // piece: of the source's moves; layer: how many layers more
   uint64_t offset;     // layer: how many bytes of them came in pieces
@@ -117,6 +117,7 @@ class Landing : public Attachment {
   virtual void session_lost() = 0;
   virtual bool quiet(uint32_t slot) = 0;             // nothing can write any more: the slot is free again once true
   virtual bool poll(std::vector<Note>& notes, uint32_t& worked) = 0; // appends; counts what it did besides; false: the landing is broken
+  virtual Status cipher(const nlohmann::json& /*header*/) { return {}; } // of a sealed stream: the sender's
   virtual uint32_t give_back() { return 0; }          // of a stream: pieces (bits) that the sender may write again
   virtual const char* broken() const { return nullptr; } // why poll() said so, if the peer is to blame
   virtual uint64_t tick_ns() const { return 0; }     // how often it must be polled though no descriptor says so

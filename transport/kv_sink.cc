@@ -271,6 +271,14 @@ bool KvSink::Impl::on_message(Session::Impl& s, Message& m) {
     open(s, *it->second, m);
     return true;
   }
+  if (m.type == "kv.cipher") {
+    if (text_of(m.body, "sink").value_or("") != memory.id) return false;
+    Status ok;
+    for (auto& l : links_)
+      if (l->session == &s && l->fabric == text_of(m.body, "fabric").value_or("") && ok.ok()) ok = l->landing->cipher(m.body.value("header", nlohmann::json()));
+    if (!ok.ok()) s.lose(ok.error());
+    return true;
+  }
   if (m.type != "kv.abort" && m.type != "kv.seal") return false;
   const uint64_t id = u64_of(m.body, "id").value_or(0);
   for (auto& q : quarantine_)

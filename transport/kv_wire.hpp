@@ -4,6 +4,7 @@
 //   kv.accept  <                 id, generation, slot, fabric, layout, plan (hash), held (tokens that do not come),
 //                                offer (the way to the memory); bytes: the sink's blocks
 //   kv.refuse  <                 id, error
+//   kv.cipher  >                 sink, fabric, header: of a sealed stream, once a connection
 //   kv.credit  <                 sink, fabric, pieces (bits): of a stream, those that may be written again
 //   kv.cancel  <                 id, error: the sink takes no more
 //   kv.abort   >                 id, error: the transfer ends; nothing of it is in flight any more

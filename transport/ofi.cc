@@ -23,7 +23,7 @@ struct Provider {
 };
 constexpr Provider kProviders[] = {
     {"shm", "shm", "same host; the kernel copies (process_vm_writev)", true, 32u << 10},
-    {"tcp", "tcp;ofi_rxm", "any network; not encrypted", false, 128u << 10},
+    {"tcp", "tcp;ofi_rxm", "any network; encrypted if a side wishes it (seal)", false, 128u << 10},
     {"verbs", "verbs;ofi_rxm", "InfiniBand and RoCE; not tried on hardware yet", false, 4u << 10},
     {"efa", "efa", "EC2 Elastic Fabric Adapter; not tried on hardware yet", false, 16u << 10},
 };
@@ -64,10 +64,11 @@ class OfiLanding final : public Landing, public Watcher {
 
   Status start(Session::Impl& s) {
     BATON_ASSIGN(domain_, OfiDomain::of(ep_, provider_.fabric, provider_.one_host ? "" : local_side(s)));
-    BATON_ASSIGN(mr_, domain_->target(memory_.base, memory_.bytes));
+    const bool sealed = s.bulk_sealed() && !provider_.one_host;
+    if (!sealed) { BATON_ASSIGN(mr_, domain_->target(memory_.base, memory_.bytes)); }
     BATON_ASSIGN(port_, OfiPort::open(*domain_, port_name(s, "l")));
     BATON_TRY(port_->post_receives());
-    if (provider_.small_segment) stream_.emplace(*domain_, memory_);
+    if (provider_.small_segment) stream_.emplace(*domain_, memory_, s, sealed);
     if (port_->wait_fd() >= 0) tag_ = ep_.watch(port_->wait_fd(), EPOLLIN, this);
     return {};
   }
@@ -78,8 +79,8 @@ class OfiLanding final : public Landing, public Watcher {
     const bool virt = domain_->info->domain_attr->mr_mode & FI_MR_VIRT_ADDR;
     nlohmann::json o{{"sink", memory_.id},
                      {"address", hex(address)},
-                     {"key", fi_mr_key(mr_.get())},
-                     {"base", virt ? reinterpret_cast<uint64_t>(memory_.base) : 0},
+                     {"key", mr_ ? fi_mr_key(mr_.get()) : 0}, // 0: sealed, the stage alone is disclosed
+                     {"base", mr_ && virt ? reinterpret_cast<uint64_t>(memory_.base) : 0},
                      {"bytes", memory_.bytes}};
     if (stream_) {
       BATON_ASSIGN(o["stage"], stream_->offer());
@@ -124,6 +125,7 @@ class OfiLanding final : public Landing, public Watcher {
     const bool good = port_->progress(&received_, nullptr);
     return stream_->take(received_, notes, worked) && good;
   }
+  Status cipher(const nlohmann::json& header) override { return stream_ ? stream_->cipher(header) : Status(Error(BATON_CORRUPT, "a cipher for a fabric that seals nothing", "-")); }
   uint32_t give_back() override { return stream_ ? stream_->give_back() : 0; }
   const char* broken() const override { return stream_ ? stream_->broken() : nullptr; }
   uint64_t tick_ns() const override { return !port_ ? 0 : port_->wait_fd() < 0 ? 50'000 : 1'000'000; }
@@ -175,9 +177,15 @@ class OfiSender final : public Sender {
     if (p.one_host) session_ = &s;
     BATON_ASSIGN(port_, OfiPort::open(*domain_, port_name(s, "s")));
     BATON_ASSIGN(to_, port_->insert(address));
-    if (!p.small_segment || !offer.contains("stage")) return {};
+    if (!p.small_segment || !offer.contains("stage")) {
+      if (s.bulk_sealed() && !p.one_host) return Error(BATON_UNSUPPORTED, fmt::format("{} cannot seal what leaves this host", p.fabric), "use the fabric tcp, or do not ask for sealing");
+      return {};
+    }
     stream_.emplace(*domain_, *port_, to_);
-    return stream_->start(offer["stage"], p.small_segment);
+    nlohmann::json cipher;
+    BATON_TRY(stream_->start(offer["stage"], p.small_segment, s, s.bulk_sealed() && !p.one_host, cipher));
+    if (cipher.is_null()) return {};
+    return send_transport(s, "kv.cipher", {{"sink", text_of(offer, "sink").value_or("")}, {"fabric", p.fabric}, {"header", cipher}});
   }
 
   std::optional<Status> state() override {

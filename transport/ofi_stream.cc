@@ -1,6 +1,7 @@
 #include "transport/ofi_stream.hpp"
 
 #include "transport/checksum.hpp"
+#include "transport/crypto.hpp"
 #include "transport/kv_wire.hpp"
 
 #include <fmt/format.h>
@@ -32,11 +33,16 @@ Stage::~Stage() {
 
 // ---- the sender ----
 
-Status StreamSender::start(const nlohmann::json& stage, uint64_t small_segment) {
-  const auto base = u64_of(stage, "base"), key = u64_of(stage, "key"), pieces = u64_of(stage, "pieces"), bytes = u64_of(stage, "piece_bytes");
-  if (!base || !key || pieces != kStreamPieces || bytes != kStreamPieceBytes) return Error(BATON_CORRUPT, "the sink's stage makes no sense", "run the same Baton version on both sides");
+Status StreamSender::start(const nlohmann::json& stage, uint64_t small_segment, const Session::Impl& session, bool sealed, nlohmann::json& cipher) {
+  const auto base = u64_of(stage, "base"), key = u64_of(stage, "key"), pieces = u64_of(stage, "pieces"), bytes = u64_of(stage, "piece_bytes"), number = u64_of(stage, "number");
+  if (!base || !key || !number || pieces != kStreamPieces || bytes != kStreamPieceBytes) return Error(BATON_CORRUPT, "the sink's stage makes no sense", "run the same Baton version on both sides");
   base_ = *base, key_ = *key;
   small_ = small_segment;
+  if (!sealed) return {};
+  const bool aes = stage.contains("aes") && stage["aes"] == true && aead_here(Aead::aes256gcm);
+  BATON_ASSIGN(ChunkSealer sealer, ChunkSealer::create(aes ? Aead::aes256gcm : Aead::chacha20poly1305, session.bulk_tx(), *number));
+  cipher = hex(sealer.header());
+  sealer_.emplace(std::move(sealer));
   return {};
 }
 
@@ -63,7 +69,7 @@ uint64_t StreamSender::step(Batch& b, uint64_t budget) {
     Piece& p = pieces_[i];
     if (p.state != State::free) continue;
     if (!b.pack) b.pack.emplace(b.src, b.segments);
-    const uint64_t n = b.pack->pack({stage_.at(i), kStreamPieceBytes});
+    const uint64_t n = b.pack->pack(stage_.piece(i, sealer_ ? kStreamPieceBytes - kTagBytes : kStreamPieceBytes));
     p.note = {};
     p.note.kind = Note::Kind::piece;
     p.note.generation = b.generation;
@@ -71,7 +77,9 @@ uint64_t StreamSender::step(Batch& b, uint64_t budget) {
     p.note.offset = b.packed;
     p.note.bytes = n;
     p.note.slot = i;
-    p.note.checksum = checksum(stage_.at(i), n);
+    if (!sealer_) p.note.checksum = checksum(stage_.at(i), n);
+    p.wire_bytes = n;
+    p.sealed = false;
     p.batch = &b;
     p.state = State::packed;
     ++b.outstanding;
@@ -90,7 +98,19 @@ uint64_t StreamSender::step(Batch& b, uint64_t budget) {
 
 bool StreamSender::post(Piece& p, uint32_t index) {
   if (port_.outstanding >= port_.window()) return false;
-  const ssize_t rc = port_.write(stage_.at(index), p.note.bytes, desc_, to_, base_ + index * kStreamPieceBytes, key_, &p);
+  if (sealer_ && !p.sealed) {
+    p.sealed = true;
+    p.note.segments = uint32_t(sealer_->chunks());
+    p.wire_bytes = p.note.bytes + kTagBytes;
+    const ChunkLabel label{p.note.generation, p.note.source, p.note.layer, p.note.part, uint32_t(p.note.bytes)};
+    if (!sealer_->seal(stage_.piece(index, p.wire_bytes), stage_.piece(index, p.note.bytes), label)) {
+      const Error e(BATON_CAPACITY, "the stream's key has sealed all that it may", "open a new session");
+      p.state = State::posted;
+      p.written(&e);
+      return true;
+    }
+  }
+  const ssize_t rc = port_.write(stage_.at(index), p.wire_bytes, desc_, to_, base_ + index * kStreamPieceBytes, key_, &p);
   if (rc == -FI_EAGAIN) return false;
   if (rc) {
     const Error e = fi_error("fi_writemsg", rc);
@@ -104,16 +124,14 @@ bool StreamSender::post(Piece& p, uint32_t index) {
 }
 
 void StreamSender::Piece::written(const Error* e) {
-  if (e && !batch->error) {
+  if (e && batch && !batch->error) {
     batch->error = *e;
     batch->error->code = BATON_PEER_LOST;
   }
-  if (!e && !batch->error && !batch->stopped) {
-    state = State::written;
-    return;
-  }
-  --std::exchange(batch, nullptr)->outstanding;
-  state = State::free; // nobody was told of it
+  const bool wanted = batch && !batch->error && !batch->stopped;
+  if (!wanted && batch) --std::exchange(batch, nullptr)->outstanding;
+  if (!e && (wanted || sealed)) state = State::written; // sealed: void, but the next ones do not open without it
+  else state = State::free;                             // nobody was told of it
 }
 
 void StreamSender::flush() {
@@ -123,7 +141,7 @@ void StreamSender::flush() {
     if (p.state != State::written) continue;
     if (fi_inject(port_.ep(), &p.note, sizeof p.note, to_) == -FI_EAGAIN) return; // another failure shows as a lost session, or in the queue
     p.state = State::lent;
-    --std::exchange(p.batch, nullptr)->outstanding;
+    if (p.batch) --std::exchange(p.batch, nullptr)->outstanding;
   }
 }
 
@@ -132,7 +150,7 @@ void StreamSender::stop(Batch& b) {
   b.pack.reset();
   for (Piece& p : pieces_)
     if (p.batch == &b && (p.state == State::packed || p.state == State::written)) {
-      p.state = State::free;
+      if (!p.sealed) p.state = State::free;
       p.batch = nullptr;
       --b.outstanding;
     }
@@ -151,7 +169,38 @@ Result<nlohmann::json> StreamLanding::offer() {
     BATON_ASSIGN(mr_, domain_.target(stage_.at(0), Stage::kBytes));
   }
   const bool virt = domain_.info->domain_attr->mr_mode & FI_MR_VIRT_ADDR;
-  return nlohmann::json{{"base", virt ? reinterpret_cast<uint64_t>(stage_.at(0)) : 0}, {"key", fi_mr_key(mr_.get())}, {"pieces", kStreamPieces}, {"piece_bytes", kStreamPieceBytes}};
+  if (!number_) number_ = random_u64();
+  return nlohmann::json{{"base", virt ? reinterpret_cast<uint64_t>(stage_.at(0)) : 0}, {"key", fi_mr_key(mr_.get())}, {"pieces", kStreamPieces}, {"piece_bytes", kStreamPieceBytes},
+                        {"number", number_}, {"aes", aead_here(Aead::aes256gcm)}};
+}
+
+Status StreamLanding::cipher(const nlohmann::json& header) {
+  const Error bad(BATON_CORRUPT, "the cipher of a stream makes no sense", "run the same Baton version on both sides");
+  const std::string text = header.is_string() ? header.get<std::string>() : "";
+  ChunkHeader bytes{};
+  size_t n = 0;
+  if (!sealed_ || opener_ || text.size() != 2 * bytes.size() || sodium_hex2bin(bytes.data(), bytes.size(), text.data(), text.size(), nullptr, &n, nullptr) || n != bytes.size()) return bad;
+  BATON_ASSIGN(ChunkOpener o, ChunkOpener::create(session_.bulk_rx(), number_, bytes));
+  opener_.emplace(std::move(o));
+  return {};
+}
+
+// Sealed pieces, in the order in which they were sealed; opened where they lie. False: one of them is not what was sealed.
+bool StreamLanding::open_sealed() {
+  for (bool found = opener_.has_value(); found;) {
+    found = false;
+    for (size_t i = 0; i < shut_.size(); ++i) {
+      const Note n = shut_[i];
+      if (n.segments != uint32_t(opener_->chunks())) continue;
+      const ChunkLabel label{n.generation, n.source, n.layer, n.part, uint32_t(n.bytes)};
+      if (!opener_->open(stage_.piece(n.slot, n.bytes), stage_.piece(n.slot, n.bytes + kTagBytes), label)) return false;
+      pieces_.push_back(n);
+      shut_.erase(shut_.begin() + ptrdiff_t(i));
+      found = true;
+      break;
+    }
+  }
+  return true;
 }
 
 void StreamLanding::allow(uint64_t generation, uint32_t slot, const KvMoves* moves) {
@@ -193,7 +242,7 @@ bool StreamLanding::unpack(const Note& n, bool& done) {
     done = f->at > n.offset; // a repeated one is not wanted
     return !done;
   }
-  if (checksum(stage_.at(n.slot), n.bytes) != n.checksum) return false;
+  if (!sealed_ && checksum(stage_.at(n.slot), n.bytes) != n.checksum) return false;
   f->to.unpack({stage_.at(n.slot), n.bytes});
   copy_fence();
   f->at += n.bytes;
@@ -220,12 +269,14 @@ bool StreamLanding::take(std::vector<Note>& in, std::vector<Note>& out, uint32_t
       if (layers_.size() >= kHeldLayers) return broken_ = "more layers than can be held", false;
       layers_.push_back(n);
     } else if (n.kind == Note::Kind::piece) {
-      const bool twice = std::any_of(pieces_.begin(), pieces_.end(), [&](const Note& h) { return h.slot == n.slot; });
-      if (twice || !fits(n)) return broken_ = "a piece that the plan does not have", false;
-      pieces_.push_back(n);
+      auto same = [&](const Note& h) { return h.slot == n.slot; };
+      const bool twice = std::any_of(pieces_.begin(), pieces_.end(), same) || std::any_of(shut_.begin(), shut_.end(), same);
+      if (twice || !fits(n) || n.bytes + (sealed_ ? kTagBytes : 0) > kStreamPieceBytes) return broken_ = "a piece that the plan does not have", false;
+      (sealed_ ? shut_ : pieces_).push_back(n);
     }
   }
   in.clear();
+  if (!open_sealed()) return broken_ = "a piece that is not what was sealed", false;
   uint64_t bytes = 0;
   for (size_t i = 0; i < pieces_.size() && bytes < kPollBytes;) {
     const Note n = pieces_[i];

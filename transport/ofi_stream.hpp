@@ -4,7 +4,9 @@
 // (kv_pack.hpp) into pieces of 256 KiB that are still in the cache when they are sent, one write each; when a piece is complete a Note says
 // which bytes it is, with their checksum; the sink knows from the plan where they go, unpacks them, and returns pieces over the session: libfabric's shm has been seen to crash, and can hang, in
 // sending to a peer that is gone, which a sink then need not do.
-// Nothing assumes order: a piece waits until it is the next one of its layer, and a layer's own note until all of its pieces are unpacked.
+// Sealed (EndpointOptions::seal_bulk), each piece is encrypted and authenticated (aead.hpp), pieces open in the order in which they were sealed, every
+// layer goes this way, and the sink's memory is not disclosed. A piece whose batch has failed goes out void, since a gap would end the stream.
+// Nothing else assumes order: a piece waits until it is the next one of its layer, and a layer's own note until all of its pieces are unpacked.
 //
 //   free > packed > posted > written > (noted) lent to the sink > free
 //
@@ -12,6 +14,7 @@
 // Cost     A pass through the cache on both sides, 16 pieces of 256 KiB a side, allocated at the first use.   Errors  CORRUPT, IO.
 #pragma once
 
+#include "transport/aead.hpp"
 #include "transport/ofi_port.hpp"
 
 #include <map>
@@ -26,6 +29,7 @@ class Stage {
  public:
   Status make();
   uint8_t* at(uint32_t piece) const { return static_cast<uint8_t*>(p_) + piece * kStreamPieceBytes; }
+  std::span<uint8_t> piece(uint32_t i, uint64_t bytes) const { return {at(i), bytes}; }
   explicit operator bool() const { return p_; }
   static constexpr uint64_t kBytes = kStreamPieces * kStreamPieceBytes;
   Stage() = default;
@@ -40,8 +44,9 @@ class StreamSender {
  public:
   StreamSender(OfiDomain& d, OfiPort& p, fi_addr_t to) : domain_(d), port_(p), to_(to) {}
   ~StreamSender();
-  Status start(const nlohmann::json& stage, uint64_t small_segment); // what the landing offered; averages below that are streamed
-  bool suits(const Batch& b) const { return small_ && b.segments.size() > 4 && b.bytes / b.segments.size() < small_; }
+  // What the landing offered; averages below that are streamed. In `cipher` what the sink needs to open the pieces, if they are sealed.
+  Status start(const nlohmann::json& stage, uint64_t small_segment, const Session::Impl&, bool sealed, nlohmann::json& cipher);
+  bool suits(const Batch& b) const { return sealer_ || small_ && b.segments.size() > 4 && b.bytes / b.segments.size() < small_; }
   uint64_t step(Batch&, uint64_t budget); // as Sender::step
   void stop(Batch&);
   void credit(uint32_t pieces);           // those of these bits came back
@@ -52,7 +57,9 @@ class StreamSender {
   struct Piece final : OfiPosted {
     void written(const Error*) override;
     State state = State::free;
-    Batch* batch = nullptr; // up to `written`
+    Batch* batch = nullptr; // up to `written`; nullptr: void
+    bool sealed = false;
+    uint64_t wire_bytes = 0;
     Note note{};
   };
   bool post(Piece&, uint32_t index);
@@ -63,13 +70,15 @@ class StreamSender {
   fi_addr_t to_;
   uint64_t small_ = 0, base_ = 0, key_ = 0;
   Stage stage_;
+  std::optional<ChunkSealer> sealer_;
   void* desc_ = nullptr;
   Piece pieces_[kStreamPieces];
 };
 
 class StreamLanding {
  public:
-  StreamLanding(OfiDomain& d, const LandingMemory& m) : domain_(d), memory_(m) {}
+  StreamLanding(OfiDomain& d, const LandingMemory& m, const Session::Impl& s, bool sealed) : domain_(d), memory_(m), session_(s), sealed_(sealed) {}
+  Status cipher(const nlohmann::json&); // the sender's
   Result<nlohmann::json> offer();
   void allow(uint64_t generation, uint32_t slot, const KvMoves* moves);
   void revoke(uint32_t slot);
@@ -93,12 +102,18 @@ class StreamLanding {
   Request* find(uint64_t generation);
   bool fits(const Note&);
   bool unpack(const Note&, bool& done);
+  bool open_sealed();
   bool complete(const Note&);
 
   OfiDomain& domain_;
   const LandingMemory& memory_;
+  const Session::Impl& session_; // while the landing's port is open
+  const bool sealed_;
   Stage stage_;
   Fid<fid_mr> mr_;
+  uint64_t number_ = 0;            // of the stream, ours to choose
+  std::optional<ChunkOpener> opener_;
+  std::vector<Note> shut_;         // sealed pieces that are not open yet
   std::vector<Request> requests_;  // by slot
   std::vector<Note> pieces_, layers_; // held
   uint32_t credits_ = 0;           // bits: pieces to give back

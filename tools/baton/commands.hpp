@@ -29,6 +29,7 @@ struct EngineFlags {
 // What a session is proved by: a key file, or an identity and known peers, or all three.
 struct ProofFlags {
   std::string key_file, identity, known_peers;
+  bool seal = false;
   void add(CLI::App&);
   bool any() const { return !key_file.empty() || !identity.empty() || !known_peers.empty(); }
   Result<Proof> read() const; // INVALID_ARGUMENT if there is none

@@ -32,6 +32,7 @@ void ProofFlags::add(CLI::App& app) {
   app.add_option("--key-file", key_file, "key shared by client and workers ('baton keygen FILE')");
   app.add_option("--identity", identity, "this side's key pair ('devctl key new FILE'); goes with --known-peers");
   app.add_option("--known-peers", known_peers, "who may talk to it: lines of NAME PUBLICKEY [roles=client,prefill,decode]");
+  app.add_flag("--seal", seal, "encrypt KV that leaves a host, piece by piece; one side that asks for it is enough");
 }
 
 void RegisterFlags::add(CLI::App& app) {

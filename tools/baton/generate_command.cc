@@ -134,7 +134,7 @@ Status Generate::open_handover() {
     o.known_peers = proof.known_peers;
   }
   o.lease_ns = f_.lease_ms * 1'000'000;
-  ServiceOptions s{f_.listen, o.key, f_.fabric, o.lease_ns, options_, {}, o.identity, o.known_peers};
+  ServiceOptions s{f_.listen, o.key, f_.fabric, o.lease_ns, options_, {}, o.identity, o.known_peers, f_.proof.seal};
   o.prefill = {remote(f_.prefill) ? f_.prefill.substr(kScheme.size()) : "", "prefill " + f_.prefill};
   o.decode = {remote(f_.decode) ? f_.decode.substr(kScheme.size()) : "", "decode " + f_.decode};
   if (!remote(f_.prefill)) {
