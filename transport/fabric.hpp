@@ -16,6 +16,7 @@
 #include "transport/endpoint.hpp"
 #include "transport/kv_layout.hpp"
 #include "transport/kv_pack.hpp"
+#include "transport/kv_recode.hpp"
 
 #include <memory>
 #include <string>
@@ -69,12 +70,13 @@ struct Batch {
   const uint8_t* src = nullptr;
   void* local = nullptr; // the sender's handle for the source memory
   uint32_t source = 0, part = 0, layer = 0; // which of the request's moves this is; the layer as in the model
-  std::span<const KvSegment> segments;
-  uint64_t bytes = 0;    // of all segments
+  std::span<const KvSegment> segments; // empty where there are units: the plan converts
+  LayerUnits units;
+  uint64_t bytes = 0;    // of all segments or units
   CopyMode mode = CopyMode::cached;
   uint64_t generation = 0;
   uint32_t slot = 0;
-  size_t next = 0;          // segment
+  size_t next = 0;          // segment or unit
   uint64_t offset = 0;      // in it
   uint32_t outstanding = 0; // posted, not complete
   uint32_t job = 0;         // the fabric's own
@@ -82,7 +84,9 @@ struct Batch {
   uint64_t packed = 0, streamed = 0;     // of this part; of all parts
   bool stopped = false;
   std::optional<Error> error;
-  bool posted() const { return next == segments.size(); }
+  size_t pieces() const { return units ? units.size() : segments.size(); }
+  uint64_t reach() const { return units ? units.how->dst_bytes() : segments.empty() ? 0 : segments.back().dst + segments.back().bytes; } // one past what is written
+  bool posted() const { return next == pieces(); }
   bool settled() const { return outstanding == 0 && (posted() || error); }
 };
 
@@ -127,6 +131,9 @@ Result<std::unique_ptr<Landing>> make_landing(const std::string& fabric, Session
 Result<std::unique_ptr<Sender>> make_sender(const std::string& fabric, Session::Impl&, const nlohmann::json& offer);
 // Why this side cannot use `fabric` with that peer; nullopt: it can.
 std::optional<std::string> fabric_unusable(const std::string& fabric, const Session::Impl&);
+
+// Whether its sender moves units (Batch::units).
+bool fabric_converts(const std::string& fabric);
 
 // A registration that is about to dangle.
 void forget_source(Endpoint::Impl&, const void* base);

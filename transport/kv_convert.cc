@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cfloat>
+#include <iterator>
 
 namespace baton::transport {
 namespace {
@@ -21,6 +22,8 @@ constexpr uint32_t kInf = 0x7f800000, kNan = 0x7fc00000, kMagnitude = 0x7fffffff
 template <class C, int M, int Bias, uint32_t Top, uint32_t Nan, bool Ieee>
 struct Small {
   using Code = C;
+  using Bits = C;
+  static constexpr uint32_t kLargest = Ieee ? Top - 1 : Top;
   static constexpr int kBits = sizeof(C) * 8, kDrop = 23 - M;
   static constexpr uint32_t kSign = 1u << (kBits - 1), kNormal = 1u << M;       // the smallest normal magnitude
   static constexpr uint32_t kNormalF32 = uint32_t(127 + 1 - Bias) << 23;        // the same as f32
@@ -53,6 +56,8 @@ using F16 = Small<uint16_t, 10, 15, 0x7c00, 0x7e00, true>;
 
 struct Bf16 {
   using Code = uint16_t;
+  using Bits = uint16_t;
+  static constexpr uint32_t kLargest = 0x7f7f;
   [[gnu::always_inline]] static float unpack(Code c) { return std::bit_cast<float>(uint32_t(c) << 16); }
   [[gnu::always_inline]] static Code pack(float x) {
     const uint32_t u = std::bit_cast<uint32_t>(x), a = u & kMagnitude, sign = u ^ a;
@@ -63,6 +68,8 @@ struct Bf16 {
 
 struct F32 {
   using Code = float;
+  using Bits = uint32_t;
+  static constexpr uint32_t kLargest = 0x7f7fffff;
   [[gnu::always_inline]] static float unpack(float c) { return c; }
   [[gnu::always_inline]] static float pack(float x) {
     const uint32_t u = std::bit_cast<uint32_t>(x), a = u & kMagnitude;
@@ -82,28 +89,31 @@ template <class From, class To>
   }
 }
 
+// Magnitudes are ordered as their codes are.
 template <class From>
-[[gnu::always_inline]] inline uint32_t largest(const void* src, size_t n) {
+[[gnu::always_inline]] inline float largest(const void* src, size_t n) {
+  using Bits = typename From::Bits;
+  constexpr Bits magnitude = Bits(Bits(~Bits(0)) >> 1);
   const auto* s = static_cast<const uint8_t*>(src);
-  uint32_t most = 0;
+  Bits most = 0;
   for (size_t i = 0; i < n; ++i) {
-    typename From::Code c;
-    __builtin_memcpy(&c, s + i * sizeof c, sizeof c);
-    uint32_t a = std::bit_cast<uint32_t>(From::unpack(c)) & kMagnitude;
-    a = choose(a < kInf, a, 0);
+    Bits a;
+    __builtin_memcpy(&a, s + i * sizeof a, sizeof a);
+    a &= magnitude;
+    a = a > From::kLargest ? 0 : a; // infinity, NaN
     most = a > most ? a : most;
   }
-  return most;
+  return From::unpack(std::bit_cast<typename From::Code>(most));
 }
 
-template <class To>
-constexpr bool kFp8 = sizeof(typename To::Code) == 1;
-
-// What an instruction set has of one pair.
+// What an instruction set has.
 template <class From, class To>
 struct Baseline {
-  static void run(void* d, const void* s, size_t n, float scale) { convert<From, To>(d, s, n, kFp8<To> ? 1 / scale : scale); }
-  static uint32_t most(const void* s, size_t n) { return largest<From>(s, n); }
+  static void run(void* d, const void* s, size_t n, float factor) { convert<From, To>(d, s, n, factor); }
+};
+template <class From>
+struct BaselineMost {
+  static float run(const void* s, size_t n) { return largest<From>(s, n); }
 };
 
 #if defined(__x86_64__)
@@ -111,43 +121,51 @@ struct Baseline {
 #define BATON_AVX512 gnu::target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")
 template <class From, class To>
 struct Avx2 {
-  [[BATON_AVX2]] static void run(void* d, const void* s, size_t n, float scale) { convert<From, To>(d, s, n, kFp8<To> ? 1 / scale : scale); }
-  [[BATON_AVX2]] static uint32_t most(const void* s, size_t n) { return largest<From>(s, n); }
+  [[BATON_AVX2]] static void run(void* d, const void* s, size_t n, float factor) { convert<From, To>(d, s, n, factor); }
 };
 template <class From, class To>
 struct Avx512 {
-  [[BATON_AVX512]] static void run(void* d, const void* s, size_t n, float scale) { convert<From, To>(d, s, n, kFp8<To> ? 1 / scale : scale); }
-  [[BATON_AVX512]] static uint32_t most(const void* s, size_t n) { return largest<From>(s, n); }
+  [[BATON_AVX512]] static void run(void* d, const void* s, size_t n, float factor) { convert<From, To>(d, s, n, factor); }
+};
+template <class From>
+struct Avx2Most {
+  [[BATON_AVX2]] static float run(const void* s, size_t n) { return largest<From>(s, n); }
+};
+template <class From>
+struct Avx512Most {
+  [[BATON_AVX512]] static float run(const void* s, size_t n) { return largest<From>(s, n); }
 };
 #else
 template <class From, class To>
 using Avx2 = Baseline<From, To>;
 template <class From, class To>
 using Avx512 = Baseline<From, To>;
+template <class From>
+using Avx2Most = BaselineMost<From>;
+template <class From>
+using Avx512Most = BaselineMost<From>;
 #endif
 
-struct Pair {
-  DType from, to;
+// The dtypes that convert, in this order everywhere below.
+constexpr DType kTypes[] = {DType::f32, DType::bf16, DType::f16, DType::f8e4m3, DType::f8e5m2};
+constexpr size_t kCount = std::size(kTypes);
+
+struct Kernels {
   ConvertFn run[3]; // by ConvertIsa
-  uint32_t (*most[3])(const void*, size_t);
 };
-
 template <class From, class To>
-constexpr Pair pair(DType from, DType to) {
-  return {from, to, {Baseline<From, To>::run, Avx2<From, To>::run, Avx512<From, To>::run}, {Baseline<From, To>::most, Avx2<From, To>::most, Avx512<From, To>::most}};
-}
+constexpr Kernels kernels = {{Baseline<From, To>::run, Avx2<From, To>::run, Avx512<From, To>::run}};
 
-constexpr Pair kPairs[] = {
-    pair<F32, E4m3>(DType::f32, DType::f8e4m3),   pair<E4m3, F32>(DType::f8e4m3, DType::f32),   pair<F32, E5m2>(DType::f32, DType::f8e5m2),
-    pair<E5m2, F32>(DType::f8e5m2, DType::f32),   pair<Bf16, E4m3>(DType::bf16, DType::f8e4m3), pair<E4m3, Bf16>(DType::f8e4m3, DType::bf16),
-    pair<Bf16, E5m2>(DType::bf16, DType::f8e5m2), pair<E5m2, Bf16>(DType::f8e5m2, DType::bf16), pair<F16, E4m3>(DType::f16, DType::f8e4m3),
-    pair<E4m3, F16>(DType::f8e4m3, DType::f16),   pair<F16, E5m2>(DType::f16, DType::f8e5m2),   pair<E5m2, F16>(DType::f8e5m2, DType::f16),
+struct Row {
+  Kernels to[kCount];
+  LargestFn most[3];
 };
+template <class From>
+constexpr Row row = {{kernels<From, F32>, kernels<From, Bf16>, kernels<From, F16>, kernels<From, E4m3>, kernels<From, E5m2>},
+                     {BaselineMost<From>::run, Avx2Most<From>::run, Avx512Most<From>::run}};
+constexpr Row kRows[kCount] = {row<F32>, row<Bf16>, row<F16>, row<E4m3>, row<E5m2>};
 
-const Pair* find(DType from, DType to) {
-  const auto* p = std::find_if(std::begin(kPairs), std::end(kPairs), [&](const Pair& x) { return x.from == from && x.to == to; });
-  return p == std::end(kPairs) ? nullptr : p;
-}
+size_t index(DType t) { return size_t(std::find(std::begin(kTypes), std::end(kTypes), t) - std::begin(kTypes)); }
 
 } // namespace
 
@@ -173,21 +191,24 @@ ConvertIsa convert_isa() {
   return isa;
 }
 
+bool kv_convertible(DType from, DType to) { return index(from) < kCount && index(to) < kCount; }
+
 Result<ConvertFn> kv_converter(DType from, DType to, ConvertIsa isa) {
   if (isa > convert_isa())
     return Error(BATON_UNSUPPORTED, fmt::format("this CPU cannot run the {} conversion", isa_name(isa)), fmt::format("use {} or less", isa_name(convert_isa())));
-  const Pair* p = find(from, to);
-  if (!p)
+  if (!kv_convertible(from, to))
     return Error(BATON_UNSUPPORTED, fmt::format("no conversion of KV from {} to {}", program::dtype_name(from), program::dtype_name(to)),
-                 "f32, bf16 and f16 go to f8e4m3 and f8e5m2 and back");
-  return p->run[size_t(isa)];
+                 "f32, bf16, f16, f8e4m3 and f8e5m2 convert to one another");
+  return kRows[index(from)].to[index(to)].run[size_t(isa)];
 }
 
+LargestFn kv_largest(DType t, ConvertIsa isa) { return index(t) < kCount && isa <= convert_isa() ? kRows[index(t)].most[size_t(isa)] : nullptr; }
+
+float kv_scale(float largest, DType to) { return largest > 0 ? std::max(largest / (to == DType::f8e4m3 ? 448.0f : 57344.0f), FLT_MIN) : 1; }
+
 float kv_scale(DType from, const void* src, size_t n, DType to) {
-  const Pair* p = find(from, to);
-  const float top = to == DType::f8e4m3 ? 448 : 57344;
-  const uint32_t most = p ? p->most[size_t(convert_isa())](src, n) : 0;
-  return most ? std::max(std::bit_cast<float>(most) / top, FLT_MIN) : 1;
+  const LargestFn f = kv_largest(from);
+  return kv_scale(f ? f(src, n) : 0, to);
 }
 
 }  // namespace baton::transport

@@ -9,7 +9,7 @@
 //
 //     BATON_ASSIGN(auto plan, KvPlan::compile(rank_layout, decode_layout));
 //     BATON_ASSIGN(auto move, plan.instantiate(src_blocks, dst_blocks, 0, tokens));
-//     for (auto& s : move.layer(l)) memcpy(dst + s.dst, src + s.src, s.bytes);   // bytes into the two buffers
+//     for (auto& s : move.layer(l)) memcpy(dst + s.dst, src + s.src, s.bytes);   // bytes into the two buffers; if plan.converts(): kv_recode.hpp
 #pragma once
 
 #include "hal/baton.hpp"
@@ -76,24 +76,33 @@ struct KvSegment {
   uint64_t src, dst, bytes;
 };
 
-// The segments of one request. A layer's segments are sorted by dst and do not overlap. Layers are numbered as in the model; one that the
-// plan does not move has no segments.
+// Tokens that stay within one block on both sides.
+struct KvRun {
+  int32_t src, dst; // blocks
+  uint32_t src_token, dst_token, tokens;
+};
+
+// What one request moves. A layer's segments are sorted by dst and do not overlap. Layers are numbered as in the model; one that the
+// plan does not move has no segments. A move that converts has no segments but units, the same for every layer: the tokens that land in one
+// block of the destination, without a gap, as runs. kv_recode.hpp moves them.
 class KvMove {
  public:
   std::span<const KvSegment> layer(uint32_t l) const { return has(l) ? std::span(all_.data() + (l - first_) * each_, each_) : std::span<const KvSegment>(); }
-  uint64_t bytes(uint32_t l) const { return has(l) ? layer_bytes_ : 0; }
+  bool converts() const { return converts_; }
+  size_t units(uint32_t l) const { return has(l) ? ends_.size() : 0; }
+  std::span<const KvRun> unit(size_t i) const { return std::span(runs_).subspan(i ? ends_[i - 1] : 0, ends_[i] - (i ? ends_[i - 1] : 0)); }
+  uint64_t bytes(uint32_t l) const { return has(l) ? layer_bytes_ : 0; } // at the destination, scales too
+  uint64_t pieces(uint32_t l) const { return converts_ ? units(l) : layer(l).size(); }
   uint64_t total_bytes() const { return layer_bytes_ * layers_; }
   uint64_t total_segments() const { return all_.size(); }
 
  private:
   friend class KvPlan;
-  struct Run { // tokens that stay within one block on both sides
-    int32_t src, dst;
-    uint32_t src_token, dst_token, tokens;
-  };
   bool has(uint32_t l) const { return l >= first_ && l - first_ < layers_; }
   std::vector<KvSegment> all_;
-  std::vector<Run> runs_; // kept for its memory
+  std::vector<KvRun> runs_;    // sorted by the destination
+  std::vector<uint32_t> ends_; // of units, in runs_
+  bool converts_ = false;
   size_t each_ = 0;       // segments of a layer
   uint32_t first_ = 0, layers_ = 0;
   uint64_t layer_bytes_ = 0;
@@ -108,11 +117,13 @@ struct KvPart {
 class KvPlan {
  public:
   // Moves the heads and layers that BOTH hold, narrowed to a part of them if given (so that of ranks that hold the same head only one sends
-  // it). Same dtype, head_dim, layers, kv_heads, and latent or not; no scales yet; order, pairing of K and V, block size and shards may differ.
+  // it). Same head_dim, layers, kv_heads, and latent or not; order, pairing of K and V, block size, shards, and dtypes that convert may differ.
   static Result<KvPlan> compile(const KvLayout& src, const KvLayout& dst);
   static Result<KvPlan> compile(const KvLayout& src, const KvLayout& dst, const KvPart&);
   static Result<KvPlan> compile(const KvLayout& src, const KvLayout& dst, uint32_t head_begin, uint32_t head_count);
   // Tokens [begin, end) of a request whose blocks are these on each side. Both tables must cover `end` tokens and lie in the buffers.
+  // Where the destination has scales, `begin` is the first token of one of its blocks: a scale is of all tokens that its block has, so who
+  // moves a request in chunks begins again with the block that the last chunk left open. The scale of a block that `end` cuts is of its first tokens.
   Result<KvMove> instantiate(std::span<const int32_t> src_blocks, std::span<const int32_t> dst_blocks, uint64_t begin, uint64_t end) const;
   // The same into a move that was used before: allocates only where that was smaller. After an error `into` moves nothing.
   Status instantiate(std::span<const int32_t> src_blocks, std::span<const int32_t> dst_blocks, uint64_t begin, uint64_t end, KvMove& into) const;
@@ -120,6 +131,7 @@ class KvPlan {
   const KvLayout& src() const { return src_; }
   const KvLayout& dst() const { return dst_; }
   const KvPart& part() const { return part_; }
+  bool converts() const { return converts_; } // dtype or scales differ, or scales are of blocks of another size
   bool has_layer(uint32_t l) const { return l >= part_.layer_begin && l - part_.layer_begin < part_.layer_count; }
 
  private:
@@ -128,7 +140,9 @@ class KvPlan {
   };
   enum class Scope : uint8_t { run, block, request }; // what V follows at the destination: its K of a run, of a block, of all
   void nest();
-  void put(std::vector<KvSegment>&, const KvMove::Run&, uint64_t half) const;
+  void put(std::vector<KvSegment>&, const KvRun&, uint64_t half) const;
+  Status segments(KvMove&) const;
+  void put_scales(KvMove&) const;
 
   KvLayout src_, dst_;
   KvPart part_;
@@ -137,9 +151,10 @@ class KvPlan {
   uint32_t n_dims_ = 0, token_dim_ = 0;
   Scope scope_ = Scope::run;
   uint64_t row_bytes_ = 0, src_base_ = 0, dst_base_ = 0;
+  bool converts_ = false;
 };
 
-// MISMATCH with the first difference in what both sides of a plan must share: a move copies bytes and converts nothing.
+// MISMATCH with the first difference in what both sides of a plan must share.
 Status same_kv_model(const KvLayout& src, const KvLayout& dst);
 // The heads and layers that both hold; counts of 0 where there are none.
 KvPart common_part(const KvLayout& src, const KvLayout& dst);

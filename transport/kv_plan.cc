@@ -1,5 +1,6 @@
 // Compiling fixes everything but blocks and tokens: what is nested in what at the destination, strides in bytes, and which dimensions are
 // adjacent on both sides. Instantiating walks the block tables, emits layer 0 in the order of destination addresses, and shifts it for the rest.
+#include "transport/kv_convert.hpp"
 #include "transport/kv_layout.hpp"
 
 #include <fmt/format.h>
@@ -65,11 +66,10 @@ Status same_kv_model(const KvLayout& s, const KvLayout& d) {
   if (s.layers != d.layers) return differ("layers", num(s.layers), num(d.layers));
   if (s.kv_heads != d.kv_heads) return differ("kv_heads", num(s.kv_heads), num(d.kv_heads));
   if (s.head_dim != d.head_dim) return differ("head_dim", num(s.head_dim), num(d.head_dim));
-  if (s.dtype != d.dtype) return differ("dtype", program::dtype_name(s.dtype), program::dtype_name(d.dtype));
+  if (s.dtype != d.dtype && !kv_convertible(s.dtype, d.dtype))
+    return differ("dtype, and there is no conversion", program::dtype_name(s.dtype), program::dtype_name(d.dtype));
   if (s.halves() != d.halves()) return differ("pairing", pairing_name(s.pairing), pairing_name(d.pairing));
   if (s.rope_dim != d.rope_dim) return differ("rope_dim", num(s.rope_dim), num(d.rope_dim));
-  if (s.scales != d.scales) return differ("scales", scales_name(s.scales), scales_name(d.scales));
-  if (s.scales != KvScales::none) return Error(BATON_UNSUPPORTED, "KV layouts with scales: a plan moves numbers and leaves their scales", "use bf16, or FP8 without scales, on both sides");
   return {};
 }
 
@@ -115,6 +115,8 @@ Result<KvPlan> KvPlan::compile(const KvLayout& src, const KvLayout& dst, const K
   p.src_ = src;
   p.dst_ = dst;
   p.part_ = part;
+  const bool scaled = src.scales != KvScales::none || dst.scales != KvScales::none;
+  p.converts_ = src.dtype != dst.dtype || src.scales != dst.scales || (scaled && src.block_tokens != dst.block_tokens);
   p.nest();
   return p;
 }
@@ -143,7 +145,7 @@ uint64_t KvPlan::hash() const {
 }
 
 // Emits one run of layer 0 in the order of destination addresses: K of it, V of it (half 1), or both where V is nested in the run.
-void KvPlan::put(std::vector<KvSegment>& to, const KvMove::Run& r, uint64_t half) const {
+void KvPlan::put(std::vector<KvSegment>& to, const KvRun& r, uint64_t half) const {
   const uint64_t src = src_base_ + half * from_.v_offset + uint64_t(r.src) * from_.block_stride + r.src_token * from_.token_stride;
   const uint64_t dst = dst_base_ + half * to_.v_offset + uint64_t(r.dst) * to_.block_stride + r.dst_token * to_.token_stride;
   Dim d[3] = {{1, 0, 0}, {1, 0, 0}, {1, 0, 0}};
@@ -167,25 +169,60 @@ Result<KvMove> KvPlan::instantiate(std::span<const int32_t> src_blocks, std::spa
 Status KvPlan::instantiate(std::span<const int32_t> src_blocks, std::span<const int32_t> dst_blocks, uint64_t begin, uint64_t end, KvMove& m) const {
   m.all_.clear();
   m.runs_.clear();
+  m.ends_.clear();
+  m.converts_ = converts_;
   m.layers_ = 0;
   m.each_ = m.layer_bytes_ = 0;
   if (begin > end) return Error(BATON_INVALID_ARGUMENT, fmt::format("tokens [{},{}) run backwards", begin, end));
+  const bool scales = dst_.scales != KvScales::none;
+  if (scales && begin % dst_.block_tokens)
+    return Error(BATON_INVALID_ARGUMENT, fmt::format("token {} lies within a destination block of {} tokens, which has one scale", begin, dst_.block_tokens),
+                 fmt::format("begin at token {}", begin - begin % dst_.block_tokens));
   BATON_TRY(check_table("source", src_blocks, src_, end));
   BATON_TRY(check_table("destination", dst_blocks, dst_, end));
-  std::vector<KvMove::Run>& runs = m.runs_;
+  std::vector<KvRun>& runs = m.runs_;
   for (uint64_t t = begin; t < end;) {
     const uint32_t st = uint32_t(t % src_.block_tokens), dt = uint32_t(t % dst_.block_tokens);
     const uint32_t n = uint32_t(std::min<uint64_t>({src_.block_tokens - st, dst_.block_tokens - dt, end - t}));
     runs.push_back({src_blocks[t / src_.block_tokens], dst_blocks[t / dst_.block_tokens], st, dt, n});
     t += n;
   }
-  auto lands_before = [](const KvMove::Run& a, const KvMove::Run& b) { return a.dst != b.dst ? a.dst < b.dst : a.dst_token < b.dst_token; };
+  auto lands_before = [](const KvRun& a, const KvRun& b) { return a.dst != b.dst ? a.dst < b.dst : a.dst_token < b.dst_token; };
   if (!std::is_sorted(runs.begin(), runs.end(), lands_before)) std::sort(runs.begin(), runs.end(), lands_before);
-  for (size_t i = 1; i < runs.size(); ++i)
+  uint64_t blocks = !runs.empty(); // of the destination
+  for (size_t i = 1; i < runs.size(); ++i) {
+    blocks += runs[i].dst != runs[i - 1].dst;
     if (runs[i - 1].dst == runs[i].dst && runs[i - 1].dst_token + runs[i - 1].tokens > runs[i].dst_token)
       return Error(BATON_INVALID_ARGUMENT, fmt::format("destination block {} is in the table twice: tokens would overwrite each other", runs[i].dst),
                    "give each destination block once");
+  }
+  if (converts_) {
+    for (size_t i = 1; i < runs.size(); ++i)
+      if (runs[i].dst != runs[i - 1].dst || runs[i].dst_token != runs[i - 1].dst_token + runs[i - 1].tokens) m.ends_.push_back(uint32_t(i));
+    if (!runs.empty()) m.ends_.push_back(uint32_t(runs.size()));
+  } else {
+    BATON_TRY(segments(m));
+  }
+  m.first_ = part_.layer_begin;
+  m.layers_ = part_.layer_count;
+  m.layer_bytes_ = uint64_t(src_.halves()) * part_.head_count * ((end - begin) * dst_.head_dim * program::dtype_bytes(dst_.dtype) + (scales ? 4 * blocks : 0));
+  return {};
+}
 
+// Scales that go over as they are: the blocks of both sides are the same tokens.
+void KvPlan::put_scales(KvMove& m) const {
+  const uint32_t sh = part_.head_begin - src_.head_begin, dh = part_.head_begin - dst_.head_begin;
+  const size_t numbers = m.all_.size();
+  for (uint32_t half = 0; half < src_.halves(); ++half)
+    for (const KvRun& r : m.runs_) {
+      const KvSegment s{src_.scale_at(0, half, uint32_t(r.src), sh), dst_.scale_at(0, half, uint32_t(r.dst), dh), 4 * uint64_t(part_.head_count)};
+      if (m.all_.size() == numbers) m.all_.push_back(s); // never one with the numbers: other layers are elsewhere
+      else emit(m.all_, s.src, s.dst, s.bytes);
+    }
+}
+
+Status KvPlan::segments(KvMove& m) const {
+  const std::vector<KvRun>& runs = m.runs_;
   const uint64_t halves = scope_ == Scope::run ? 1 : src_.halves();
   for (size_t i = 0; i < runs.size();) {
     size_t j = scope_ == Scope::request ? runs.size() : i + 1;
@@ -197,6 +234,8 @@ Status KvPlan::instantiate(std::span<const int32_t> src_blocks, std::span<const 
   // Within a block head_major lands head by head, so runs that share a destination block interleave.
   auto by_dst = [](const KvSegment& a, const KvSegment& b) { return a.dst < b.dst; };
   if (!std::is_sorted(m.all_.begin(), m.all_.end(), by_dst)) sort_and_merge(m.all_);
+  const size_t numbers = m.all_.size();
+  if (dst_.scales != KvScales::none) put_scales(m); // behind all numbers, and sorted as the runs are
 
   // Every layer is layer 0, shifted.
   const size_t n = m.all_.size();
@@ -204,17 +243,18 @@ Status KvPlan::instantiate(std::span<const int32_t> src_blocks, std::span<const 
     m.all_.clear();
     return Error(BATON_CAPACITY, fmt::format("{} segments for each of {} layers", n, part_.layer_count), "use a larger block or the same order on both sides");
   }
+  const uint64_t src_scales = 4 * uint64_t(src_.halves()) * src_.blocks * src_.head_count, dst_scales = 4 * uint64_t(dst_.halves()) * dst_.blocks * dst_.head_count;
   m.all_.resize(n * part_.layer_count);
   for (uint32_t l = part_.layer_count; l-- > 0;) { // the first layer last: the others are made of layer 0
-    const uint64_t ds = (uint64_t(part_.layer_begin - src_.layer_begin) + l) * from_.layer_stride;
-    const uint64_t dd = (uint64_t(part_.layer_begin - dst_.layer_begin) + l) * to_.layer_stride;
+    const uint64_t sl = uint64_t(part_.layer_begin - src_.layer_begin) + l, dl = uint64_t(part_.layer_begin - dst_.layer_begin) + l;
     KvSegment* to = m.all_.data() + l * n;
-    for (size_t i = 0; i < n; ++i) to[i] = {m.all_[i].src + ds, m.all_[i].dst + dd, m.all_[i].bytes};
+    auto shift = [&](size_t from, size_t end, uint64_t ds, uint64_t dd) {
+      for (size_t i = from; i < end; ++i) to[i] = {m.all_[i].src + ds, m.all_[i].dst + dd, m.all_[i].bytes};
+    };
+    shift(0, numbers, sl * from_.layer_stride, dl * to_.layer_stride);
+    shift(numbers, n, sl * src_scales, dl * dst_scales);
   }
   m.each_ = n;
-  m.first_ = part_.layer_begin;
-  m.layers_ = part_.layer_count;
-  m.layer_bytes_ = (end - begin) * src_.halves() * part_.head_count * row_bytes_;
   return {};
 }
 

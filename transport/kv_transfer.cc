@@ -100,6 +100,7 @@ struct KvTransfer::Impl final : Service {
   std::vector<Fd> fds_; // of memory_, while the sender looks at it
   Shares shares_;
   std::vector<std::vector<KvMove>> moves_; // by source
+  std::vector<std::vector<Recoder>> recoders_; // of the moves, where plans convert
   std::vector<Step> steps_;
   std::vector<uint32_t> pending_;
   std::vector<uint8_t> noted_; // by step; in bulk by the first of its source
@@ -177,13 +178,17 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
     return session->hop(Error(BATON_MISMATCH, fmt::format("plans differ: prefill {:016x}, decode {:016x}", shares_.hash, *plan), "run the same Baton version on both sides"));
   generation_ = *generation;
   slot_ = uint32_t(*slot);
+  if (shares_.converts && !fabric_converts(*fabric))
+    return session->hop(Error(BATON_UNSUPPORTED, fmt::format("the fabric {} does not convert KV", *fabric), "use the fabric mapped, or the same dtype and scales on both sides"));
   BATON_TRY(attach(*fabric, b["offer"], deadline_ns));
   moves_.resize(all.size());
+  recoders_.resize(all.size());
   std::vector<void*> local(all.size());
   for (size_t i = 0; i < all.size(); ++i) {
     for (const KvPlan& p : shares_.plans[i]) {
       BATON_ASSIGN(KvMove m, p.instantiate(all[i].blocks, *blocks, *held, tokens));
       moves_[i].push_back(std::move(m));
+      recoders_[i].push_back(p.converts() ? Recoder(p) : Recoder());
     }
     if (moves_[i].empty()) continue;
     BATON_ASSIGN(local[i], sender_->local(memory_[i]));
@@ -385,12 +390,14 @@ bool KvTransfer::Impl::sends(size_t index) const {
 // Points the batch at the next of the source's moves; false: there is none.
 bool KvTransfer::Impl::next_part(Step& s, size_t index) {
   const auto& moves = moves_[source_of(index)];
-  while (s.part < moves.size() && moves[s.part].layer(layer_of(index)).empty()) ++s.part;
+  while (s.part < moves.size() && !moves[s.part].pieces(layer_of(index))) ++s.part;
   if (s.part >= moves.size()) return false;
   Batch& b = s.batch;
   b.part = uint32_t(s.part++);
-  b.segments = moves[b.part].layer(b.layer);
-  b.bytes = moves[b.part].bytes(b.layer);
+  const KvMove& m = moves[b.part];
+  b.segments = m.layer(b.layer);
+  b.units = m.converts() ? LayerUnits{&recoders_[b.source][b.part], &m, b.layer} : LayerUnits();
+  b.bytes = m.bytes(b.layer);
   b.next = 0;
   b.offset = 0;
   b.mode = pick_copy(b.bytes, b.segments.size());
@@ -403,7 +410,7 @@ void KvTransfer::Impl::finish(Step& s, size_t index, const Error* error) {
   uint64_t bytes = 0, segments = 0;
   for (const KvMove& m : moves_[source_of(index)]) {
     bytes += m.bytes(layer_of(index));
-    segments += m.layer(layer_of(index)).size();
+    segments += m.pieces(layer_of(index));
   }
   if (!error) {
     stats.bytes += bytes;
@@ -464,7 +471,7 @@ bool KvTransfer::Impl::note(size_t index) {
     note.offset += steps_[i].batch.streamed;
     for (const KvMove& m : moves_[note.source]) {
       note.bytes += m.bytes(layer_of(i));
-      note.segments += uint32_t(m.layer(layer_of(i)).size());
+      note.segments += uint32_t(m.pieces(layer_of(i)));
       if (checksum_)
         for (const KvSegment& g : m.layer(layer_of(i))) sum.add(memory_[note.source].base + g.src, g.bytes);
     }

@@ -167,6 +167,7 @@ Result<Shares> share_heads(std::span<const KvLayout> sources, const KvLayout& si
       }
       BATON_ASSIGN(KvPlan plan, KvPlan::compile(s, sink, mine));
       all += fmt::format("{}:{:016x};", out.plans.size() - 1, plan.hash());
+      out.converts |= plan.converts();
       plans.push_back(std::move(plan));
       subtract(p, mine, rest);
     }

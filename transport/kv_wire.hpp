@@ -42,6 +42,7 @@ struct Shares {
   std::vector<std::vector<KvPlan>> plans; // by source; empty: it sends nothing
   uint64_t hash = 0;                      // of all
   uint32_t active = 0;                    // sources that send
+  bool converts = false;                  // some plan does: the fabric must be able to
 };
 Result<Shares> share_heads(std::span<const KvLayout> sources, const KvLayout& sink);
 

@@ -87,7 +87,7 @@ class MappedSender final : public Sender, public Watcher {
       return 0;
     }
     // Slot and layout are what the peer told; the memory is what it gave. Segments are sorted: the last one ends last.
-    if (b.slot >= kSlots || (!b.segments.empty() && b.segments.back().dst + b.segments.back().bytes > bytes_)) {
+    if (b.slot >= kSlots || b.reach() > bytes_) {
       b.error = Error(BATON_CORRUPT, fmt::format("mapped: slot {} of {}, or a layout that leaves the sink's {} bytes", b.slot, kSlots, bytes_),
                       "run the same Baton version on both sides");
       return 0;
@@ -99,7 +99,7 @@ class MappedSender final : public Sender, public Watcher {
       b.error = Error(BATON_CANCELLED, "the sink takes no more for this ticket", "ask the decode side for a new ticket");
       return 0;
     }
-    const uint64_t done = b.job || open_job(b) ? share(b, budget) : alone(b, budget);
+    const uint64_t done = b.units ? b.units.step(memory_.get(), b.src, b.next, budget) : b.job || open_job(b) ? share(b, budget) : alone(b, budget);
     if (b.mode == CopyMode::streaming) copy_fence();
     s.writing.store(0, std::memory_order_release);
     return done;

@@ -296,8 +296,8 @@ TEST(KvLink, MismatchesAreRefusedWithTheFirstDifferenceOnBothSides) {
   attempt(l, "model-a", 50, "layers: source 5, destination 4");
   l = good, l.head_dim = 8;
   attempt(l, "model-a", 50, "head_dim: source 8, destination 16");
-  l = good, l.dtype = program::DType::f32;
-  attempt(l, "model-a", 50, "dtype: source f32, destination bf16");
+  l = good, l.dtype = program::DType::i32;
+  attempt(l, "model-a", 50, "dtype, and there is no conversion: source i32, destination bf16");
   attempt(small_layout(KvOrder::token_major, 16, 12, 1, 1), "model-a", 50, "no source holds head 0");
 }
 

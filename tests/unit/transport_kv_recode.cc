@@ -1,0 +1,187 @@
+// What a plan converts, against the definition: element by element, over random pairs of layouts, dtypes, scales, shards and block tables.
+#include "transport/kv_recode.hpp"
+#include "transport/kv_pack.hpp"
+#include "transport/kv_wire.hpp"
+#include "transport_kv_numbers.hpp"
+#include "transport_kv_places.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cfloat>
+
+namespace baton::transport {
+namespace {
+
+using program::DType;
+using testing::HasSubstr;
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr int kCases = 150;
+#else
+constexpr int kCases = 3000;
+#endif
+
+const DType kTypes[] = {DType::f32, DType::bf16, DType::f16, DType::f8e4m3, DType::f8e5m2};
+
+void random_numbers(std::mt19937& rng, KvLayout& l) {
+  l.dtype = kTypes[rng() % 5];
+  l.scales = program::dtype_bytes(l.dtype) == 1 && rng() % 2 ? KvScales::block_head : KvScales::none;
+}
+
+uint8_t* scale_of(Side& s, uint32_t layer, uint32_t half, int32_t block, uint32_t head) {
+  return &s.bytes[s.layout.scale_at(layer - s.layout.layer_begin, half, uint32_t(block), head - s.layout.head_begin)];
+}
+float get(const uint8_t* p) {
+  float f;
+  std::memcpy(&f, p, 4);
+  return f;
+}
+
+// Any bits, NaN and infinity among them; or numbers such as a cache has.
+void fill(std::mt19937& rng, Side& s) {
+  const Format& f = format_of(s.layout.dtype);
+  const uint32_t element = program::dtype_bytes(s.layout.dtype);
+  const bool any = rng() % 3 == 0;
+  KvLayout numbers = s.layout;
+  numbers.scales = KvScales::none;
+  for (uint64_t at = 0; at < numbers.bytes(); at += element) {
+    const uint32_t c = any ? uint32_t(rng()) : nearest(f, float(int32_t(rng() % 20001) - 10000) / 1000.0f * (rng() % 16 ? 1.0f : 40.0f));
+    std::memcpy(&s.bytes[at], &c, element);
+  }
+  if (s.layout.scales != KvScales::none)
+    for (uint64_t at = s.layout.scale_at(0, 0, 0, 0); at < s.bytes.size(); at += 4) {
+      const float scale = std::ldexp(1.0f + float(rng() % 1000) / 1000.0f, int(rng() % 24) - 12);
+      std::memcpy(&s.bytes[at], &scale, 4);
+    }
+}
+
+// The definition of one destination block and head: tokens [t0, t1) of a layer's half.
+void want_block(Side& to, const Places& tp, Side& from, const Places& fp, uint32_t layer, uint32_t half, uint32_t head, uint64_t t0, uint64_t t1, bool carry) {
+  const Format &in = format_of(from.layout.dtype), &out = format_of(to.layout.dtype);
+  const uint32_t dim = to.layout.head_dim, ie = program::dtype_bytes(in.dtype), oe = program::dtype_bytes(out.dtype);
+  const bool from_scaled = from.layout.scales != KvScales::none, to_scaled = to.layout.scales != KvScales::none;
+  auto source_scale = [&](uint64_t t) { return from_scaled ? get(scale_of(from, layer, half, from.table[t / from.layout.block_tokens], head)) : 1.0f; };
+  auto code = [&](uint64_t t, uint32_t d) { return code_at(in, &from.bytes[row_at(from, fp, layer, half, t, head) + d * ie]); };
+  float inverse = 1;
+  if (to_scaled) {
+    float most = 0;
+    for (uint64_t t = t0; t < t1; ++t)
+      for (uint32_t d = 0; d < dim; ++d)
+        if (const float x = std::fabs(float(value(in, code(t, d))) * source_scale(t)); std::isfinite(x)) most = std::max(most, x);
+    float scale = most > 0 ? std::max(most / (out.dtype == DType::f8e4m3 ? 448.0f : 57344.0f), FLT_MIN) : 1;
+    if (carry) scale = source_scale(t0);
+    std::memcpy(scale_of(to, layer, half, to.table[t0 / to.layout.block_tokens], head), &scale, 4);
+    inverse = 1 / scale;
+  }
+  for (uint64_t t = t0; t < t1; ++t)
+    for (uint32_t d = 0; d < dim; ++d) {
+      const uint32_t c = code(t, d);
+      float x = float(value(in, c)) * (source_scale(t) * inverse);
+      if (std::isnan(x)) x = std::copysign(x, c & sign_of(in) ? -1.0f : 1.0f); // a NaN keeps its sign
+      const uint32_t o = carry ? c : nearest(out, x);
+      std::memcpy(&to.bytes[row_at(to, tp, layer, half, t, head) + d * oe], &o, oe);
+    }
+}
+
+Side want_of(const Side& empty, std::vector<Side>& from, const Shares& shares, uint64_t begin, uint64_t end) {
+  Side to = empty;
+  const Places tp(to.layout);
+  for (size_t i = 0; i < from.size(); ++i) {
+    const Places fp(from[i].layout);
+    for (const KvPlan& plan : shares.plans[i])
+      for (uint32_t y = plan.part().layer_begin; plan.has_layer(y); ++y)
+        for (uint32_t half = 0; half < to.layout.halves(); ++half)
+          for (uint32_t h = plan.part().head_begin; h < plan.part().head_begin + plan.part().head_count; ++h)
+            for (uint64_t t = begin; t < end;) {
+              const uint64_t next = std::min(end, (t / to.layout.block_tokens + 1) * to.layout.block_tokens);
+              want_block(to, tp, from[i], fp, y, half, h, t, next, !plan.converts());
+              t = next;
+            }
+  }
+  return to;
+}
+
+void check_one(std::mt19937& rng, uint32_t& converting) {
+  KvLayout m;
+  m.layers = 1 + rng() % 3, m.kv_heads = 1 + rng() % 5, m.head_dim = 1 + rng() % 9;
+  if (rng() % 16 == 0) m.kv_heads = 70, m.head_dim = 2; // more than are done at once
+  if (rng() % 6 == 0) m.kv_heads = 1, m.pairing = KvPairing::latent;
+  const uint64_t tokens = 1 + rng() % 70;
+  KvLayout a = m, b = m;
+  random_numbers(rng, a);
+  random_numbers(rng, b);
+  if (rng() % 8 == 0) b.dtype = a.dtype, b.scales = a.scales;
+  auto from = random_shards(rng, a, 1 + rng() % 4, 1 + rng() % 2, tokens);
+  std::vector<KvLayout> layouts;
+  for (Side& s : from) {
+    fill(rng, s);
+    layouts.push_back(s.layout);
+  }
+  for (Side& to : random_shards(rng, b, 1 + rng() % 2, 1 + rng() % 2, tokens)) {
+    uint64_t begin = rng() % 2 ? 0 : rng() % tokens;
+    if (to.layout.scales != KvScales::none) begin -= begin % to.layout.block_tokens;
+    SCOPED_TRACE(layouts[0].describe() + " to " + to.layout.describe());
+    auto shares = share_heads(layouts, to.layout);
+    ASSERT_TRUE(shares.ok()) << shares.error().text();
+    std::fill(to.bytes.begin(), to.bytes.end(), 0xa5);
+    const Side want = want_of(to, from, *shares, begin, tokens);
+    Side streamed = to;
+    bool all_convert = true;
+    KvMove move;
+    for (size_t i = 0; i < from.size(); ++i)
+      for (const KvPlan& plan : shares->plans[i]) {
+        auto ok = plan.instantiate(from[i].table, to.table, begin, tokens, move);
+        ASSERT_TRUE(ok.ok()) << ok.error().text();
+        ASSERT_EQ(move.converts(), plan.converts());
+        const Recoder how(plan);
+        for (uint32_t y = 0; y < m.layers; ++y) {
+          if (!plan.converts()) {
+            all_convert = false;
+            ASSERT_EQ(move.units(y), 0u);
+            uint64_t sum = 0, end = 0;
+            for (const KvSegment& g : move.layer(y)) {
+              ASSERT_GE(g.dst, end);
+              end = g.dst + g.bytes;
+              sum += g.bytes;
+            }
+            ASSERT_EQ(sum, move.bytes(y));
+            copy_segments(to.bytes.data(), from[i].bytes.data(), move.layer(y), CopyMode::cached);
+            continue;
+          }
+          ++converting;
+          ASSERT_TRUE(move.layer(y).empty());
+          ASSERT_EQ(move.units(y) > 0, plan.has_layer(y));
+          const LayerUnits units{&how, &move, y};
+          uint64_t bytes = 0, sum = 0;
+          for (size_t next = 0; next < units.size();) bytes += units.step(to.bytes.data(), from[i].bytes.data(), next, rng() % 5000);
+          for (size_t u = 0; u < units.size(); ++u) {
+            std::vector<uint8_t> stream(how.unit_bytes(move.unit(u)) + 3, 0x5a);
+            how.pack(stream.data(), from[i].bytes.data(), y, move.unit(u));
+            ASSERT_TRUE(stream[stream.size() - 1] == 0x5a && stream[stream.size() - 2] == 0x5a && stream[stream.size() - 3] == 0x5a) << "beyond the unit";
+            how.unpack(streamed.bytes.data(), stream.data(), y, move.unit(u));
+            sum += stream.size() - 3;
+          }
+          ASSERT_EQ(sum, move.bytes(y));
+          ASSERT_EQ(bytes, move.bytes(y));
+        }
+      }
+    ASSERT_EQ(to.bytes, want.bytes);
+    if (all_convert) {
+      ASSERT_EQ(streamed.bytes, want.bytes);
+    }
+  }
+}
+
+TEST(KvRecode, PlansConvertWhatTheDefinitionConverts) {
+  std::mt19937 rng(20261126);
+  uint32_t converting = 0;
+  for (int i = 0; i < kCases && !testing::Test::HasFatalFailure(); ++i) {
+    SCOPED_TRACE(i);
+    check_one(rng, converting);
+  }
+  EXPECT_GT(converting, uint32_t(kCases));
+}
+
+}  // namespace
+}  // namespace baton::transport

@@ -1,0 +1,175 @@
+#include "transport/kv_recode.hpp"
+
+#include <algorithm>
+#include <cfloat>
+#include <cstring>
+
+namespace baton::transport {
+namespace {
+
+constexpr uint32_t kHeads = 64;      // at once: their scales are on the stack
+constexpr uint64_t kAhead = 4096;    // of the source, prefetched: a page ends the hardware's prefetch
+
+float load(const uint8_t* p) {
+  float f;
+  std::memcpy(&f, p, sizeof f);
+  return f;
+}
+void store(uint8_t* p, float f) { std::memcpy(p, &f, sizeof f); }
+
+void copy_f32(void* d, const void* s, size_t n, float) { std::memcpy(d, s, n * 4); }
+void copy_16(void* d, const void* s, size_t n, float) { std::memcpy(d, s, n * 2); }
+void copy_8(void* d, const void* s, size_t n, float) { std::memcpy(d, s, n); }
+
+void prefetch(const uint8_t* p, uint64_t bytes) {
+  for (uint64_t line = 0; line < bytes; line += 64) __builtin_prefetch(p + line, 0, 3);
+}
+
+}  // namespace
+
+Recoder::Side Recoder::side(const KvLayout& l, const KvPart& part) {
+  const program::KvView v = l.strides();
+  const uint64_t e = program::dtype_bytes(l.dtype), first = part.head_begin - l.head_begin;
+  Side s;
+  s.layer = v.layer_stride * e, s.half = v.v_offset * e, s.block = v.block_stride * e, s.token = v.token_stride * e, s.head = v.head_stride * e;
+  s.at = first * s.head;
+  s.layer_begin = l.layer_begin;
+  s.scaled = l.scales != KvScales::none;
+  if (s.scaled) {
+    s.scales = l.scale_at(0, 0, 0, uint32_t(first));
+    s.scale_block = 4 * uint64_t(l.head_count);
+    s.scale_half = s.scale_block * l.blocks;
+    s.scale_layer = s.scale_half * l.halves();
+  }
+  return s;
+}
+
+Recoder::Recoder(const KvPlan& plan)
+    : unit_(plan.dst()), from_(side(plan.src(), plan.part())), to_(side(plan.dst(), plan.part())), halves_(plan.src().halves()), heads_(plan.part().head_count), head_dim_(plan.src().head_dim), dst_bytes_(plan.dst().bytes()) {
+  unit_.kv_heads = unit_.head_count = heads_, unit_.head_begin = 0;
+  unit_.layers = 1, unit_.layer_begin = unit_.layer_count = 0;
+  unit_.blocks = 1;
+  const program::DType from = plan.src().dtype, to = unit_.dtype;
+  const uint32_t in = program::dtype_bytes(from), out = program::dtype_bytes(to);
+  const ConvertFn same = out == 4 ? copy_f32 : out == 2 ? copy_16 : copy_8;
+  auto made = kv_converter(from, to);
+  how_ = {from == to && !from_.scaled && !to_.scaled ? same : made.ok() ? *made : same, kv_largest(from), in, out, to, false};
+  copy_ = {same, nullptr, out, out, to, true};
+}
+
+uint64_t Recoder::unit_bytes(std::span<const KvRun> unit) const {
+  uint64_t tokens = 0;
+  for (const KvRun& r : unit) tokens += r.tokens;
+  return uint64_t(halves_) * heads_ * (tokens * head_dim_ * how_.to_element + (to_.scaled ? 4 : 0));
+}
+
+// As if the unit's tokens were a buffer of one block. Every run lies in block 0, and tokens count from the first of the unit.
+Recoder::Side Recoder::packed(std::span<const KvRun> unit) const {
+  KvLayout l = unit_;
+  l.block_tokens = unit.back().dst_token + unit.back().tokens - unit.front().dst_token;
+  l.scales = KvScales::none;
+  const program::KvView v = l.strides();
+  Side s;
+  s.half = v.v_offset * how_.to_element, s.token = v.token_stride * how_.to_element, s.head = v.head_stride * how_.to_element;
+  s.at = uint64_t(0) - unit.front().dst_token * s.token;
+  s.scaled = to_.scaled;
+  s.scales = l.bytes();
+  s.scale_half = 4 * uint64_t(heads_);
+  return s;
+}
+
+void Recoder::move(uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit) const { run(how_, from_, to_, dst, src, layer, unit); }
+
+void Recoder::pack(uint8_t* stream, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit) const {
+  run(how_, from_, packed(unit), stream, src, layer, unit);
+}
+
+void Recoder::unpack(uint8_t* dst, const uint8_t* stream, uint32_t layer, std::span<const KvRun> unit) const {
+  const KvRun& first = unit.front();
+  const KvRun whole{0, first.dst, first.dst_token, first.dst_token, unit.back().dst_token + unit.back().tokens - first.dst_token};
+  run(copy_, packed(unit), to_, dst, stream, layer, {&whole, 1});
+}
+
+void Recoder::run(const How& how, const Side& from, const Side& to, uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit) const {
+  const uint64_t in_row = uint64_t(head_dim_) * how.from_element, out_row = uint64_t(head_dim_) * how.to_element;
+  const bool scaled = from.scaled || to.scaled;
+  const bool in_tokens = from.token == in_row;                                             // a head's tokens are neighbours
+  const bool both_tokens = in_tokens && to.token == out_row;
+  const bool both_heads = (!scaled || how.carry) && from.head == in_row && to.head == out_row;  // a token's heads are, on both sides
+  const uint64_t src_layer = from.at + (layer - from.layer_begin) * from.layer, dst_layer = to.at + (layer - to.layer_begin) * to.layer;
+  const uint8_t* src_scales = src + from.scales + (layer - from.layer_begin) * from.scale_layer;
+  uint8_t* dst_scales = dst + to.scales + (layer - to.layer_begin) * to.scale_layer;
+  float factor[kHeads], inverse[kHeads], most[kHeads];
+  std::fill(std::begin(factor), std::end(factor), 1.0f);
+  std::fill(std::begin(inverse), std::end(inverse), 1.0f);
+  for (uint32_t half = 0; half < halves_; ++half)
+    for (uint32_t first = 0; first < heads_; first += kHeads) {
+      const uint32_t heads = std::min(kHeads, heads_ - first);
+      auto from_scales = [&](const KvRun& r) { return src_scales + half * from.scale_half + uint64_t(r.src) * from.scale_block + 4 * uint64_t(first); };
+      uint8_t* const to_scales = dst_scales + half * to.scale_half + uint64_t(unit.front().dst) * to.scale_block + 4 * uint64_t(first);
+      auto rows_at = [&](const KvRun& r) {
+        return src + (src_layer + half * from.half + uint64_t(r.src) * from.block + r.src_token * from.token + first * from.head);
+      };
+      if (to.scaled && how.carry) {
+        std::memcpy(to_scales, from_scales(unit.front()), 4 * uint64_t(heads));
+      } else if (to.scaled) {
+        std::fill(most, most + heads, 0.0f);
+        for (const KvRun& r : unit) {
+          const uint8_t* s = rows_at(r);
+          float of_run[kHeads] = {};
+          if (in_tokens) {
+            for (uint32_t h = 0; h < heads; ++h) of_run[h] = how.largest(s + h * from.head, uint64_t(r.tokens) * head_dim_);
+          } else {
+            for (uint32_t t = 0; t < r.tokens; ++t)
+              for (uint32_t h = 0; h < heads; ++h) {
+                const uint8_t* row = s + t * from.token + h * from.head;
+                prefetch(row + kAhead, in_row);
+                of_run[h] = std::max(of_run[h], how.largest(row, head_dim_));
+              }
+          }
+          for (uint32_t h = 0; h < heads; ++h) {
+            const float m = from.scaled ? of_run[h] * load(from_scales(r) + 4 * h) : of_run[h];
+            most[h] = m > most[h] && m <= FLT_MAX ? m : most[h]; // a source's scale may be anything
+          }
+        }
+        for (uint32_t h = 0; h < heads; ++h) {
+          const float scale = kv_scale(most[h], how.to);
+          store(to_scales + 4 * h, scale);
+          inverse[h] = 1 / scale;
+        }
+      }
+      for (const KvRun& r : unit) {
+        if (!how.carry)
+          for (uint32_t h = 0; h < heads; ++h) factor[h] = from.scaled ? load(from_scales(r) + 4 * h) * inverse[h] : inverse[h];
+        const uint8_t* s = rows_at(r);
+        uint8_t* d = dst + (dst_layer + half * to.half + uint64_t(r.dst) * to.block + r.dst_token * to.token + first * to.head);
+        if (both_heads && from.token == heads * in_row && to.token == heads * out_row) {
+          how.convert(d, s, uint64_t(r.tokens) * heads * head_dim_, factor[0]);
+        } else if (both_heads) {
+          for (uint32_t t = 0; t < r.tokens; ++t) how.convert(d + t * to.token, s + t * from.token, uint64_t(heads) * head_dim_, factor[0]);
+        } else if (both_tokens) {
+          for (uint32_t h = 0; h < heads; ++h) how.convert(d + h * to.head, s + h * from.head, uint64_t(r.tokens) * head_dim_, factor[h]);
+        } else if (to.token > to.head) {
+          for (uint32_t t = 0; t < r.tokens; ++t)
+            for (uint32_t h = 0; h < heads; ++h) how.convert(d + t * to.token + h * to.head, s + t * from.token + h * from.head, head_dim_, factor[h]);
+        } else {
+          for (uint32_t h = 0; h < heads; ++h)
+            for (uint32_t t = 0; t < r.tokens; ++t) how.convert(d + t * to.token + h * to.head, s + t * from.token + h * from.head, head_dim_, factor[h]);
+        }
+      }
+    }
+}
+
+uint64_t LayerUnits::step(uint8_t* dst, const uint8_t* src, size_t& next, uint64_t budget) const {
+  uint64_t done = 0;
+  for (; next < size(); ++next) {
+    const auto unit = move->unit(next);
+    const uint64_t bytes = how->unit_bytes(unit);
+    if (done && done + bytes > budget) break;
+    how->move(dst, src, layer, unit);
+    done += bytes;
+  }
+  return done;
+}
+
+}  // namespace baton::transport
