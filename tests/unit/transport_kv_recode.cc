@@ -4,6 +4,7 @@
 #include "transport/kv_wire.hpp"
 #include "transport_kv_numbers.hpp"
 #include "transport_kv_places.hpp"
+#include "transport_kv_request.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -181,6 +182,130 @@ TEST(KvRecode, PlansConvertWhatTheDefinitionConverts) {
     check_one(rng, converting);
   }
   EXPECT_GT(converting, uint32_t(kCases));
+}
+
+// ---- over a link ----
+
+KvLayout with(KvLayout l, DType dtype, KvScales scales = KvScales::none) {
+  l.dtype = dtype, l.scales = scales;
+  return l;
+}
+
+struct Outcome {
+  Status open;
+  std::vector<uint8_t> landed, want;
+  uint64_t sent_bytes = 0, noted_bytes = 0;
+};
+
+// Sources of random numbers go to a sink over a fabric; what should be there is reckoned beside.
+Outcome hand_over(TwoEnds& e, const KvLayout& sink_layout, const std::vector<KvLayout>& from, uint64_t tokens, const char* fabric) {
+  std::mt19937 rng(8);
+  Outcome out;
+  std::vector<Side> sides;
+  std::vector<Buffer> buffers;
+  for (const KvLayout& l : from) {
+    sides.push_back({l, shuffled_blocks(rng, l, tokens), std::vector<uint8_t>(l.bytes())});
+    fill(rng, sides.back());
+    buffers.push_back(must(e.host.alloc(l.bytes())));
+    std::memcpy(must(buffers.back().map()), sides.back().bytes.data(), l.bytes());
+  }
+  std::vector<KvSource> sources;
+  for (size_t i = 0; i < from.size(); ++i) sources.push_back({&buffers[i], from[i], sides[i].table});
+  Side to{sink_layout, shuffled_blocks(rng, sink_layout, tokens), std::vector<uint8_t>(sink_layout.bytes(), 0xa5)};
+  Buffer landing = must(e.host.alloc(sink_layout.bytes()));
+  std::memset(must(landing.map()), 0xa5, landing.bytes());
+  KvSink sink = must(KvSink::create(e.in, e.decode, landing, sink_layout, "m"));
+  Incoming in = must(sink.expect(to.table, tokens));
+  auto t = KvTransfer::open(e.in, *e.at_prefill, in.ticket(), sources, tokens, {.fabric = fabric, .model = "m"}, deadline_in_ms(kSanitized ? 20000 : 5000));
+  if (!t.ok()) {
+    out.open = t.error();
+    return out;
+  }
+  std::vector<Op> ops;
+  for (uint32_t l = 0; l < sink_layout.layers_held(); ++l)
+    for (uint32_t s = 0; s < from.size(); ++s) ops.push_back(t->copy(s, l));
+  EXPECT_TRUE(t->queue().submit(ops).ok());
+  EXPECT_OK(in.landed().wait_until(sink_layout.layers_held(), deadline_in_ms(kSoonMs)));
+  EXPECT_OK(t->seal({"first", {}, {}}, deadline_in_ms(kSoonMs)));
+  const auto* p = static_cast<const uint8_t*>(must(landing.map()));
+  out.landed.assign(p, p + sink_layout.bytes());
+  auto shares = share_heads(from, sink_layout);
+  out.want = want_of(to, sides, *shares, 0, tokens).bytes;
+  out.sent_bytes = t->stats().bytes;
+  out.noted_bytes = in.stats().bytes;
+  EXPECT_EQ(t->stats().segments, in.stats().segments);
+  EXPECT_EQ(in.stats().fabric, "mapped");
+  return out;
+}
+
+TEST(KvRecodeLink, BrainFloatsOfTwoRanksLandAsFp8WithScalesAndComeBack) {
+  TwoEnds e;
+  const std::vector<KvLayout> ranks{small_layout(KvOrder::token_major, 16, 12, 0, 1), small_layout(KvOrder::head_major, 16, 12, 1, 1)};
+  const KvLayout wafer = with(small_layout(KvOrder::head_major, 64, 3), DType::f8e4m3, KvScales::block_head);
+  const uint64_t tokens = 150; // a block and a half in the end
+  const Outcome there = hand_over(e, wafer, ranks, tokens, "auto");
+  ASSERT_OK(there.open);
+  EXPECT_EQ(there.landed, there.want);
+  EXPECT_EQ(there.sent_bytes, 4 * 2 * 2 * (tokens * 16 + 3 * 4)) << "layers, K and V, heads; numbers of a byte and three scales";
+  EXPECT_EQ(there.noted_bytes, there.sent_bytes);
+  const Outcome back = hand_over(e, small_layout(KvOrder::block_major, 16, 12), {wafer}, tokens, "mapped");
+  ASSERT_OK(back.open);
+  EXPECT_EQ(back.landed, back.want);
+}
+
+TEST(KvRecodeLink, LargeLayersGoInPieces) {
+  TwoEnds e;
+  KvLayout l = small_layout(KvOrder::token_major, 16, 512);
+  l.layers = 2, l.head_dim = 256; // 8 MiB a layer
+  const Outcome o = hand_over(e, with(l, DType::f16), {l}, 512 * 16, "mapped");
+  ASSERT_OK(o.open);
+  EXPECT_TRUE(o.landed == o.want);
+}
+
+TEST(KvRecodeLink, Fp8WithItsScalesIsCopiedAsItIs) {
+  TwoEnds e;
+  KvLayout l = with(small_layout(KvOrder::token_major, 16, 12), DType::f8e5m2, KvScales::block_head);
+  KvLayout to = l;
+  to.order = KvOrder::block_major;
+  const Outcome o = hand_over(e, to, {l}, 100, "mapped");
+  ASSERT_OK(o.open);
+  EXPECT_EQ(o.landed, o.want);
+}
+
+TEST(KvRecodeLink, AFabricThatDoesNotConvertRefuses) {
+  TwoEnds e;
+  const KvLayout l = small_layout(KvOrder::token_major, 16, 12);
+  for (const char* fabric : {"tcp", "shm"}) {
+    const Outcome o = hand_over(e, with(l, DType::f8e4m3), {l}, 50, fabric);
+    ASSERT_FALSE(o.open.ok()) << fabric;
+    EXPECT_EQ(o.open.error().code, BATON_UNSUPPORTED);
+    EXPECT_THAT(o.open.error().what, HasSubstr(std::string(fabric) + " does not convert KV"));
+  }
+}
+
+// ---- plans ----
+
+TEST(KvRecodePlan, AScaleIsOfAWholeBlock) {
+  KvLayout from;
+  from.layers = 2, from.kv_heads = from.head_count = 2, from.head_dim = 4, from.blocks = 8;
+  KvLayout to = with(from, DType::f8e4m3, KvScales::block_head);
+  to.block_tokens = 32;
+  auto plan = KvPlan::compile(from, to);
+  ASSERT_TRUE(plan.ok());
+  const std::vector<int32_t> a{0, 1, 2, 3, 4, 5}, b{2, 0, 1};
+  EXPECT_THAT(plan->instantiate(a, b, 40, 96).error().text(), HasSubstr("token 40 lies within a destination block of 32 tokens, which has one scale"));
+  EXPECT_THAT(plan->instantiate(a, b, 40, 96).error().next, HasSubstr("begin at token 32"));
+  auto rest = plan->instantiate(a, b, 32, 70);
+  ASSERT_TRUE(rest.ok());
+  EXPECT_EQ(rest->units(0), 2u);
+  EXPECT_EQ(rest->bytes(1), 2u * 2 * ((70 - 32) * 4 + 2 * 4));
+  EXPECT_TRUE(KvPlan::compile(to, from)->instantiate(b, a, 40, 96).ok()) << "a source's scales are only read";
+  KvLayout plain = with(from, DType::f8e5m2);
+  EXPECT_TRUE(KvPlan::compile(from, plain)->instantiate(a, a, 5, 77).ok()) << "without scales";
+  const std::vector<int32_t> twice{3, 3};
+  auto odd = KvPlan::compile(from, plain)->instantiate(a, twice, 8, 20); // the end of a block, then its beginning
+  ASSERT_TRUE(odd.ok());
+  EXPECT_EQ(odd->units(0), 2u);
 }
 
 }  // namespace
