@@ -1,5 +1,7 @@
-// Branch-free scalar loops that the compiler makes vectors of (CMakeLists.txt has its options): once for each instruction set.
+// Branch-free scalar loops that the compiler makes vectors of (CMakeLists.txt has its options). AVX-512 has kernels of its own.
 #include "transport/kv_convert.hpp"
+
+#include "transport/kv_convert_avx512.hpp"
 
 #include <fmt/format.h>
 
@@ -99,8 +101,8 @@ template <class From>
   for (size_t i = 0; i < n; ++i) {
     Bits a;
     __builtin_memcpy(&a, s + i * sizeof a, sizeof a);
-    a &= magnitude;
-    a = a > From::kLargest ? 0 : a; // infinity, NaN
+    a = Bits(a & magnitude);
+    a = Bits(a & -Bits(a <= From::kLargest)); // neither infinity nor NaN; ?: would end the vectors
     most = a > most ? a : most;
   }
   return From::unpack(std::bit_cast<typename From::Code>(most));
@@ -123,10 +125,6 @@ template <class From, class To>
 struct Avx2 {
   [[BATON_AVX2]] static void run(void* d, const void* s, size_t n, float factor) { convert<From, To>(d, s, n, factor); }
 };
-template <class From, class To>
-struct Avx512 {
-  [[BATON_AVX512]] static void run(void* d, const void* s, size_t n, float factor) { convert<From, To>(d, s, n, factor); }
-};
 template <class From>
 struct Avx2Most {
   [[BATON_AVX2]] static float run(const void* s, size_t n) { return largest<From>(s, n); }
@@ -138,8 +136,6 @@ struct Avx512Most {
 #else
 template <class From, class To>
 using Avx2 = Baseline<From, To>;
-template <class From, class To>
-using Avx512 = Baseline<From, To>;
 template <class From>
 using Avx2Most = BaselineMost<From>;
 template <class From>
@@ -151,14 +147,14 @@ constexpr DType kTypes[] = {DType::f32, DType::bf16, DType::f16, DType::f8e4m3, 
 constexpr size_t kCount = std::size(kTypes);
 
 struct Kernels {
-  ConvertFn run[3]; // by ConvertIsa
+  ConvertFn run[2]; // baseline, AVX2
 };
 template <class From, class To>
-constexpr Kernels kernels = {{Baseline<From, To>::run, Avx2<From, To>::run, Avx512<From, To>::run}};
+constexpr Kernels kernels = {{Baseline<From, To>::run, Avx2<From, To>::run}};
 
 struct Row {
   Kernels to[kCount];
-  LargestFn most[3];
+  LargestFn most[3]; // by ConvertIsa
 };
 template <class From>
 constexpr Row row = {{kernels<From, F32>, kernels<From, Bf16>, kernels<From, F16>, kernels<From, E4m3>, kernels<From, E5m2>},
@@ -199,6 +195,7 @@ Result<ConvertFn> kv_converter(DType from, DType to, ConvertIsa isa) {
   if (!kv_convertible(from, to))
     return Error(BATON_UNSUPPORTED, fmt::format("no conversion of KV from {} to {}", program::dtype_name(from), program::dtype_name(to)),
                  "f32, bf16, f16, f8e4m3 and f8e5m2 convert to one another");
+  if (isa == ConvertIsa::avx512) return avx512_converter(from, to);
   return kRows[index(from)].to[index(to)].run[size_t(isa)];
 }
 

@@ -102,32 +102,60 @@ TEST(KvConvert, NumbersOfTheStandard) { // OFP8 1.0, table 2
   EXPECT_EQ(e5, (std::vector<uint8_t>{0x7b, 0x7b, 0x7c, 0x7c, 0xfc, 0x01, 0x00, 0x3c}));
 }
 
+const DType kTypes[] = {DType::f32, DType::bf16, DType::f16, DType::f8e4m3, DType::f8e5m2};
+
+// Any bits of any two dtypes, against the reference; every factor that is far from 1, too.
+TEST(KvConvert, EveryPairOfDtypesGoesToTheNearest) {
+  std::mt19937 rng(6);
+  for (DType from : kTypes)
+    for (DType to : kTypes)
+      for (float factor : {1.0f, 0.37f, 0x1p-20f, 0x1p+9f, 0x1.8p-120f, 0x1.4p+120f, 1e-30f, 1e30f}) {
+        const Format &in = format_of(from), &out = format_of(to);
+        const size_t n = 3000, ie = size_t(in.bits) / 8, oe = size_t(out.bits) / 8;
+        std::vector<uint8_t> x(n * ie), y(n * oe);
+        for (size_t i = 0; i < n; ++i) {
+          const uint32_t c = i % 3 ? uint32_t(rng()) : nearest(in, float(int32_t(rng() % 20001) - 10000) / 999.0f);
+          std::memcpy(&x[i * ie], &c, ie);
+        }
+        (*kv_converter(from, to))(y.data(), x.data(), n, factor);
+        for (size_t i = 0; i < n; ++i) {
+          const uint32_t c = code_at(in, &x[i * ie]);
+          float v = float(value(in, c)) * factor;
+          if (std::isnan(v)) v = std::copysign(v, c & sign_of(in) ? -1.0f : 1.0f);
+          ASSERT_EQ(code_at(out, &y[i * oe]), nearest(out, v)) << program::dtype_name(from) << " " << c << " to " << program::dtype_name(to) << " times " << factor;
+        }
+      }
+}
+
 TEST(KvConvert, EveryInstructionSetGivesTheSameBitsAtEveryLengthAndAlignment) {
   std::mt19937 rng(11);
-  const std::pair<DType, uint32_t> wides[] = {{DType::f32, 4}, {DType::bf16, 2}, {DType::f16, 2}};
-  for (auto [wide, bytes] : wides)
-    for (DType narrow : {DType::f8e4m3, DType::f8e5m2})
-      for (bool back : {false, true}) {
-        const DType from = back ? narrow : wide, to = back ? wide : narrow;
-        const uint32_t in = back ? 1 : bytes, out = back ? bytes : 1;
+  for (DType from : kTypes)
+    for (DType to : kTypes) {
+      const uint32_t in = program::dtype_bytes(from), out = program::dtype_bytes(to);
+      for (float factor : {0.37f, 0x1p-121f, 0x1p+121f})
         for (size_t n = 0; n < 300; n += n < 70 ? 1 : 37) {
           const size_t skew = rng() % 5;
           std::vector<uint8_t> src(n * in + skew), first;
           for (auto& b : src) b = uint8_t(rng());
           for (ConvertIsa isa : isas()) {
             std::vector<uint8_t> dst(n * out + skew + 8, 0xa5);
-            (*kv_converter(from, to, isa))(dst.data() + skew, src.data() + skew, n, 0.37f);
+            (*kv_converter(from, to, isa))(dst.data() + skew, src.data() + skew, n, factor);
             ASSERT_TRUE(std::all_of(dst.begin(), dst.begin() + long(skew), [](uint8_t b) { return b == 0xa5; }));
             ASSERT_TRUE(std::all_of(dst.end() - 8, dst.end(), [](uint8_t b) { return b == 0xa5; })) << "written past the end";
             if (first.empty()) first = dst;
             ASSERT_EQ(dst, first) << isa_name(isa) << " " << program::dtype_name(from) << " to " << program::dtype_name(to) << " n " << n;
+            ASSERT_EQ(kv_largest(from, isa)(src.data() + skew, n), kv_largest(from, ConvertIsa::baseline)(src.data() + skew, n));
           }
         }
-      }
+    }
   for (float scale : kScales)
     for (DType from : {DType::bf16, DType::f16})
-      for (DType to : {DType::f8e4m3, DType::f8e5m2})
-        for (ConvertIsa isa : isas()) ASSERT_EQ(run<uint8_t>(from, to, all_16(), scale, isa), run<uint8_t>(from, to, all_16(), scale, ConvertIsa::baseline)) << isa_name(isa);
+      for (DType to : kTypes)
+        if (to != DType::f32)
+          for (ConvertIsa isa : isas()) {
+            if (program::dtype_bytes(to) == 1) ASSERT_EQ(run<uint8_t>(from, to, all_16(), scale, isa), run<uint8_t>(from, to, all_16(), scale, ConvertIsa::baseline)) << isa_name(isa);
+            else ASSERT_EQ(run<uint16_t>(from, to, all_16(), scale, isa), run<uint16_t>(from, to, all_16(), scale, ConvertIsa::baseline)) << isa_name(isa);
+          }
 }
 
 TEST(KvConvert, TheScalePutsTheLargestNumberOnTheLargestCode) {
