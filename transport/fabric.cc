@@ -27,8 +27,6 @@ Result<std::unique_ptr<Sender>> make_sender(const std::string& fabric, Session::
   return with_faults(std::move(sender), fabric_faults());
 }
 
-bool fabric_converts(const std::string& fabric) { return fabric == "mapped"; }
-
 void forget_source(Endpoint::Impl& ep, const void* base) {
   ofi_forget_source(ep, base);
   mapped_forget_source(ep, base);

@@ -46,6 +46,11 @@ struct KvMoves {
   std::vector<std::vector<KvMove>> parts;
   std::vector<uint64_t> bytes; // of each source's buffer
   uint32_t first_layer = 0;    // that the sink holds
+  std::vector<std::vector<Recoder>> how; // of the parts that convert
+  LayerUnits units(uint32_t source, uint32_t part, uint32_t layer) const {
+    const KvMove& m = parts[source][part];
+    return m.converts() ? LayerUnits{&how[source][part], &m, layer} : LayerUnits();
+  }
 };
 
 // 64 bytes: one cache line, one inlined message.
@@ -84,6 +89,7 @@ struct Batch {
   uint64_t packed = 0, streamed = 0;     // of this part; of all parts
   bool stopped = false;
   std::optional<Error> error;
+  Packer packer() const { return units ? Packer(src, units) : Packer(src, segments); }
   size_t pieces() const { return units ? units.size() : segments.size(); }
   uint64_t reach() const { return units ? units.how->dst_bytes() : segments.empty() ? 0 : segments.back().dst + segments.back().bytes; } // one past what is written
   bool posted() const { return next == pieces(); }
@@ -103,6 +109,7 @@ class Sender : public Attachment {
   virtual bool notify(const Note&) = 0; // false: try again later
   virtual uint32_t progress() = 0;      // collects completions
   virtual int fd() const { return -1; } // readable when progress() may find something
+  virtual bool converts() const { return false; } // step() takes units as well as segments
   virtual bool copies() const = 0;      // step() itself moves the bytes: worth calling again at once
   // Nothing posted touches the sources' memory any more after this; the batches' counters are void. For good.
   virtual void abandon() = 0;
@@ -131,9 +138,6 @@ Result<std::unique_ptr<Landing>> make_landing(const std::string& fabric, Session
 Result<std::unique_ptr<Sender>> make_sender(const std::string& fabric, Session::Impl&, const nlohmann::json& offer);
 // Why this side cannot use `fabric` with that peer; nullopt: it can.
 std::optional<std::string> fabric_unusable(const std::string& fabric, const Session::Impl&);
-
-// Whether its sender moves units (Batch::units).
-bool fabric_converts(const std::string& fabric);
 
 // A registration that is about to dangle.
 void forget_source(Endpoint::Impl&, const void* base);

@@ -14,6 +14,8 @@ constexpr uint64_t kAhead = 4096, kStep = 512;
 
 Packer::Packer(const uint8_t* src, std::span<const KvSegment> segments) : src_(src), segments_(segments) { prefetch(kAhead); }
 
+Packer::Packer(const uint8_t* src, const LayerUnits& units) : src_(src), units_(units) {}
+
 void Packer::prefetch(uint64_t bytes) {
   while (bytes && ahead_ < segments_.size()) {
     const KvSegment& s = segments_[ahead_];
@@ -26,7 +28,33 @@ void Packer::prefetch(uint64_t bytes) {
   }
 }
 
+uint64_t Packer::pack_units(std::span<uint8_t> out) {
+  uint64_t done = 0;
+  while (done < out.size()) {
+    if (offset_ < unit_.size()) {
+      const uint64_t n = std::min(unit_.size() - offset_, out.size() - done);
+      std::memcpy(out.data() + done, unit_.data() + offset_, n);
+      done += n;
+      offset_ += n;
+      continue;
+    }
+    if (next_ == units_.size()) break;
+    const auto unit = units_.move->unit(next_++);
+    const uint64_t bytes = units_.how->unit_bytes(unit);
+    if (bytes <= out.size() - done) {
+      units_.how->pack(out.data() + done, src_, units_.layer, unit);
+      done += bytes;
+    } else {
+      unit_.resize(bytes);
+      units_.how->pack(unit_.data(), src_, units_.layer, unit);
+      offset_ = 0;
+    }
+  }
+  return done;
+}
+
 uint64_t Packer::pack(std::span<uint8_t> out) {
+  if (units_) return pack_units(out);
   uint64_t done = 0;
   while (done < out.size() && next_ < segments_.size()) {
     const KvSegment& s = segments_[next_];
@@ -42,7 +70,33 @@ uint64_t Packer::pack(std::span<uint8_t> out) {
 
 Unpacker::Unpacker(uint8_t* dst, std::span<const KvSegment> segments, CopyMode mode) : dst_(dst), segments_(segments), mode_(mode) {}
 
+Unpacker::Unpacker(uint8_t* dst, const LayerUnits& units) : dst_(dst), units_(units) {}
+
+uint64_t Unpacker::unpack_units(std::span<const uint8_t> in) {
+  uint64_t done = 0;
+  while (done < in.size() && next_ < units_.size()) {
+    const auto unit = units_.move->unit(next_);
+    const uint64_t bytes = units_.how->unit_bytes(unit), have = in.size() - done;
+    const uint8_t* from = in.data() + done;
+    if (unit_.empty() && bytes <= have) {
+      units_.how->unpack(dst_, from, units_.layer, unit);
+      done += bytes;
+      ++next_;
+      continue;
+    }
+    const uint64_t n = std::min(bytes - unit_.size(), have);
+    unit_.insert(unit_.end(), from, from + n);
+    done += n;
+    if (unit_.size() < bytes) break;
+    units_.how->unpack(dst_, unit_.data(), units_.layer, unit);
+    unit_.clear();
+    ++next_;
+  }
+  return done;
+}
+
 uint64_t Unpacker::unpack(std::span<const uint8_t> in) {
+  if (units_) return unpack_units(in);
   uint64_t done = 0;
   while (done < in.size() && next_ < segments_.size()) {
     const KvSegment& s = segments_[next_];

@@ -88,7 +88,7 @@ struct KvSink::Impl final : Service, Watcher {
   void open(Session::Impl&, Incoming::Impl&, const Message&);
   Status agree(Session::Impl&, Incoming::Impl&, const Message&, nlohmann::json& reply);
   void plan(Incoming::Impl&);
-  Result<Link*> choose(Session::Impl&, const std::vector<std::string>& wanted, bool converts);
+  Result<Link*> choose(Session::Impl&, const std::vector<std::string>& wanted);
   Status check_blocks(const std::vector<int32_t>&, uint64_t tokens) const;
   uint32_t collect();
   void take(const Note&);
@@ -352,7 +352,7 @@ Status KvSink::Impl::agree(Session::Impl& s, Incoming::Impl& in, const Message& 
       for (const KvPlan& p : shares.plans[i]) in.wanted[l] |= uint64_t(p.has_layer(layout.layer_begin + l)) << i;
   }
   // Only now is anything of the memory told.
-  BATON_ASSIGN(Link * link, choose(s, *wanted, shares.converts));
+  BATON_ASSIGN(Link * link, choose(s, *wanted));
   BATON_ASSIGN(nlohmann::json offer, link->landing->offer());
   in.generation = random_u64();
   BATON_ASSIGN(in.slot, link->landing->allow(in.generation, &in.moves));
@@ -368,28 +368,27 @@ Status KvSink::Impl::agree(Session::Impl& s, Incoming::Impl& in, const Message& 
 void KvSink::Impl::plan(Incoming::Impl& in) {
   if (!in.landing->wants_moves() && !in.checksum) return;
   in.moves.parts.clear();
+  in.moves.how.clear();
   in.moves.first_layer = layout.layer_begin;
   for (size_t i = 0; i < in.shares.plans.size(); ++i) {
     auto& parts = in.moves.parts.emplace_back();
+    auto& how = in.moves.how.emplace_back();
     in.moves.bytes.push_back(0);
     for (const KvPlan& p : in.shares.plans[i]) {
       in.moves.bytes.back() = p.src().bytes();
       auto m = p.instantiate(in.tables[i], in.blocks, in.held, in.tokens);
       if (!m.ok()) return void(parts.clear());
       parts.push_back(std::move(*m));
+      how.push_back(p.converts() ? Recoder(p) : Recoder());
     }
   }
 }
 
-Result<KvSink::Impl::Link*> KvSink::Impl::choose(Session::Impl& s, const std::vector<std::string>& wanted, bool converts) {
+Result<KvSink::Impl::Link*> KvSink::Impl::choose(Session::Impl& s, const std::vector<std::string>& wanted) {
   std::string why;
   for (const std::string& f : wanted) {
     if (auto no = fabric_unusable(f, s)) {
       why += (why.empty() ? "" : "; ") + *no;
-      continue;
-    }
-    if (converts && !fabric_converts(f)) {
-      why += fmt::format("{}{} does not convert KV, and the layouts differ in dtype or scales (use mapped)", why.empty() ? "" : "; ", f);
       continue;
     }
     for (auto& l : links_)

@@ -178,9 +178,9 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
     return session->hop(Error(BATON_MISMATCH, fmt::format("plans differ: prefill {:016x}, decode {:016x}", shares_.hash, *plan), "run the same Baton version on both sides"));
   generation_ = *generation;
   slot_ = uint32_t(*slot);
-  if (shares_.converts && !fabric_converts(*fabric))
-    return session->hop(Error(BATON_UNSUPPORTED, fmt::format("the fabric {} does not convert KV", *fabric), "use the fabric mapped, or the same dtype and scales on both sides"));
   BATON_TRY(attach(*fabric, b["offer"], deadline_ns));
+  if (shares_.converts && !sender_->converts())
+    return session->hop(Error(BATON_UNSUPPORTED, fmt::format("the fabric {} does not convert KV", *fabric), "use the same dtype and scales on both sides, or another fabric"));
   moves_.resize(all.size());
   recoders_.resize(all.size());
   std::vector<void*> local(all.size());

@@ -125,6 +125,7 @@ class MappedSender final : public Sender, public Watcher {
     return n;
   }
   bool copies() const override { return true; }
+  bool converts() const override { return true; }
   void abandon() override { drop_jobs(); }
 
  private:

@@ -198,6 +198,7 @@ class OfiSender final : public Sender {
     return mr ? fi_mr_desc(mr) : nullptr;
   }
 
+  bool converts() const override { return stream_.has_value(); }
   uint64_t step(Batch& b, uint64_t budget) override {
     if (port_ && stream_ && (b.pack || (!b.offset && !b.next && stream_->suits(b)))) return stream_->step(b, budget);
     uint64_t done = 0;

@@ -68,7 +68,7 @@ uint64_t StreamSender::step(Batch& b, uint64_t budget) {
   for (uint32_t i = 0; i < kStreamPieces && done < budget && !b.posted() && !b.error; ++i) {
     Piece& p = pieces_[i];
     if (p.state != State::free) continue;
-    if (!b.pack) b.pack.emplace(b.src, b.segments);
+    if (!b.pack) b.pack.emplace(b.packer());
     const uint64_t n = b.pack->pack(stage_.piece(i, sealer_ ? kStreamPieceBytes - kTagBytes : kStreamPieceBytes));
     p.note = {};
     p.note.kind = Note::Kind::piece;
@@ -89,7 +89,7 @@ uint64_t StreamSender::step(Batch& b, uint64_t budget) {
     if (b.pack->done()) {
       b.pack.reset();
       b.packed = 0;
-      b.next = b.segments.size();
+      b.next = b.pieces();
     }
     if (!post(p, i)) break; // the queue is full: flush() tries again
   }
@@ -236,7 +236,9 @@ bool StreamLanding::unpack(const Note& n, bool& done) {
   if (f == r->flows.end()) {
     const KvMove& m = r->moves->parts[n.source][n.part];
     const auto segments = m.layer(n.layer);
-    f = r->flows.insert(f, Flow{n.source, n.part, n.layer, 0, Unpacker(memory_.base, segments, pick_copy(m.bytes(n.layer), segments.size()))});
+    const LayerUnits units = r->moves->units(n.source, n.part, n.layer);
+    f = r->flows.insert(f, Flow{n.source, n.part, n.layer, 0,
+                                units ? Unpacker(memory_.base, units) : Unpacker(memory_.base, segments, pick_copy(m.bytes(n.layer), segments.size()))});
   }
   if (f->at != n.offset) {
     done = f->at > n.offset; // a repeated one is not wanted

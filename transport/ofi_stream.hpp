@@ -1,4 +1,4 @@
-// ofi_stream.hpp (internal): a layer of many small segments over libfabric: packed into pieces, written into a stage of the sink, unpacked there.
+// ofi_stream.hpp (internal): a layer of many small segments, or one that is converted, over libfabric: packed into pieces, written into a stage of the sink, unpacked there.
 //
 // A provider that takes a microsecond or two for each write makes 16384 blocks of 4 KiB three times as slow as one of 64 MiB. So the sender packs
 // (kv_pack.hpp) into pieces of 256 KiB that are still in the cache when they are sent, one write each; when a piece is complete a Note says
@@ -46,7 +46,7 @@ class StreamSender {
   ~StreamSender();
   // What the landing offered; averages below that are streamed. In `cipher` what the sink needs to open the pieces, if they are sealed.
   Status start(const nlohmann::json& stage, uint64_t small_segment, const Session::Impl&, bool sealed, nlohmann::json& cipher);
-  bool suits(const Batch& b) const { return sealer_ || small_ && b.segments.size() > 4 && b.bytes / b.segments.size() < small_; }
+  bool suits(const Batch& b) const { return sealer_ || b.units || (small_ && b.segments.size() > 4 && b.bytes / b.segments.size() < small_); }
   uint64_t step(Batch&, uint64_t budget); // as Sender::step
   void stop(Batch&);
   void credit(uint32_t pieces);           // those of these bits came back
