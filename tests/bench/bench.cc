@@ -15,6 +15,7 @@ constexpr Group kGroups[] = {
     {"kv", "KV-cache between two processes, each fabric, three shapes, beside memcpy of as many bytes", kv_rows},
     {"convert", "KV-cache to FP8 and back, one thread, beside memcpy of the wide side", convert_rows},
     {"crypto", "chunks sealed and opened by one thread, each AEAD, beside memcpy", crypto_rows},
+    {"recode", "KV plans that convert, one thread, with and without checksums, beside the plain copy", recode_rows},
     {"plan", "KV plans of 80 layers: compile, and instantiate into a warm move", plan_rows},
     {"submit", "an empty op, submit to completion, on each device, beside a round trip of the machine's", submit_rows},
     {"remote", "a timeline signalled in one process and waited on in another, beside the machine's own round trips", remote_rows},
@@ -64,7 +65,7 @@ int run(int argc, char** argv) {
   CLI::App app("baton-bench: each figure beside its own yardstick, measured in the same run", "baton-bench");
   app.footer("Figures are medians. Exit codes: 0 measured, 1 with --check: an aim is missed, 2 usage, 10 a group could not be measured.");
   app.add_flag("--quick", a.settings.quick, "A third of the repeats, less work in each");
-  app.add_option("--only", a.only, "These groups alone")->delimiter(',')->check(CLI::IsMember({"kv", "convert", "crypto", "plan", "submit", "remote", "layers", "files", "model", "ttft"}));
+  app.add_option("--only", a.only, "These groups alone")->delimiter(',')->check(CLI::IsMember({"kv", "convert", "recode", "crypto", "plan", "submit", "remote", "layers", "files", "model", "ttft"}));
   app.add_option("--fabric", a.settings.fabrics, "kv: this fabric alone")->capture_default_str();
   app.add_option("--model", a.settings.model, "Folder of the tiny model (default: BATON_MODEL, then the demo model)");
   app.add_option("--json", a.json_file, "Write the report to this file, as JSON");

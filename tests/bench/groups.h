@@ -22,6 +22,7 @@ struct Settings {
 Status kv_rows(const Settings&, Report&);      // KV-cache between two processes, each fabric, beside memcpy
 Status convert_rows(const Settings&, Report&);  // KV-cache to FP8 and back, one thread, beside memcpy
 Status crypto_rows(const Settings&, Report&);   // chunks sealed and opened, one thread, beside memcpy
+Status recode_rows(const Settings&, Report&);   // what a plan does on the way: reorder, FP8 with scales, checksums; beside the plain copy
 Status plan_rows(const Settings&, Report&);     // compiling and instantiating KV plans
 Status submit_rows(const Settings&, Report&);  // submit to completion of an empty op, each device, beside a round trip
 Status remote_rows(const Settings&, Report&);  // a timeline signalled in one process and waited on in another
