@@ -199,6 +199,8 @@ Result<ConvertFn> kv_converter(DType from, DType to, ConvertIsa isa) {
   return kRows[index(from)].to[index(to)].run[size_t(isa)];
 }
 
+RowsFn kv_row_converter(DType from, DType to) { return table_converter(from, to); }
+
 LargestFn kv_largest(DType t, ConvertIsa isa) { return index(t) < kCount && isa <= convert_isa() ? kRows[index(t)].most[size_t(isa)] : nullptr; }
 
 float kv_scale(float largest, DType to) { return largest > 0 ? std::max(largest / (to == DType::f8e4m3 ? 448.0f : 57344.0f), FLT_MIN) : 1; }

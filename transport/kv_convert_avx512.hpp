@@ -13,5 +13,6 @@
 namespace baton::transport {
 
 ConvertFn avx512_converter(program::DType from, program::DType to); // nullptr for other dtypes, and where the compiler's target is not x86-64
+RowsFn table_converter(program::DType from, program::DType to);      // kv_convert_tables.cc; nullptr: none for these, or for this CPU
 
 }  // namespace baton::transport

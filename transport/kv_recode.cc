@@ -53,8 +53,8 @@ Recoder::Recoder(const KvPlan& plan)
   const uint32_t in = program::dtype_bytes(from), out = program::dtype_bytes(to);
   const ConvertFn same = out == 4 ? copy_f32 : out == 2 ? copy_16 : copy_8;
   auto made = kv_converter(from, to);
-  how_ = {from == to && !from_.scaled && !to_.scaled ? same : made.ok() ? *made : same, kv_largest(from), in, out, to, false};
-  copy_ = {same, nullptr, out, out, to, true};
+  how_ = {made.ok() ? *made : same, kv_row_converter(from, to), kv_largest(from), in, out, to, false};
+  copy_ = {same, nullptr, nullptr, out, out, to, true};
 }
 
 uint64_t Recoder::unit_bytes(std::span<const KvRun> unit) const {
@@ -143,18 +143,17 @@ void Recoder::run(const How& how, const Side& from, const Side& to, uint8_t* dst
           for (uint32_t h = 0; h < heads; ++h) factor[h] = from.scaled ? load(from_scales(r) + 4 * h) * inverse[h] : inverse[h];
         const uint8_t* s = rows_at(r);
         uint8_t* d = dst + (dst_layer + half * to.half + uint64_t(r.dst) * to.block + r.dst_token * to.token + first * to.head);
+        auto convert = [&](uint32_t head, uint64_t n, size_t rows, float f) {
+          const Rows all{d + head * to.head, s + head * from.head, n * head_dim_, rows, to.token, from.token};
+          if (how.rows) return how.rows(all, f);
+          for (size_t i = 0; i < rows; ++i) how.convert(all.dst + i * all.dst_step, all.src + i * all.src_step, all.n, f);
+        };
         if (both_heads && from.token == heads * in_row && to.token == heads * out_row) {
-          how.convert(d, s, uint64_t(r.tokens) * heads * head_dim_, factor[0]);
+          convert(0, uint64_t(r.tokens) * heads, 1, factor[0]);
         } else if (both_heads) {
-          for (uint32_t t = 0; t < r.tokens; ++t) how.convert(d + t * to.token, s + t * from.token, uint64_t(heads) * head_dim_, factor[0]);
-        } else if (both_tokens) {
-          for (uint32_t h = 0; h < heads; ++h) how.convert(d + h * to.head, s + h * from.head, uint64_t(r.tokens) * head_dim_, factor[h]);
-        } else if (to.token > to.head) {
-          for (uint32_t t = 0; t < r.tokens; ++t)
-            for (uint32_t h = 0; h < heads; ++h) how.convert(d + t * to.token + h * to.head, s + t * from.token + h * from.head, head_dim_, factor[h]);
+          convert(0, heads, r.tokens, factor[0]);
         } else {
-          for (uint32_t h = 0; h < heads; ++h)
-            for (uint32_t t = 0; t < r.tokens; ++t) how.convert(d + t * to.token + h * to.head, s + t * from.token + h * from.head, head_dim_, factor[h]);
+          for (uint32_t h = 0; h < heads; ++h) both_tokens ? convert(h, r.tokens, 1, factor[h]) : convert(h, 1, r.tokens, factor[h]);
         }
       }
     }

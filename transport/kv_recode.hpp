@@ -40,6 +40,7 @@ class Recoder {
   };
   struct How {
     ConvertFn convert;
+    RowsFn rows; // nullptr: row by row
     LargestFn largest;
     uint32_t from_element, to_element;
     program::DType to;

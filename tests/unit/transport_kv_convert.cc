@@ -158,6 +158,33 @@ TEST(KvConvert, EveryInstructionSetGivesTheSameBitsAtEveryLengthAndAlignment) {
           }
 }
 
+// Tables give what the kernels give: all numbers of 16 bits, rows of any length and distance, factors that make everything large, small or usual.
+TEST(KvConvert, TablesGiveTheSameBits) {
+  std::mt19937 rng(12);
+  uint32_t tables = 0;
+  for (DType from : kTypes)
+    for (DType to : kTypes) {
+      const RowsFn f = kv_row_converter(from, to);
+      if (!f) continue;
+      ++tables;
+      const size_t in = program::dtype_bytes(from), out = program::dtype_bytes(to);
+      for (float factor : {1.0f, 0.37f, 3.7f, 0x1p-8f, 0x1.fffffep+7f, 0x1p-90f, 0x1.2p+95f, 0x1p-110f, 0x1p+110f})
+        for (auto [n, rows] : {std::pair<size_t, size_t>{65536, 1}, {4099, 1}, {128, 16}, {67, 33}, {5, 7}, {1, 600}}) {
+          const size_t src_step = n * in + rng() % 3 * in, dst_step = n * out + rng() % 3 * 7;
+          std::vector<uint8_t> src(rows * src_step + 1), dst(rows * dst_step + 1, 0xa5), want = dst;
+          for (size_t i = 0; i + in <= src.size(); i += in) {
+            const uint32_t c = n == 65536 ? uint32_t(i / in) : i % 3 ? uint32_t(rng()) : nearest(format_of(from), float(int32_t(rng() % 2001) - 1000) / 250.0f);
+            std::memcpy(&src[i], &c, in);
+          }
+          for (size_t r = 0; r < rows; ++r) (*kv_converter(from, to))(&want[r * dst_step], &src[r * src_step], n, factor);
+          f({dst.data(), src.data(), n, rows, dst_step, src_step}, factor);
+          ASSERT_TRUE(dst == want) << program::dtype_name(from) << " to " << program::dtype_name(to) << " times " << factor << " n " << n;
+        }
+    }
+  if (tables == 0) GTEST_SKIP() << "this CPU has no AVX-512 VBMI";
+  EXPECT_EQ(tables, 10u);
+}
+
 TEST(KvConvert, TheScalePutsTheLargestNumberOnTheLargestCode) {
   std::vector<float> x = {0.5f, -7.0f, NAN, INFINITY, 3};
   EXPECT_EQ(kv_scale(DType::f32, x.data(), x.size(), DType::f8e4m3), 7.0f / 448);

@@ -1,0 +1,143 @@
+// Conversions whose answer is in a table of 128: FP8 to anything of 16 bits or less by its magnitude, bf16 to FP8 by its mantissa. A table is made with
+// the exact kernel for each factor, and looked up 64 at a time (AVX-512 VBMI).
+//
+// bf16 to FP8: while code and product are normal, one more in the exponent of bf16 is one more in that of the code, so that
+// code = table[mantissa] + (exponent << mantissa bits of FP8) - a constant. 32 numbers that have another one among them (not 0) go to the exact kernel.
+#include "transport/kv_convert_avx512.hpp"
+
+#include <array>
+#include <cmath>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace baton::transport {
+#if defined(__x86_64__)
+namespace {
+
+using program::DType;
+
+#define BATON_VBMI gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")
+
+constexpr size_t kFewest = 512; // numbers that are worth a table
+
+struct Table {
+  __m512i low, high;
+};
+[[BATON_VBMI, gnu::always_inline]] inline Table table(const uint8_t* bytes) { return {_mm512_loadu_si512(bytes), _mm512_loadu_si512(bytes + 64)}; }
+[[BATON_VBMI, gnu::always_inline]] inline __m512i look_up(const Table& t, __m512i index) { return _mm512_permutex2var_epi8(t.low, index, t.high); } // bits 0..6
+
+void each_row(ConvertFn exact, const Rows& r, uint32_t in, uint32_t out, float factor) {
+  if (r.dst_step == r.n * out && r.src_step == r.n * in) return exact(r.dst, r.src, r.n * r.rows, factor);
+  for (size_t i = 0; i < r.rows; ++i) exact(r.dst + i * r.dst_step, r.src + i * r.src_step, r.n, factor);
+}
+
+[[BATON_VBMI, gnu::always_inline]] inline __m512i set8(int v) { return _mm512_set1_epi8(char(v)); }
+[[BATON_VBMI, gnu::always_inline]] inline __m512i set16(int v) { return _mm512_set1_epi16(short(v)); }
+
+constexpr std::array<uint8_t, 128> kMagnitudes = [] {
+  std::array<uint8_t, 128> all{};
+  for (size_t i = 0; i < all.size(); ++i) all[i] = uint8_t(i);
+  return all;
+}();
+
+template <DType From, DType To>
+[[BATON_VBMI]] void to_16(const Rows& r, float factor) {
+  const ConvertFn exact = avx512_converter(From, To);
+  if (r.n * r.rows < kFewest) return each_row(exact, r, 1, 2, factor);
+  uint16_t all[128];
+  uint8_t low[128], high[128];
+  exact(all, kMagnitudes.data(), 128, factor);
+  for (int i = 0; i < 128; ++i) low[i] = uint8_t(all[i]), high[i] = uint8_t(all[i] >> 8);
+  const Table tl = table(low), th = table(high);
+  const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7); // so that the halves of lanes that unpack takes are neighbours in the end
+  for (size_t row = 0; row < r.rows; ++row) {
+    const uint8_t* s = r.src + row * r.src_step;
+    uint8_t* d = r.dst + row * r.dst_step;
+    size_t i = 0;
+    for (; i + 64 <= r.n; i += 64) {
+      const __m512i c = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(s + i));
+      const __m512i a = look_up(tl, c), b = _mm512_ternarylogic_epi64(look_up(th, c), c, set8(0x80), 0xf8); // | (c & sign)
+      const __m512i first = _mm512_unpacklo_epi8(a, b), second = _mm512_unpackhi_epi8(a, b);
+      _mm512_storeu_si512(d + 2 * i, first);
+      _mm512_storeu_si512(d + 2 * i + 64, second);
+    }
+    if (i < r.n) exact(d + 2 * i, s + i, r.n - i, factor);
+  }
+}
+
+template <DType From, DType To>
+[[BATON_VBMI]] void to_8(const Rows& r, float factor) {
+  const ConvertFn exact = avx512_converter(From, To);
+  if (r.n * r.rows < kFewest) return each_row(exact, r, 1, 1, factor);
+  uint8_t all[128];
+  exact(all, kMagnitudes.data(), 128, factor);
+  const Table t = table(all);
+  for (size_t row = 0; row < r.rows; ++row) {
+    const uint8_t* s = r.src + row * r.src_step;
+    uint8_t* d = r.dst + row * r.dst_step;
+    size_t i = 0;
+    for (; i + 64 <= r.n; i += 64) {
+      const __m512i c = _mm512_loadu_si512(s + i);
+      _mm512_storeu_si512(d + i, _mm512_ternarylogic_epi64(look_up(t, c), c, set8(0x80), 0xf8));
+    }
+    if (i < r.n) exact(d + i, s + i, r.n - i, factor);
+  }
+}
+
+template <DType To>
+[[BATON_VBMI]] void from_bf16(const Rows& r, float factor) {
+  constexpr int kMantissa = To == DType::f8e4m3 ? 3 : 2, kTop = To == DType::f8e4m3 ? 0x7e : 0x7c;
+  const ConvertFn exact = avx512_converter(DType::bf16, To);
+  if (r.n * r.rows < kFewest || !(factor > 0x1p-100f && factor < 0x1p+100f)) return each_row(exact, r, 2, 1, factor);
+  int exponent;
+  (void)std::frexp(factor, &exponent);
+  const int one = 127 + 1 - exponent; // bf16's exponent of numbers whose product is between 1 and 4
+  uint16_t x[128];
+  uint8_t codes[128];
+  for (int i = 0; i < 128; ++i) x[i] = uint16_t(one << 7 | i);
+  exact(codes, x, 128, factor);
+  const Table t = table(codes);
+  const __m512i base = set16(one << kMantissa), normal = set16((one << kMantissa) + (1 << kMantissa));
+  auto half = [&](__m512i w, __mmask32& odd) __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"), always_inline)) {
+    const __m512i a = _mm512_and_si512(w, set16(0x7fff));
+    const __m512i step = _mm512_and_si512(_mm512_srli_epi16(a, 7 - kMantissa), set16(0xff << kMantissa));
+    const __m512i sum = _mm512_add_epi16(step, _mm512_and_si512(look_up(t, w), set16(0xff)));
+    odd |= _mm512_mask_test_epi16_mask(_mm512_cmplt_epu16_mask(sum, normal), a, a) | _mm512_cmpgt_epu16_mask(a, set16(0x7f80)); // subnormal and not 0; a NaN
+    const __m512i c = _mm512_min_epu16(_mm512_subs_epu16(sum, base), set16(kTop)); // of 0: 0
+    return _mm512_ternarylogic_epi64(c, _mm512_srli_epi16(w, 8), set16(0x80), 0xf8);
+  };
+  const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7); // undoes what packus does to lanes
+  for (size_t row = 0; row < r.rows; ++row) {
+    const uint8_t* s = r.src + row * r.src_step;
+    uint8_t* d = r.dst + row * r.dst_step;
+    size_t i = 0;
+    for (; i + 64 <= r.n; i += 64) {
+      __mmask32 odd = 0;
+      const __m512i lo = half(_mm512_loadu_si512(s + 2 * i), odd), hi = half(_mm512_loadu_si512(s + 2 * i + 64), odd);
+      if (odd) exact(d + i, s + 2 * i, 64, factor);
+      else _mm512_storeu_si512(d + i, _mm512_permutexvar_epi64(order, _mm512_packus_epi16(lo, hi)));
+    }
+    if (i < r.n) exact(d + i, s + 2 * i, r.n - i, factor);
+  }
+}
+
+}  // namespace
+
+RowsFn table_converter(DType from, DType to) {
+  static const bool here = __builtin_cpu_supports("avx512vbmi") && convert_isa() == ConvertIsa::avx512;
+  constexpr DType k4 = DType::f8e4m3, k5 = DType::f8e5m2;
+  if (!here) return nullptr;
+  if (from == DType::bf16) return to == k4 ? from_bf16<k4> : to == k5 ? from_bf16<k5> : nullptr;
+  if (from == k4)
+    return to == DType::bf16 ? to_16<k4, DType::bf16> : to == DType::f16 ? to_16<k4, DType::f16> : to == k4 ? to_8<k4, k4> : to == k5 ? to_8<k4, k5> : nullptr;
+  if (from == k5)
+    return to == DType::bf16 ? to_16<k5, DType::bf16> : to == DType::f16 ? to_16<k5, DType::f16> : to == k4 ? to_8<k5, k4> : to == k5 ? to_8<k5, k5> : nullptr;
+  return nullptr;
+}
+#else
+RowsFn table_converter(program::DType, program::DType) { return nullptr; }
+#endif
+
+}  // namespace baton::transport
