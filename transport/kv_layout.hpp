@@ -4,6 +4,10 @@
 // (heads of a rank, layers of a wafer) this buffer holds. A plan is compiled once from a pair of layouts and instantiated for each
 // request (block tables, tokens) into coalesced byte segments, one list for each layer.
 //
+// Where dtypes or scales differ the plan converts: f32, bf16, f16 and the two FP8 to one another, by the sender, in its copy. FP8 without scales
+// keeps what is beyond its largest number at that number. Scales of the source are read; those of the destination are made of all that lands in a
+// block of one head. FP8 with scales in blocks of the same size is copied as it is, scales too.
+//
 // Owner  plain data.   Threads  const use from any.   Cost  instantiate: nanoseconds a segment; into a warm KvMove it allocates nothing.
 // Errors MISMATCH with the first difference named; INVALID_ARGUMENT for a layout that contradicts itself.
 //

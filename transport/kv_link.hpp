@@ -5,6 +5,8 @@
 // and only then the sink's memory is disclosed. Each (source, layer) is one COPY op on the transfer's queue. The sink's
 // `landed` timeline rises to l+1 once layers 0..l are complete and visible from ALL sources (ranks).
 //
+// The two layouts may differ in all but the model: order, block size, shards, and the dtype (FP8 with or without scales): see kv_layout.hpp.
+//
 // Fabrics: "mapped" (same host: the sender maps the sink's memory; one copy, no syscall on the path), "shm" and "tcp" (libfabric: providers
 // shm, tcp;ofi_rxm; one-sided writes, then a notification), "auto" (mapped on one host, else tcp).
 //

@@ -1,5 +1,7 @@
 #include "transport/kv_recode.hpp"
 
+#include "transport/checksum.hpp"
+
 #include <algorithm>
 #include <cfloat>
 #include <cstring>
@@ -90,6 +92,12 @@ void Recoder::unpack(uint8_t* dst, const uint8_t* stream, uint32_t layer, std::s
   run(copy_, packed(unit), to_, dst, stream, layer, {&whole, 1});
 }
 
+void Recoder::repack(uint8_t* stream, const uint8_t* dst, uint32_t layer, std::span<const KvRun> unit) const {
+  const KvRun& first = unit.front();
+  const KvRun whole{first.dst, first.dst, first.dst_token, first.dst_token, unit.back().dst_token + unit.back().tokens - first.dst_token};
+  run(copy_, to_, packed(unit), stream, dst, layer, {&whole, 1});
+}
+
 void Recoder::run(const How& how, const Side& from, const Side& to, uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit) const {
   const uint64_t in_row = uint64_t(head_dim_) * how.from_element, out_row = uint64_t(head_dim_) * how.to_element;
   const bool scaled = from.scaled || to.scaled;
@@ -157,6 +165,16 @@ void Recoder::run(const How& how, const Side& from, const Side& to, uint8_t* dst
         }
       }
     }
+}
+
+void LayerUnits::add_to(Checksum& sum, const uint8_t* base, bool landed) const {
+  std::vector<uint8_t> stream;
+  for (size_t i = 0; i < size(); ++i) {
+    const auto unit = move->unit(i);
+    stream.resize(how->unit_bytes(unit));
+    landed ? how->repack(stream.data(), base, layer, unit) : how->pack(stream.data(), base, layer, unit);
+    sum.add(stream.data(), stream.size());
+  }
 }
 
 uint64_t LayerUnits::step(uint8_t* dst, const uint8_t* src, size_t& next, uint64_t budget) const {

@@ -21,6 +21,8 @@
 
 namespace baton::transport {
 
+class Checksum;
+
 class Recoder {
  public:
   Recoder() = default;
@@ -30,6 +32,7 @@ class Recoder {
   void move(uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit) const;
   void pack(uint8_t* stream, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit) const;
   void unpack(uint8_t* dst, const uint8_t* stream, uint32_t layer, std::span<const KvRun> unit) const;
+  void repack(uint8_t* stream, const uint8_t* dst, uint32_t layer, std::span<const KvRun> unit) const; // of what has landed: the same stream
 
  private:
   struct Side { // in bytes; a layer, head, block or token that the side has more of are so far apart
@@ -66,6 +69,8 @@ struct LayerUnits {
   size_t size() const { return move->units(layer); }
   // Moves units from `next` on: at least one, and no more than are `budget` bytes at the destination; returns the bytes.
   uint64_t step(uint8_t* dst, const uint8_t* src, size_t& next, uint64_t budget) const;
+  // Adds the stream: of the source, converted once more, or of the destination, as it landed.
+  void add_to(Checksum&, const uint8_t* base, bool landed) const;
 };
 
 }  // namespace baton::transport

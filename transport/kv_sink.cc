@@ -451,8 +451,11 @@ bool KvSink::Impl::matches(const Incoming::Impl& in, const Note& note) const {
   if (note.source >= in.moves.parts.size()) return false;
   Checksum sum;
   for (uint32_t l = note.layer; l <= note.layer + note.part; ++l)
-    for (const KvMove& m : in.moves.parts[note.source])
-      for (const KvSegment& g : m.layer(layout.layer_begin + l)) sum.add(memory.base + g.dst, g.bytes);
+    for (uint32_t i = 0; i < in.moves.parts[note.source].size(); ++i) {
+      const uint32_t layer = layout.layer_begin + l;
+      for (const KvSegment& g : in.moves.parts[note.source][i].layer(layer)) sum.add(memory.base + g.dst, g.bytes);
+      if (const LayerUnits units = in.moves.units(note.source, i, layer)) units.add_to(sum, memory.base, true);
+    }
   return note.checksum == std::max<uint64_t>(sum.value(), 1);
 }
 

@@ -469,11 +469,13 @@ bool KvTransfer::Impl::note(size_t index) {
   for (size_t i = begin; i < last; ++i) {
     start_ns = std::max(start_ns, steps_[i].start_ns);
     note.offset += steps_[i].batch.streamed;
-    for (const KvMove& m : moves_[note.source]) {
+    for (size_t part = 0; part < moves_[note.source].size(); ++part) {
+      const KvMove& m = moves_[note.source][part];
       note.bytes += m.bytes(layer_of(i));
       note.segments += uint32_t(m.pieces(layer_of(i)));
-      if (checksum_)
-        for (const KvSegment& g : m.layer(layer_of(i))) sum.add(memory_[note.source].base + g.src, g.bytes);
+      if (!checksum_) continue;
+      for (const KvSegment& g : m.layer(layer_of(i))) sum.add(memory_[note.source].base + g.src, g.bytes);
+      if (m.converts()) LayerUnits{&recoders_[note.source][part], &m, layer_of(i)}.add_to(sum, memory_[note.source].base, false);
     }
   }
   if (checksum_) note.checksum = std::max<uint64_t>(sum.value(), 1);

@@ -1,5 +1,6 @@
 // What a plan converts, against the definition: element by element, over random pairs of layouts, dtypes, scales, shards and block tables.
 #include "transport/kv_recode.hpp"
+#include "transport/checksum.hpp"
 #include "transport/kv_pack.hpp"
 #include "transport/kv_wire.hpp"
 #include "transport_kv_numbers.hpp"
@@ -171,6 +172,10 @@ void check_one(std::mt19937& rng, uint32_t& converting) {
           ASSERT_TRUE(unpack.done());
           ASSERT_EQ(sum, move.bytes(y));
           ASSERT_EQ(bytes, move.bytes(y));
+          Checksum sent, landed;
+          units.add_to(sent, from[i].bytes.data(), false);
+          units.add_to(landed, to.bytes.data(), true);
+          ASSERT_EQ(sent.value(), landed.value());
         }
       }
     ASSERT_EQ(to.bytes, want.bytes);
@@ -204,7 +209,7 @@ struct Outcome {
 };
 
 // Sources of random numbers go to a sink over a fabric; what should be there is reckoned beside.
-Outcome hand_over(TwoEnds& e, const KvLayout& sink_layout, const std::vector<KvLayout>& from, uint64_t tokens, const char* fabric) {
+Outcome hand_over(TwoEnds& e, const KvLayout& sink_layout, const std::vector<KvLayout>& from, uint64_t tokens, const char* fabric, bool checksum = false) {
   std::mt19937 rng(8);
   Outcome out;
   std::vector<Side> sides;
@@ -222,7 +227,7 @@ Outcome hand_over(TwoEnds& e, const KvLayout& sink_layout, const std::vector<KvL
   std::memset(must(landing.map()), 0xa5, landing.bytes());
   KvSink sink = must(KvSink::create(e.in, e.decode, landing, sink_layout, "m"));
   Incoming in = must(sink.expect(to.table, tokens));
-  auto t = KvTransfer::open(e.in, *e.at_prefill, in.ticket(), sources, tokens, {.fabric = fabric, .model = "m"}, deadline_in_ms(kSanitized ? 20000 : 5000));
+  auto t = KvTransfer::open(e.in, *e.at_prefill, in.ticket(), sources, tokens, {.fabric = fabric, .model = "m", .checksum = checksum}, deadline_in_ms(kSanitized ? 20000 : 5000));
   if (!t.ok()) {
     out.open = t.error();
     return out;
@@ -252,7 +257,7 @@ TEST_P(RecodeOn, BrainFloatsOfTwoRanksLandAsFp8WithScalesAndComeBack) {
   const std::vector<KvLayout> ranks{small_layout(KvOrder::token_major, 16, 12, 0, 1), small_layout(KvOrder::head_major, 16, 12, 1, 1)};
   const KvLayout wafer = with(small_layout(KvOrder::head_major, 64, 3), DType::f8e4m3, KvScales::block_head);
   const uint64_t tokens = 150; // a block and a half in the end
-  const Outcome there = hand_over(e, wafer, ranks, tokens, GetParam());
+  const Outcome there = hand_over(e, wafer, ranks, tokens, GetParam(), true);
   ASSERT_OK(there.open);
   EXPECT_EQ(there.landed, there.want);
   EXPECT_EQ(there.sent_bytes, 4 * 2 * 2 * (tokens * 16 + 3 * 4)) << "layers, K and V, heads; numbers of a byte and three scales";
