@@ -57,6 +57,7 @@ class FaultSender final : public Sender {
   }
   uint32_t progress() override { return inner_->progress(); }
   int fd() const override { return inner_->fd(); }
+  bool converts() const override { return inner_->converts(); }
   bool copies() const override { return inner_->copies(); }
   void abandon() override { inner_->abandon(); }
 
@@ -64,6 +65,7 @@ class FaultSender final : public Sender {
   bool happens(uint64_t rate) { return rate && rng_() % 1'000'000 < rate; }
   // 64 bytes beside the source, if that is its own memory.
   const uint8_t* neighbour(const Batch& b) const {
+    if (b.units) return b.src;
     uint64_t end = 0;
     for (const KvSegment& g : b.segments) end = std::max(end, g.src + g.bytes);
     for (const auto& [base, bytes] : regions_)

@@ -19,13 +19,6 @@ uint32_t number(const char* name, uint32_t otherwise) {
   return v ? uint32_t(std::strtoul(v, nullptr, 10)) : otherwise;
 }
 
-// What the peer makes of "go" and "expect" (transport_peer.cc).
-KvLayout far_layout() {
-  KvLayout l = small_layout(KvOrder::head_major, 16, kBlocks);
-  l.head_dim = kHeadDim;
-  return l;
-}
-
 std::vector<int32_t> all_blocks() {
   std::vector<int32_t> b(kBlocks);
   std::iota(b.begin(), b.end(), 0);
@@ -101,8 +94,7 @@ class KvKill : public testing::Test {
   void kill_the_sink(const std::string& fabric, uint32_t after_us, uint32_t salt) {
     Child child("sink", key, "-");
     std::unique_ptr<Session> s = must(ep.connect(child.line(), deadline_in_ms(kSoonMs)), "connect");
-    const KvLayout layout = small_layout(KvOrder::token_major, 16, kBlocks), far = far_layout();
-    KvLayout mine = layout;
+    KvLayout mine = small_layout(KvOrder::token_major, 16, kBlocks);
     mine.head_dim = kHeadDim;
     Buffer memory = must(host.alloc(mine.bytes()));
     fill_kv(memory, mine, all_blocks(), kTokens, salt);
