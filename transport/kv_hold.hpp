@@ -25,7 +25,7 @@
 namespace baton::transport {
 
 struct HoldOptions {
-  std::string model;
+  std::string model = {};
   std::string fabric = "auto";
   std::string link_model = "efa-trn2";
   uint64_t lease_ns = 30'000'000'000; // of a request that nobody has beaten for

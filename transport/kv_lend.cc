@@ -148,7 +148,8 @@ Status KvLender::Impl::open(const Buffer& pool, const LendOptions& o, uint64_t d
     if (cause) return *cause;
     if (answer_->type == "kv.borrow") break;
     const Error no = session->hop(error_from(answer_->body));
-    if (no.code != BATON_NOT_FOUND || now_ns() + kAskAgainNs > deadline_ns) return no;
+    const bool later = no.code == BATON_NOT_FOUND || no.code == BATON_BUSY; // no borrower yet, or one that is about to go
+    if (!later || now_ns() + kAskAgainNs > deadline_ns) return no;
     ep->drive(now_ns() + kAskAgainNs, [&] { return cause.has_value(); });
     if (cause) return *cause;
   }

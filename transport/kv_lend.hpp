@@ -29,7 +29,7 @@
 namespace baton::transport {
 
 struct LendOptions {
-  std::string model;          // hash of config and weights: another is refused
+  std::string model = {};     // hash of config and weights: another is refused
   std::string name = "kv";    // tells apart the pools of one session: "rank 0"
 };
 

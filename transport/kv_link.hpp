@@ -93,7 +93,7 @@ struct KvSource { // one rank
 
 struct TransferOptions {
   std::string fabric = "auto";
-  std::string model;               // as the sink's
+  std::string model = {};          // as the sink's
   std::string link_model = "efa-trn2";
   // Layers of one source go out together, and are noted and complete together, once the last of them was submitted; so nothing that is to be
   // submitted may wait for one of them. model: if the link model says that all of it moves in less than the time from a push to its being seen, so

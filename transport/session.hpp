@@ -43,13 +43,13 @@ struct Message {
 };
 
 struct EndpointOptions {
-  std::string listen;           // "HOST:PORT" (port 0: any), "" to only connect
+  std::string listen = {};      // "HOST:PORT" (port 0: any), "" to only connect
   Key key{};                    // shared with every peer; all zero: none, identities alone
-  std::string name;             // shown to the peer and in errors: "prefill neuron://0"
+  std::string name = {};        // shown to the peer and in errors: "prefill neuron://0"
   uint64_t lease_ns = 1'500'000'000; // a silent peer is lost after this; heartbeats every third of it
   // Identities (identity.hpp), "": none. A peer must be in known_peers; with a key beside, it must hold that too.
-  std::string identity, known_peers;
-  std::vector<std::string> accept_roles; // who connects must have one of these, if its line names roles; empty: any
+  std::string identity = {}, known_peers = {};
+  std::vector<std::string> accept_roles = {}; // who connects must have one of these, if its line names roles; empty: any
   uint64_t recheck_peers_ns = 0; // how often the sessions of peers that are no longer known are dropped; 0: when drop_unknown_peers() is called
   // KV that leaves this host, or comes to it, is encrypted and authenticated piece by piece (AES-256-GCM where both sides compute it); a peer is
   // then given the way to a stage, never to the memory itself. Either side's wish is enough. Fabrics that cannot (verbs) are not used.
