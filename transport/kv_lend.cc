@@ -135,6 +135,7 @@ Status KvLender::Impl::open(const Buffer& pool, const LendOptions& o, uint64_t d
   BATON_TRY(mapped::check_object(pool_fd_.get(), pool_offset_ + layout.bytes()));
   page_fd_ = Fd(memfd_create("baton-loans", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!page_fd_ || ftruncate(page_fd_.get(), sizeof(Page))) return io_error("memfd_create", errno);
+  (void)posix_fallocate(page_fd_.get(), 0, sizeof(Page)); // 4 MiB, entered by both mappings now rather than in the first loans
   if (fcntl(page_fd_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) return io_error("cannot seal the page of loans", errno);
   BATON_ASSIGN(page_, Mapping::of(page_fd_.get(), 0, sizeof(Page), Mapping::Use::write));
   page().magic = lend::kMagic;
@@ -213,6 +214,7 @@ std::optional<uint32_t> KvLender::Impl::room(uint32_t count) {
     ids_tail_ = ends_[(tail - 1) % kLoans];
   }
   uint64_t at = ids_head_;
+  if (freed_ == head_ && at % kIds) ids_tail_ = at += kIds - at % kIds; // everything was taken: the front is in the cache
   if (at % kIds + count > kIds) at += kIds - at % kIds;
   if (head_ - freed_ >= kLoans || at + count - ids_tail_ > kIds) return std::nullopt;
   ids_head_ = at + count;
