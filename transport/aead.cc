@@ -86,21 +86,42 @@ Result<ChunkOpener> ChunkOpener::create(const Key& session, uint64_t number, std
   return ChunkOpener(a, session, number, h);
 }
 
-bool ChunkOpener::open(std::span<uint8_t> dst, std::span<const uint8_t> src, const ChunkLabel& label) {
-  if (broken_ || src.size() != label.bytes + kTagBytes || label.bytes > kMaxChunkBytes || dst.size() < label.bytes || count_ >= kMaxChunks) {
-    broken_ = true;
-    return false;
-  }
-  const Nonce n = nonce_of(count_);
+bool ChunkOpener::decrypt(uint64_t count, std::span<uint8_t> dst, std::span<const uint8_t> src, const ChunkLabel& label) {
+  if (broken_ || src.size() != label.bytes + kTagBytes || label.bytes > kMaxChunkBytes || dst.size() < label.bytes || count >= kMaxChunks) return false;
+  const Nonce n = nonce_of(count);
   const ChunkKey& k = *key_;
-  const int rc = k.algorithm == Aead::aes256gcm
-                     ? crypto_aead_aes256gcm_decrypt_afternm(dst.data(), nullptr, nullptr, src.data(), src.size(), bytes_of(label), sizeof label, n.data(), &k.aes)
-                     : crypto_aead_chacha20poly1305_ietf_decrypt(dst.data(), nullptr, nullptr, src.data(), src.size(), bytes_of(label), sizeof label, n.data(), k.key.data());
-  if (rc) {
+  return (k.algorithm == Aead::aes256gcm
+              ? crypto_aead_aes256gcm_decrypt_afternm(dst.data(), nullptr, nullptr, src.data(), src.size(), bytes_of(label), sizeof label, n.data(), &k.aes)
+              : crypto_aead_chacha20poly1305_ietf_decrypt(dst.data(), nullptr, nullptr, src.data(), src.size(), bytes_of(label), sizeof label, n.data(), k.key.data())) == 0;
+}
+
+bool ChunkOpener::open(std::span<uint8_t> dst, std::span<const uint8_t> src, const ChunkLabel& label) {
+  ordered_ = true;
+  if (unordered_ || !decrypt(count_, dst, src, label)) {
     broken_ = true;
     return false;
   }
   ++count_;
+  return true;
+}
+
+bool ChunkOpener::open_at(uint64_t count, std::span<uint8_t> dst, std::span<const uint8_t> src, const ChunkLabel& label) {
+  unordered_ = true;
+  const auto bit = [](uint64_t c) { return 1ull << (c % 64); };
+  const auto word = [&](uint64_t c) -> uint64_t& { return opened_[c % kWindow / 64]; };
+  const bool old = count < count_ && (count_ - count > kWindow || (word(count) & bit(count)));
+  if (ordered_ || old || !decrypt(count, dst, src, label)) {
+    broken_ = true;
+    return false;
+  }
+  // Those between the newest and this one are not open yet: their bits are of counts that leave the window.
+  if (count >= count_) {
+    if (count - count_ >= kWindow) opened_.fill(0);
+    else
+      for (uint64_t c = count_; c < count; ++c) word(c) &= ~bit(c);
+    count_ = count + 1;
+  }
+  word(count) |= bit(count);
   return true;
 }
 

@@ -3,7 +3,8 @@
 // AES-256-GCM where the processor computes it, else ChaCha20-Poly1305 (IETF); both by libsodium, a tag of 16 bytes. A stream is one direction of one
 // connection. Its key is BLAKE2b of the session's key of that direction, a number that the receiver chose for the connection (and told over the
 // session: a recorded stream opens nowhere else), the algorithm, and a salt of the sealer's (so that no two streams share a key, whatever the number).
-// The nonce is the count of chunks, which does not travel: a chunk that is lost, repeated, moved, or another's does not open, and after it nothing does.
+// The nonce is the count of chunks. On a connection that keeps order it does not travel: a chunk that is lost, repeated, moved, or another's does not
+// open, and after it nothing does. Where order is not kept the count travels beside the chunk (open_at): each opens once, in any order within a window.
 // The label is authenticated and travels as the caller likes.
 //
 // Owner    moves; the expanded key is in secret.hpp's memory.   Threads  one at a time each.
@@ -68,14 +69,20 @@ class ChunkOpener {
   Aead algorithm() const;
   // `dst`: label.bytes; `src`: those and the tag. In place as in seal. What does not authenticate is not left in `dst`.
   [[nodiscard]] bool open(std::span<uint8_t> dst, std::span<const uint8_t> src, const ChunkLabel&);
-  uint64_t chunks() const { return count_; }
+  // Without order: `count` is what the sealer's chunks() said before it sealed this one. One that was opened, or is kWindow or more behind the newest,
+  // does not open. A stream is opened by one of the two alone.
+  [[nodiscard]] bool open_at(uint64_t count, std::span<uint8_t> dst, std::span<const uint8_t> src, const ChunkLabel&);
+  static constexpr uint64_t kWindow = 1024;
+  uint64_t chunks() const { return count_; } // by open_at: the newest and one
 
  private:
   ChunkOpener(Aead, const Key&, uint64_t, const ChunkHeader&);
+  bool decrypt(uint64_t count, std::span<uint8_t> dst, std::span<const uint8_t> src, const ChunkLabel&);
   friend struct AeadTest;
   Secret<ChunkKey> key_;
   uint64_t count_ = 0;
-  bool broken_ = false;
+  bool broken_ = false, ordered_ = false, unordered_ = false;
+  std::array<uint64_t, kWindow / 64> opened_{}; // bit count % kWindow, of those in the window
 };
 
 }  // namespace baton::transport

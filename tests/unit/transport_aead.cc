@@ -48,7 +48,7 @@ TEST_P(EachAead, OpensWhatWasSealedInOrderAndInPlace) {
     std::vector<uint8_t> box(plain);
     box.resize(bytes + kTagBytes);
     ASSERT_TRUE(s.seal(box, {box.data(), bytes}, label));
-    if (bytes > 15) EXPECT_NE(std::memcmp(box.data(), plain.data(), bytes), 0);
+    if (bytes > 15) { EXPECT_NE(std::memcmp(box.data(), plain.data(), bytes), 0); }
     ASSERT_TRUE(o.open({box.data(), bytes}, box, label));
     box.resize(bytes);
     EXPECT_EQ(box, plain);
@@ -95,6 +95,52 @@ TEST_P(EachAead, AChunkOpensOnce) {
   std::vector<uint8_t> out(64);
   ASSERT_TRUE(o.open(out, box, label));
   EXPECT_FALSE(o.open(out, box, label));
+}
+
+TEST_P(EachAead, WithoutOrderEachOpensOnceWithinTheWindow) {
+  ChunkSealer s = sealer();
+  std::vector<std::vector<uint8_t>> boxes;
+  const auto label = [](uint64_t i) { return ChunkLabel{1, 0, 0, uint32_t(i), 8}; };
+  const uint64_t n = 3 * ChunkOpener::kWindow;
+  const auto plain = [](uint64_t i) { return pattern(8, uint32_t(i)); };
+  for (uint64_t i = 0; i < n; ++i) {
+    EXPECT_EQ(s.chunks(), i);
+    boxes.push_back(sealed(s, plain(i), label(i)));
+  }
+  std::vector<uint8_t> out(8);
+  const auto opens = [&](ChunkOpener& o, uint64_t i) { return o.open_at(i, out, boxes[i], label(i)) && out == plain(i); };
+  // Shuffled by less than the window: all of them open, and then none again.
+  std::mt19937 rng(4);
+  std::vector<uint64_t> order(n);
+  std::iota(order.begin(), order.end(), 0);
+  for (size_t i = 0; i + 500 < n; i += 500) std::shuffle(order.begin() + long(i), order.begin() + long(i) + 500, rng);
+  {
+    ChunkOpener o = opener(s);
+    for (uint64_t i : order) ASSERT_TRUE(opens(o, i)) << i;
+    EXPECT_EQ(o.chunks(), n);
+  }
+  const auto never_again = [&](std::vector<uint64_t> first, uint64_t then, const char* what) {
+    ChunkOpener o = opener(s);
+    for (uint64_t i : first) ASSERT_TRUE(opens(o, i)) << what;
+    EXPECT_FALSE(o.open_at(then, out, boxes[then], label(then))) << what;
+    EXPECT_FALSE(o.open_at(n - 1, out, boxes[n - 1], label(n - 1))) << what << ": and after it nothing";
+  };
+  const uint64_t w = ChunkOpener::kWindow;
+  never_again({5}, 5, "the newest again");
+  never_again({0, 1, 2, 700}, 1, "one of the window again");
+  never_again({0, w - 1}, 0, "the oldest of the window again");
+  never_again({0, w}, 0, "one behind the window, opened");
+  never_again({7, w}, 0, "one behind the window, never opened");
+  never_again({1, 2 * w + 5}, 1, "far behind");
+  never_again({3, w + 2}, 3, "the same bit, a window ago");
+  ChunkOpener o = opener(s);
+  ASSERT_TRUE(opens(o, w - 1));
+  EXPECT_TRUE(opens(o, 0)) << "the oldest that still may";
+  ASSERT_TRUE(opens(o, w + 10));
+  EXPECT_TRUE(opens(o, 11)) << "and when the window moved";
+  EXPECT_FALSE(o.open(out, boxes[0], label(0))) << "a stream is of one kind";
+  ChunkOpener wrong = opener(s);
+  EXPECT_FALSE(wrong.open_at(1, out, boxes[0], label(0))) << "another's count";
 }
 
 TEST_P(EachAead, StreamsDoNotOpenEachOther) {

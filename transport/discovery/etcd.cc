@@ -129,6 +129,8 @@ class Etcd final : public Directory {
   void grant();
   void put_first();
   void put_again();
+  void is_put(const json& answer, const Worker& sent);
+  void is_gone(int64_t revision);
   void keep_alive();
   void revoke();
   void look();
@@ -160,6 +162,7 @@ class Etcd final : public Directory {
   std::optional<Worker> mine_;
   bool put_ = false, withdrawing_ = false, complete_ = false;
   int64_t lease_id_ = 0, revision_ = 0;
+  int64_t put_revision_ = 0, gone_revision_ = 0; // when this worker's entry was put, and when it was last seen to be away: their answers may cross
   std::string line_;
   std::optional<Error> watch_error_;
 };
@@ -266,6 +269,7 @@ void Etcd::registration(uint64_t) {
 void Etcd::grant() {
   ask(lease_, "/v3/lease/grant", {{"TTL", std::to_string(options_.lease_ns / 1'000'000'000)}}, [this](const json& j) -> std::optional<Error> {
     lease_id_ = number(j, "ID");
+    put_revision_ = gone_revision_ = 0; // an etcd that lost its data counts anew
     if (!lease_id_) return Error(BATON_IO, fmt::format("{} granted no lease", urls_[lease_.asked]), "is this an etcd?");
     lease_.at = 0;
     return std::nullopt;
@@ -279,11 +283,7 @@ void Etcd::put_first() {
   const Worker sent = *mine_;
   ask(lease_, "/v3/kv/txn", {{"compare", json::array({absent})}, {"success", json::array({put})}, {"failure", json::array({get})}}, [this, sent](const json& j) -> std::optional<Error> {
     const auto& ok = at(j, "succeeded");
-    if (ok.is_boolean() && ok.get<bool>()) {
-      put_ = mine_ && *mine_ == sent;
-      lease_.at = put_ ? now_ns() + options_.lease_ns / 3 : 0;
-      return std::nullopt;
-    }
+    if (ok.is_boolean() && ok.get<bool>()) return is_put(j, sent), std::nullopt;
     const auto& responses = at(j, "responses");
     const auto& kvs = responses.is_array() && !responses.empty() ? at(at(responses[0], "response_range"), "kvs") : at(j, "");
     if (!kvs.is_array() || kvs.empty()) return lease_.at = 0, std::nullopt; // it went meanwhile
@@ -300,11 +300,21 @@ void Etcd::put_first() {
 // An entry of this worker, or of no worker at all, is replaced.
 void Etcd::put_again() {
   const Worker sent = *mine_;
-  ask(lease_, "/v3/kv/put", put_request(), [this, sent](const json&) -> std::optional<Error> {
-    put_ = mine_ && *mine_ == sent;
-    lease_.at = put_ ? now_ns() + options_.lease_ns / 3 : 0;
-    return std::nullopt;
-  });
+  ask(lease_, "/v3/kv/put", put_request(), [this, sent](const json& j) -> std::optional<Error> { return is_put(j, sent), std::nullopt; });
+}
+
+void Etcd::is_put(const json& answer, const Worker& sent) {
+  put_revision_ = number(at(answer, "header"), "revision");
+  put_ = mine_ && *mine_ == sent && put_revision_ > gone_revision_;
+  lease_.at = put_ ? now_ns() + options_.lease_ns / 3 : 0;
+}
+
+// The entry was not there at that revision: somebody took it away while its lease lives, unless it was put later.
+void Etcd::is_gone(int64_t revision) {
+  gone_revision_ = std::max(gone_revision_, revision);
+  if (!put_ || withdrawing_ || gone_revision_ < put_revision_) return;
+  put_ = false;
+  lease_.at = 0;
 }
 
 void Etcd::keep_alive() {
@@ -338,8 +348,7 @@ void Etcd::entry(const json& kv, bool gone) {
   const std::string id = k->substr(options_.prefix.size());
   if (gone) {
     table_.erase(id);
-    // Somebody took this worker's own entry away while its lease lives.
-    if (mine_ && id == mine_->id && put_ && !withdrawing_) put_ = false, lease_.at = 0;
+    if (mine_ && id == mine_->id) is_gone(number(kv, "mod_revision"));
     return;
   }
   const auto v = from_base64(kv, "value");
@@ -356,7 +365,7 @@ void Etcd::look() {
     for (const auto& kv : kvs)
       if (kv.is_object()) entry(kv, false);
     table_.end_snapshot();
-    if (mine_ && put_ && !withdrawing_ && !table_.workers().contains(mine_->id)) put_ = false, lease_.at = 0;
+    if (mine_ && !table_.workers().contains(mine_->id)) is_gone(revision_);
     complete_ = true;
     watch();
     return std::nullopt;
