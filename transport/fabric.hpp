@@ -62,11 +62,11 @@ struct Note {
   uint64_t generation; // of the accepted transfer: random, so a late, stale or forged note matches nothing
   uint32_t source, layer;
   uint64_t modelled_ns, bytes;
-  uint32_t segments, slot; // segments: of a sealed piece its number in the stream
+  uint32_t segments, slot;
   Kind kind;
   uint32_t part;       // piece: of the source's moves; layer: how many layers more
   uint64_t offset;     // layer: how many bytes of them came in pieces
-  uint64_t checksum;   // piece: xxh3; layer: of its bytes in the order of the sink's addresses, layer after layer and part after part; 0: none
+  uint64_t checksum;   // piece: xxh3, or if it is sealed its number in the stream; layer: of its bytes in the order of the sink's addresses, layer after layer and part after part; 0: none
 };
 static_assert(sizeof(Note) == 64);
 

@@ -100,7 +100,7 @@ bool StreamSender::post(Piece& p, uint32_t index) {
   if (port_.outstanding >= port_.window()) return false;
   if (sealer_ && !p.sealed) {
     p.sealed = true;
-    p.note.segments = uint32_t(sealer_->chunks());
+    p.note.checksum = sealer_->chunks();
     p.wire_bytes = p.note.bytes + kTagBytes;
     const ChunkLabel label{p.note.generation, p.note.source, p.note.layer, p.note.part, uint32_t(p.note.bytes)};
     if (!sealer_->seal(stage_.piece(index, p.wire_bytes), stage_.piece(index, p.note.bytes), label)) {
@@ -124,14 +124,16 @@ bool StreamSender::post(Piece& p, uint32_t index) {
 }
 
 void StreamSender::Piece::written(const Error* e) {
-  if (e && batch && !batch->error) {
+  if (e && !batch->error) {
     batch->error = *e;
     batch->error->code = BATON_PEER_LOST;
   }
-  const bool wanted = batch && !batch->error && !batch->stopped;
-  if (!wanted && batch) --std::exchange(batch, nullptr)->outstanding;
-  if (!e && (wanted || sealed)) state = State::written; // sealed: void, but the next ones do not open without it
-  else state = State::free;                             // nobody was told of it
+  if (!e && !batch->error && !batch->stopped) {
+    state = State::written;
+    return;
+  }
+  --std::exchange(batch, nullptr)->outstanding;
+  state = State::free; // nobody was told of it
 }
 
 void StreamSender::flush() {
@@ -141,7 +143,7 @@ void StreamSender::flush() {
     if (p.state != State::written) continue;
     if (fi_inject(port_.ep(), &p.note, sizeof p.note, to_) == -FI_EAGAIN) return; // another failure shows as a lost session, or in the queue
     p.state = State::lent;
-    if (p.batch) --std::exchange(p.batch, nullptr)->outstanding;
+    --std::exchange(p.batch, nullptr)->outstanding;
   }
 }
 
@@ -150,7 +152,7 @@ void StreamSender::stop(Batch& b) {
   b.pack.reset();
   for (Piece& p : pieces_)
     if (p.batch == &b && (p.state == State::packed || p.state == State::written)) {
-      if (!p.sealed) p.state = State::free;
+      p.state = State::free;
       p.batch = nullptr;
       --b.outstanding;
     }
@@ -185,22 +187,10 @@ Status StreamLanding::cipher(const nlohmann::json& header) {
   return {};
 }
 
-// Sealed pieces, in the order in which they were sealed; opened where they lie. False: one of them is not what was sealed.
-bool StreamLanding::open_sealed() {
-  for (bool found = opener_.has_value(); found;) {
-    found = false;
-    for (size_t i = 0; i < shut_.size(); ++i) {
-      const Note n = shut_[i];
-      if (n.segments != uint32_t(opener_->chunks())) continue;
-      const ChunkLabel label{n.generation, n.source, n.layer, n.part, uint32_t(n.bytes)};
-      if (!opener_->open(stage_.piece(n.slot, n.bytes), stage_.piece(n.slot, n.bytes + kTagBytes), label)) return false;
-      pieces_.push_back(n);
-      shut_.erase(shut_.begin() + ptrdiff_t(i));
-      found = true;
-      break;
-    }
-  }
-  return true;
+// Opened where it lies. False: it is not what was sealed, or was opened before.
+bool StreamLanding::open_sealed(const Note& n) {
+  const ChunkLabel label{n.generation, n.source, n.layer, n.part, uint32_t(n.bytes)};
+  return opener_->open_at(n.checksum, stage_.piece(n.slot, n.bytes), stage_.piece(n.slot, n.bytes + kTagBytes), label);
 }
 
 void StreamLanding::allow(uint64_t generation, uint32_t slot, const KvMoves* moves) {
@@ -278,7 +268,11 @@ bool StreamLanding::take(std::vector<Note>& in, std::vector<Note>& out, uint32_t
     }
   }
   in.clear();
-  if (!open_sealed()) return broken_ = "a piece that is not what was sealed", false;
+  if (opener_) // what came before the cipher waits for it
+    for (; !shut_.empty(); shut_.pop_back()) {
+      if (!open_sealed(shut_.back())) return broken_ = "a piece that is not what was sealed", false;
+      pieces_.push_back(shut_.back());
+    }
   uint64_t bytes = 0;
   for (size_t i = 0; i < pieces_.size() && bytes < kPollBytes;) {
     const Note n = pieces_[i];

@@ -4,9 +4,8 @@
 // (kv_pack.hpp) into pieces of 256 KiB that are still in the cache when they are sent, one write each; when a piece is complete a Note says
 // which bytes it is, with their checksum; the sink knows from the plan where they go, unpacks them, and returns pieces over the session: libfabric's shm has been seen to crash, and can hang, in
 // sending to a peer that is gone, which a sink then need not do.
-// Sealed (EndpointOptions::seal_bulk), each piece is encrypted and authenticated (aead.hpp), pieces open in the order in which they were sealed, every
-// layer goes this way, and the sink's memory is not disclosed. A piece whose batch has failed goes out void, since a gap would end the stream.
-// Nothing else assumes order: a piece waits until it is the next one of its layer, and a layer's own note until all of its pieces are unpacked.
+// Sealed (EndpointOptions::seal_bulk), each piece is encrypted and authenticated (aead.hpp), every layer goes this way, and the sink's memory is not
+// disclosed. Nothing assumes order: a piece waits until it is the next one of its layer, and a layer's own note until all of its pieces are unpacked.
 //
 //   free > packed > posted > written > (noted) lent to the sink > free
 //
@@ -57,7 +56,7 @@ class StreamSender {
   struct Piece final : OfiPosted {
     void written(const Error*) override;
     State state = State::free;
-    Batch* batch = nullptr; // up to `written`; nullptr: void
+    Batch* batch = nullptr; // up to `written`
     bool sealed = false;
     uint64_t wire_bytes = 0;
     Note note{};
@@ -102,7 +101,7 @@ class StreamLanding {
   Request* find(uint64_t generation);
   bool fits(const Note&);
   bool unpack(const Note&, bool& done);
-  bool open_sealed();
+  bool open_sealed(const Note&);
   bool complete(const Note&);
 
   OfiDomain& domain_;
@@ -113,7 +112,7 @@ class StreamLanding {
   Fid<fid_mr> mr_;
   uint64_t number_ = 0;            // of the stream, ours to choose
   std::optional<ChunkOpener> opener_;
-  std::vector<Note> shut_;         // sealed pieces that are not open yet
+  std::vector<Note> shut_;         // sealed pieces that came before the cipher
   std::vector<Request> requests_;  // by slot
   std::vector<Note> pieces_, layers_; // held
   uint32_t credits_ = 0;           // bits: pieces to give back
