@@ -25,7 +25,7 @@ debian_package(runtime libbaton0 libs ""
   "Baton, a HAL for disaggregated inference: library, drivers, emulators
 The C ABI of Baton, its drivers (host, AWS Neuron, Cerebras CS-3), and the emulators that stand where the vendors' interfaces stand.")
 debian_package(dev libbaton-dev libdevel
-  "libbaton0 ${this}, libfmt-dev, nlohmann-json3-dev, libfabric-dev, libsodium-dev, libxxhash-dev, liburing-dev, pkg-config"
+  "libbaton0 ${this}, libfmt-dev, nlohmann-json3-dev, libfabric-dev, libsodium-dev, libxxhash-dev, liburing-dev, libibverbs-dev, librdmacm-dev, pkg-config"
   "Baton, a HAL for disaggregated inference: headers, archives, examples
 To build an inference runtime or a driver on Baton: hal/baton.h, hal/baton.hpp, the portable program, the transport; for CMake and pkg-config.")
 debian_package(tools baton-tools utils "libbaton0 ${this}"

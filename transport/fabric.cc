@@ -4,32 +4,44 @@
 #include "transport/mapped.hpp"
 #include "transport/ofi.hpp"
 #include "transport/options.hpp"
+#include "transport/verbs.hpp"
 
 #include <fmt/format.h>
 
+#include <sys/stat.h>
+
 namespace baton::transport {
+
+SourceKey key_of(const SourceMemory& m) {
+  struct stat st {};
+  if (m.fd < 0 || fstat(m.fd, &st)) return {};
+  return {uint64_t(st.st_dev), uint64_t(st.st_ino), m.fd_offset};
+}
 
 std::optional<std::string> fabric_unusable(const std::string& fabric, const Session::Impl& s) {
   const bool one_host = fabric == "mapped" || fabric == "shm";
-  if (fabric != "mapped" && !ofi_provider(fabric)) return fmt::format("no fabric '{}'; there are auto, mapped, shm, tcp, verbs, efa", fabric);
-  if (s.bulk_sealed() && fabric == "verbs") return "verbs seals nothing, and one side wants that (seal_bulk)";
+  if (s.bulk_sealed() && (fabric == "verbs" || fabric == "ofi-verbs")) return fabric + " seals nothing, and one side wants that (seal_bulk)";
+  if (fabric == "verbs") return verbs_unusable(*s.ep);
+  if (fabric != "mapped" && !ofi_provider(fabric)) return fmt::format("no fabric '{}'; there are auto, mapped, shm, tcp, verbs, ofi-verbs, efa", fabric);
   if (one_host && !s.same_host) return fmt::format("{} needs both processes on one host, under one user and network namespace", fabric);
   if (fabric == "shm" && s.peer.pids != my_identity(s.ep->options).pids) return "shm needs both processes in one process namespace";
   return std::nullopt;
 }
 
 Result<std::unique_ptr<Landing>> make_landing(const std::string& fabric, Session::Impl& s, const LandingMemory& m) {
+  if (fabric == "verbs") return make_verbs_landing(s, m);
   return fabric == "mapped" ? make_mapped_landing(s, m) : make_ofi_landing(fabric, s, m);
 }
 
 Result<std::unique_ptr<Sender>> make_sender(const std::string& fabric, Session::Impl& s, const nlohmann::json& offer) {
-  BATON_ASSIGN(auto sender, fabric == "mapped" ? make_mapped_sender(s, offer) : make_ofi_sender(fabric, s, offer));
+  BATON_ASSIGN(auto sender, fabric == "mapped" ? make_mapped_sender(s, offer) : fabric == "verbs" ? make_verbs_sender(s, offer) : make_ofi_sender(fabric, s, offer));
   return with_faults(std::move(sender), fabric_faults());
 }
 
 void forget_source(Endpoint::Impl& ep, const void* base) {
   ofi_forget_source(ep, base);
   mapped_forget_source(ep, base);
+  verbs_forget_source(ep, base);
 }
 
 }  // namespace baton::transport

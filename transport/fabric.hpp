@@ -2,7 +2,7 @@
 //
 // A Landing is the sink's side, one for each (session, sink): it discloses the sink's memory to one authenticated peer and hears that layers
 // have landed. A Sender is the source's side of the same. A fabric need not keep writes in order: a note goes out only when all
-// writes of its batch are complete and visible at the far side.
+// writes of its batch are complete and visible at the far side, or, where the fabric says in_order(), behind them.
 //
 // Owner    The sink owns landings; the session owns senders (as attachments), so that connections and mappings outlive a request.
 // Threads  One at a time, as the Instance.
@@ -40,6 +40,12 @@ struct SourceMemory {
   int fd = -1;             // shareable object behind it, -1: none
   uint64_t fd_offset = 0;
 };
+// Which memory it is, for caches of registrations: another buffer may lie at the address of one that was freed. All zero where no object tells.
+struct SourceKey {
+  uint64_t device = 0, inode = 0, offset = 0;
+  bool operator==(const SourceKey&) const = default;
+};
+SourceKey key_of(const SourceMemory&);
 
 // What one request moves, as both sides compute it: [source][part], each with its layers. A landing that has it can take part in the moving.
 struct KvMoves {
@@ -111,6 +117,7 @@ class Sender : public Attachment {
   virtual int fd() const { return -1; } // readable when progress() may find something
   virtual bool converts() const { return false; } // step() takes units as well as segments
   virtual bool copies() const = 0;      // step() itself moves the bytes: worth calling again at once
+  virtual bool in_order() const { return false; } // a note posted behind a batch arrives behind it: it need not wait for the batch's completion
   // Nothing posted touches the sources' memory any more after this; the batches' counters are void. For good.
   virtual void abandon() = 0;
   uint32_t users = 0; // transfers that hold it
@@ -131,6 +138,7 @@ class Landing : public Attachment {
   virtual Status cipher(const nlohmann::json& /*header*/) { return {}; } // of a sealed stream: the sender's
   virtual uint32_t give_back() { return 0; }          // of a stream: pieces (bits) that the sender may write again
   virtual const char* broken() const { return nullptr; } // why poll() said so, if the peer is to blame
+  virtual std::optional<Error> cause() const { return std::nullopt; } // why it is, if it knows
   virtual uint64_t tick_ns() const { return 0; }     // how often it must be polled though no descriptor says so
 };
 

@@ -398,6 +398,7 @@ Result<KvSink::Impl::Link*> KvSink::Impl::choose(Session::Impl& s, const std::ve
       links_.push_back(std::make_unique<Link>(Link{&s, f, std::move(*landing)}));
       return links_.back().get();
     }
+    if (wanted.size() == 1) return landing.error(); // with its own next step
     why += (why.empty() ? "" : "; ") + std::string(landing.error().what);
   }
   return Error(BATON_UNSUPPORTED, fmt::format("no fabric between the two sides: {}", why.empty() ? "none was asked for" : why), "choose another fabric; 'devctl topo' lists them");
@@ -437,7 +438,7 @@ uint32_t KvSink::Impl::collect() {
     const Landing* broken = l.landing.get(); // cancelling may lose the session, and the link with it
     const char* blame = broken->broken();
     const Error why = blame ? Error(BATON_CORRUPT, fmt::format("{}: the prefill side sent {}", l.fabric, blame), "open a new session; if it comes again, report it")
-                            : Error(BATON_PEER_LOST, fmt::format("the {} fabric failed", l.fabric), "open a new session");
+                            : l.session->hop(broken->cause().value_or(Error(BATON_PEER_LOST, fmt::format("the {} fabric failed", l.fabric), "open a new session")));
     const auto mine = active_;
     for (Incoming::Impl* in : mine)
       if (in->landing == broken) cancel(*in, why);

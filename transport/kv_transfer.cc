@@ -432,10 +432,10 @@ bool KvTransfer::Impl::advance(Step& s, size_t index, uint64_t& bytes) {
       bytes -= std::min(n, bytes);
       if (!n) break;
     }
-    if (b.error) fail(*b.error);
   }
+  if (b.error) fail(*b.error); // of a step, or of a completion since
   if (failure && b.outstanding && sender_) sender_->stop(b);
-  if (b.outstanding) return false;
+  if (b.outstanding && (failure || !sender_ || !sender_->in_order())) return false;
   if (failure) {
     finish(s, index, &*failure);
     return true;
@@ -445,6 +445,7 @@ bool KvTransfer::Impl::advance(Step& s, size_t index, uint64_t& bytes) {
   if (!all_together(index, [](const Step& x) { return x.moved; })) return false;
   const size_t first = together(index).first;
   if (!noted_[first] && !(noted_[first] = note(index))) return false;
+  if (b.outstanding) return false;
   for (size_t i = first; i < index; ++i) // in the order of layers, as their signals are
     if (steps_[i].state != Step::State::done) return false;
   finish(s, index, nullptr);

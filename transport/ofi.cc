@@ -24,7 +24,7 @@ struct Provider {
 constexpr Provider kProviders[] = {
     {"shm", "shm", "same host; the kernel copies (process_vm_writev)", true, 32u << 10},
     {"tcp", "tcp;ofi_rxm", "any network; encrypted if a side wishes it (seal)", false, 128u << 10},
-    {"verbs", "verbs;ofi_rxm", "InfiniBand and RoCE; not tried on hardware yet", false, 4u << 10},
+    {"ofi-verbs", "verbs;ofi_rxm", "InfiniBand and RoCE; tried on soft-RoCE, not on hardware yet", false, 4u << 10},
     {"efa", "efa", "EC2 Elastic Fabric Adapter; not tried on hardware yet", false, 16u << 10},
 };
 
@@ -194,7 +194,7 @@ class OfiSender final : public Sender {
     return Status();
   }
   Result<void*> local(const SourceMemory& m) override {
-    BATON_ASSIGN(fid_mr * mr, domain_->source(m.base, m.bytes));
+    BATON_ASSIGN(fid_mr * mr, domain_->source(m));
     return mr ? fi_mr_desc(mr) : nullptr;
   }
 

@@ -1,4 +1,5 @@
-// ofi.hpp: the fabric "libfabric": reliable datagram endpoints and one-sided writes; providers shm, tcp;ofi_rxm, verbs;ofi_rxm, efa.
+// ofi.hpp: the fabric "libfabric": reliable datagram endpoints and one-sided writes; providers shm, tcp;ofi_rxm, verbs;ofi_rxm (the fabric
+// "ofi-verbs"; "verbs" is rdma-core without libfabric, verbs.hpp), efa.
 //
 // Each landing and each sender has an endpoint of its own with a completion queue; they share one domain for each (provider, local address)
 // of the Baton endpoint. Writes ask for FI_DELIVERY_COMPLETE, so a completion means that the bytes are at the far side; only when all

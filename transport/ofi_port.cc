@@ -110,19 +110,18 @@ Result<OfiDomain*> OfiDomain::of(Endpoint::Impl& ep, const std::string& fabric, 
   return static_cast<OfiDomain*>(slot.get());
 }
 
-Result<fid_mr*> OfiDomain::source(const void* base, uint64_t bytes) {
+Result<fid_mr*> OfiDomain::source(const SourceMemory& m) {
   if (!(info->domain_attr->mr_mode & FI_MR_LOCAL)) return static_cast<fid_mr*>(nullptr);
-  Source& s = sources_[base];
-  if (s.mr && s.bytes >= bytes) return s.mr.get();
-  s.mr.reset();
+  const SourceKey id = key_of(m);
+  const auto [first, last] = sources_.equal_range(m.base);
+  for (auto it = first; it != last;) {
+    if (it->second.key == id && it->second.bytes >= m.bytes) return it->second.mr.get();
+    it = it->second.key == id ? std::next(it) : sources_.erase(it); // of memory that was freed; one that is too short may be in use
+  }
   fid_mr* mr = nullptr;
   const uint64_t key = info->domain_attr->mr_mode & FI_MR_PROV_KEY ? 0 : random_u64();
-  if (int rc = fi_mr_reg(domain.get(), base, bytes, FI_WRITE, 0, key, 0, &mr, nullptr)) {
-    sources_.erase(base);
-    return fi_error(fmt::format("cannot register {} bytes to send from", bytes), rc);
-  }
-  s.mr.reset(mr);
-  s.bytes = bytes;
+  if (int rc = fi_mr_reg(domain.get(), m.base, m.bytes, FI_WRITE, 0, key, 0, &mr, nullptr)) return fi_error(fmt::format("cannot register {} bytes to send from", m.bytes), rc);
+  sources_.emplace(m.base, Source{id, m.bytes, Fid<fid_mr>(mr)});
   return mr;
 }
 
@@ -170,6 +169,7 @@ Result<std::unique_ptr<OfiPort>> OfiPort::open(OfiDomain& d, const std::string& 
   }
   if ((rc = fi_ep_bind(ep, &av->fid, 0)) || (rc = fi_ep_bind(ep, &cq->fid, FI_TRANSMIT | FI_RECV))) return fi_error("fi_ep_bind", rc);
   if ((rc = fi_enable(ep))) return fi_error("fi_enable", rc);
+  p->enabled_ = true;
   if (named) {
     p->file_ = kShm + name;
     p->lock_ = Fd(::open(p->file_.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
@@ -184,7 +184,7 @@ Result<std::unique_ptr<OfiPort>> OfiPort::open(OfiDomain& d, const std::string& 
 OfiPort::~OfiPort() {
   // libfabric 1.17's ofi_rxm leaks the socket of a connection that has arrived and that it has not looked at yet: let it look. Reading no
   // entries makes progress and leaves alone what has completed: its batches may be gone.
-  for (int i = 0; wait_fd_ >= 0 && ep_ && i < 3; ++i) {
+  for (int i = 0; wait_fd_ >= 0 && enabled_ && i < 3; ++i) { // not enabled: ofi_rxm has no queue yet to look into, and crashes
     if (i) std::this_thread::sleep_for(std::chrono::microseconds(kRxmConnectUs + 50));
     (void)fi_cq_read(cq_.get(), nullptr, 0);
   }

@@ -34,7 +34,7 @@ Result<Info> ofi_info(const char* provider, const std::string& host); // host: n
 class OfiDomain final : public Attachment {
  public:
   static Result<OfiDomain*> of(Endpoint::Impl&, const std::string& fabric, const std::string& host);
-  Result<fid_mr*> source(const void* base, uint64_t bytes); // kept until forget()
+  Result<fid_mr*> source(const SourceMemory&); // kept until forget(), or until other memory lies there
   void forget(const void* base) { sources_.erase(base); }
   Result<Fid<fid_mr>> target(const void* base, uint64_t bytes);
 
@@ -44,10 +44,11 @@ class OfiDomain final : public Attachment {
 
  private:
   struct Source {
+    SourceKey key;
     uint64_t bytes = 0;
     Fid<fid_mr> mr;
   };
-  std::map<const void*, Source> sources_;
+  std::multimap<const void*, Source> sources_;
 };
 
 // A write that is not a batch's own: told when it is complete, or failed.
@@ -89,6 +90,7 @@ class OfiPort {
   Fd lock_; // on the provider's file
   std::string file_;
   int wait_fd_ = -1;
+  bool enabled_ = false;
   size_t window_ = 0, per_write_ = 1;
   std::vector<Note> receives_;
   std::optional<Error> error_;

@@ -53,7 +53,7 @@ StreamSender::~StreamSender() {
 bool StreamSender::make_room() {
   if (stage_) return true;
   if (!stage_.make().ok()) return false;
-  auto mr = domain_.source(stage_.at(0), Stage::kBytes);
+  auto mr = domain_.source({stage_.at(0), Stage::kBytes});
   if (!mr.ok()) return false;
   desc_ = *mr ? fi_mr_desc(*mr) : nullptr;
   return true;

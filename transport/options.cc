@@ -9,6 +9,7 @@ void prepare_libfabric_environment() {
     setenv("FI_HMEM", "system", 0);
     setenv("FI_OFI_RXM_CM_PROGRESS_INTERVAL", std::to_string(kRxmConnectUs).c_str(), 0);
     setenv("FI_OFI_RXM_BUFFER_SIZE", std::to_string(kRxmBufferBytes).c_str(), 0);
+    setenv("FI_UNIVERSE_SIZE", std::to_string(kUniverse).c_str(), 0);
     return true;
   }();
   (void)once;

@@ -8,6 +8,8 @@
 // FI_OFI_RXM_BUFFER_SIZE  set to kRxmBufferBytes unless it is set: ofi_rxm clears many buffers of this size for each endpoint, that is, for each
 //          landing and sender. With its own 16 KiB, 102 tcp transfers took 1.8 s of CPU, with 512 bytes 0.8 s (one run each, on a busy machine);
 //          what passes through them here is a Note.
+// FI_UNIVERSE_SIZE  set to kUniverse unless it is set: ofi_rxm makes the completion queue of each endpoint for so many peers. Its own 256 is more than
+//          soft-RoCE has entries for (65536, rdma_rxe has 32767), and ours have one peer.
 // BATON_COPY  read: "memcpy", "avx2" or "avx512" for large copies, in place of the probe's choice; one that this CPU has not is ignored.
 // BATON_FABRIC_FAULTS  read: what a sender does wrong, by a seed (fault_sender.hpp). For tests and soaks.
 //
@@ -20,6 +22,7 @@ namespace baton::transport {
 
 inline constexpr int kRxmConnectUs = 100;
 inline constexpr int kRxmBufferBytes = 512;
+inline constexpr int kUniverse = 64;
 
 void prepare_libfabric_environment();
 std::string forced_copy();   // BATON_COPY, "" if unset

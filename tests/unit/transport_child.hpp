@@ -14,8 +14,8 @@
 
 namespace baton::transport {
 
-inline constexpr uint64_t kLeaseMs = kSanitized ? 3000 : 1000;
-inline constexpr uint64_t kSoonMs = kSanitized ? 60000 : 30000;
+inline const uint64_t kLeaseMs = (kSanitized ? 3000 : 1000) * lease_slow();
+inline const uint64_t kSoonMs = (kSanitized ? 60000 : 30000) * test_slow();
 
 class Child {
  public:
@@ -61,7 +61,7 @@ struct Far : testing::Test {
   explicit Far(bool = true) {}  // for those who must do something before the endpoint listens
   Instance in = must(Instance::create());
   Key key = random_key();
-  Endpoint ep = must(Endpoint::open(in, {"127.0.0.1:0", key, "decode", kLeaseMs * 1'000'000}));
+  Endpoint ep = must(Endpoint::open(in, {test_listen(), key, "decode", kLeaseMs * 1'000'000}));
   std::optional<Child> child;
   std::unique_ptr<Session> session;
 

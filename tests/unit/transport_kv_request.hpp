@@ -45,7 +45,7 @@ struct Request {
     return all;
   }
   Result<KvTransfer> open(const std::string& ticket, const std::string& fabric, const std::string& model = "model-a") {
-    return KvTransfer::open(e.in, *e.at_prefill, ticket, list(), tokens, {.fabric = fabric, .model = model}, deadline_in_ms(kSanitized ? 20000 : 5000));
+    return KvTransfer::open(e.in, *e.at_prefill, ticket, list(), tokens, {.fabric = fabric, .model = model}, deadline_in_ms((kSanitized ? 20000 : 5000) * test_slow()));
   }
   uint64_t wrong() { return wrong_kv(landing, dst, dst_blocks, tokens, salt); }
 };
@@ -59,7 +59,7 @@ inline void submit_all(Request& r, KvTransfer& t, const Timeline& sent, bool bac
   ASSERT_OK(t.queue().submit(ops));
 }
 
-inline constexpr uint64_t kSoonMs = kSanitized ? 30000 : 5000;
+inline const uint64_t kSoonMs = (kSanitized ? 30000 : 5000) * test_slow();
 
 inline void move_once(Request& r, const std::string& fabric) {
   Incoming in = r.expect();

@@ -136,7 +136,7 @@ int main(int argc, char** argv) {
   o.key = key_from(argv[2]);
   o.name = role + " process";
   o.lease_ns = std::stoull(argv[4]) * 1'000'000;
-  if (role == "sink") o.listen = "127.0.0.1:0";
+  if (role == "sink") o.listen = test_listen();
   Endpoint ep = must(Endpoint::open(in, o));
   std::unique_ptr<Session> s;
   if (role == "sink") {

@@ -9,12 +9,12 @@ namespace {
 using testing::HasSubstr;
 
 // This process decodes; the child is the source.
-class DecodeHere : public testing::TestWithParam<const char*> {
+class DecodeHere : public testing::TestWithParam<std::string> {
  protected:
   Instance in = must(Instance::create());
   Device host = must(in.open("host://"));
   Key key = random_key();
-  Endpoint ep = must(Endpoint::open(in, {"127.0.0.1:0", key, "decode", kLeaseMs * 1'000'000}));
+  Endpoint ep = must(Endpoint::open(in, {test_listen(), key, "decode", kLeaseMs * 1'000'000}));
   std::unique_ptr<Child> child;
   std::unique_ptr<Session> session;
   KvLayout layout = small_layout(KvOrder::token_major, 16, 12);
@@ -44,11 +44,11 @@ class DecodeHere : public testing::TestWithParam<const char*> {
     return m ? m->type + m->body.value("text", "") : "";
   }
 };
-INSTANTIATE_TEST_SUITE_P(All, DecodeHere, testing::Values("mapped", "shm", "tcp"), [](const auto& i) { return std::string(i.param); });
+INSTANTIATE_TEST_SUITE_P(All, DecodeHere, testing::ValuesIn(fabrics_under_test({"mapped", "shm", "tcp"})), fabric_label);
 
 TEST_P(DecodeHere, BytesArriveFromAnotherProcess) {
   // 4 MiB a layer. libfabric 1.17's shm sends writes of up to 4 KiB that ask for their delivery one at a time, a round trip each.
-  const uint32_t n = std::string(GetParam()) == "shm" ? 24 : 128;
+  const uint32_t n = GetParam() == "shm" ? 24 : 128;
   layout.head_dim = 256, layout.blocks = n;
   start();
   for (uint32_t salt = 1; salt < 4; ++salt) {
@@ -115,7 +115,7 @@ TEST_P(DecodeHere, ASilentSourceIsLostAfterTheLease) {
   EXPECT_THAT(s.error().what, HasSubstr("silent"));
   EXPECT_GT(took, kLeaseMs * 1'000'000 / 2); // its last heartbeat was up to a third of the lease ago
   EXPECT_LT(took, kLeaseMs * 1'000'000 * 3);
-  if (std::string(GetParam()) == "shm") {
+  if (GetParam() == "shm") {
     poll_until(in, [] { return false; }, 20);
     EXPECT_FALSE(x.quiesced()) << "a stopped process could still write";
     EXPECT_EQ(sink->expect(blocks, 100).error().code, BATON_BUSY);
@@ -125,8 +125,28 @@ TEST_P(DecodeHere, ASilentSourceIsLostAfterTheLease) {
   EXPECT_OK(sink->expect(blocks, 100));
 }
 
-class PrefillHere : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(All, PrefillHere, testing::Values("mapped", "shm", "tcp"), [](const auto& i) { return std::string(i.param); });
+// Both processes have the port that goes down, and each must find out for itself: by the device, or by the other's silence.
+TEST_P(DecodeHere, APortThatGoesDownMidTransferIsAnErrorWithinTheLease) {
+  if (!test_netdev()) GTEST_SKIP() << "no BATON_TEST_NETDEV: the network device that may be taken down";
+  layout.head_dim = 256, layout.blocks = 128;
+  start();
+  Incoming x = go(128 * 16, 1);
+  ASSERT_OK(x.landed().wait_until(1, deadline_in_ms(kSoonMs)));
+  ASSERT_TRUE(set_test_netdev(false));
+  const uint64_t start_ns = now_ns();
+  const auto s = x.landed().wait_until(layout.layers, deadline_in_ms(kSoonMs));
+  const uint64_t took = now_ns() - start_ns;
+  ASSERT_TRUE(set_test_netdev(true));
+  if (!s.ok()) { // it may have been through already
+    EXPECT_TRUE(s.error().code == BATON_IO || s.error().code == BATON_PEER_LOST) << s.error().text();
+    EXPECT_LT(took, kLeaseMs * 1'000'000 * 3 / 2);
+  }
+  child->kill(SIGKILL);
+  EXPECT_TRUE(poll_until(in, [&] { return x.quiesced(); }, kSoonMs));
+}
+
+class PrefillHere : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(All, PrefillHere, testing::ValuesIn(fabrics_under_test({"mapped", "shm", "tcp"})), fabric_label);
 
 TEST_P(PrefillHere, AKilledSinkFailsWhatIsQueued) {
   const Key key = random_key();

@@ -12,11 +12,17 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <numeric>
 #include <random>
+#include <sstream>
 
 namespace baton::transport {
 
@@ -25,6 +31,44 @@ inline constexpr bool kSanitized = true;
 #else
 inline constexpr bool kSanitized = false;
 #endif
+
+// What tests/vm sets in its guest; unset elsewhere.
+// BATON_TEST_FABRICS=verbs,ofi-verbs  the suites over fabrics run on these, and not on those of every machine.
+inline std::vector<std::string> fabrics_under_test(std::vector<std::string> usual) {
+  const char* text = getenv("BATON_TEST_FABRICS");
+  if (!text) return usual;
+  std::vector<std::string> all;
+  std::stringstream s(text);
+  for (std::string f; std::getline(s, f, ',');) all.push_back(f);
+  return all;
+}
+inline std::string fabric_label(const testing::TestParamInfo<std::string>& i) { // GoogleTest takes letters, digits and _
+  std::string s = i.param;
+  std::replace(s.begin(), s.end(), '-', '_');
+  return s;
+}
+// BATON_TEST_LISTEN=10.77.0.1  the address to listen on: that of an RDMA port.
+inline std::string test_listen() {
+  const char* host = getenv("BATON_TEST_LISTEN");
+  return std::string(host ? host : "127.0.0.1") + ":0";
+}
+// BATON_TEST_NETDEV=dummy0  the network device that may be taken down for a while.
+inline const char* test_netdev() { return getenv("BATON_TEST_NETDEV"); }
+inline bool set_test_netdev(bool up) {
+  if (!test_netdev()) return false;
+  Fd s(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  ifreq r{};
+  std::strncpy(r.ifr_name, test_netdev(), sizeof r.ifr_name - 1);
+  if (ioctl(s.get(), SIOCGIFFLAGS, &r)) return false;
+  r.ifr_flags = short(up ? r.ifr_flags | IFF_UP : r.ifr_flags & ~IFF_UP);
+  return ioctl(s.get(), SIOCSIFFLAGS, &r) == 0;
+}
+// BATON_TEST_SLOW=16  this machine may take so many times as long (software emulation). Leases are a part of that longer: tests sit them out.
+inline uint64_t test_slow() {
+  const char* n = getenv("BATON_TEST_SLOW");
+  return n ? std::max<uint64_t>(1, std::strtoull(n, nullptr, 10)) : 1;
+}
+inline uint64_t lease_slow() { return 1 + (test_slow() - 1) / 4; }
 
 #define ASSERT_OK(expr)                                                  \
   do {                                                                   \
@@ -47,7 +91,7 @@ T must(Result<T> r, const char* what = "") {
 }
 
 template <class F>
-bool poll_until(const Instance& in, F done, uint64_t ms = 5000) {
+bool poll_until(const Instance& in, F done, uint64_t ms = 5000 * test_slow()) {
   const uint64_t until = deadline_in_ms(ms);
   while (!done()) {
     if (now_ns() > until) return false;
@@ -64,12 +108,12 @@ struct TwoEnds {
   Endpoint decode, prefill;
   std::unique_ptr<Session> at_prefill, at_decode;
 
-  explicit TwoEnds(uint64_t lease_ns = 1'500'000'000)
-      : decode(must(Endpoint::open(in, {"127.0.0.1:0", key, "decode", lease_ns}))), prefill(must(Endpoint::open(in, {"", key, "prefill", lease_ns}))) {
+  explicit TwoEnds(uint64_t lease_ns = 1'500'000'000 * lease_slow())
+      : decode(must(Endpoint::open(in, {test_listen(), key, "decode", lease_ns}))), prefill(must(Endpoint::open(in, {"", key, "prefill", lease_ns}))) {
     connect();
   }
   void connect() {
-    at_prefill = must(prefill.connect(decode.address(), deadline_in_ms(5000)), "connect");
+    at_prefill = must(prefill.connect(decode.address(), deadline_in_ms(5000 * test_slow())), "connect");
     EXPECT_TRUE(poll_until(in, [&] { return (at_decode = decode.accept()) != nullptr; }));
   }
 };

@@ -230,7 +230,7 @@ Run add_generate(CLI::App& app) {
   c->add_option("--prefill", f->prefill, "device, or baton://HOST:PORT of a prefill worker")->capture_default_str();
   c->add_option("--decode", f->decode, "device, or baton://HOST:PORT of a decode worker")->capture_default_str();
   c->add_option("--device", f->device, "do all on this one device, without a hand-over");
-  c->add_option("--fabric", f->fabric, "mapped, shm, tcp or auto")->check(CLI::IsMember({"mapped", "shm", "tcp", "auto"}))->capture_default_str();
+  c->add_option("--fabric", f->fabric, "mapped, shm, tcp, verbs, ofi-verbs, efa or auto")->check(CLI::IsMember({"mapped", "shm", "tcp", "verbs", "ofi-verbs", "efa", "auto"}))->capture_default_str();
   f->engine.add(*c);
   c->add_option("--decode-block-tokens", f->decode_block_tokens, "tokens of a KV block on the decode side (default: --block-tokens)")->check(CLI::Range(1, 4096));
   c->add_option("--decode-kv-order", f->decode_order, "KV order on the decode side (default: --kv-order)")->check(CLI::IsMember({"token_major", "head_major", "block_major"}));

@@ -91,7 +91,7 @@ Run add_worker(CLI::App& app) {
   c->add_option("--listen", f->listen, "HOST:PORT; port 0: any")->required();
   f->proof.add(*c);
   f->registered.add(*c);
-  c->add_option("--fabric", f->fabric, "mapped, shm, tcp or auto, where the client does not say")->check(CLI::IsMember({"mapped", "shm", "tcp", "auto"}));
+  c->add_option("--fabric", f->fabric, "mapped, shm, tcp, verbs, ofi-verbs, efa or auto, where the client does not say")->check(CLI::IsMember({"mapped", "shm", "tcp", "verbs", "ofi-verbs", "efa", "auto"}));
   c->add_option("--lease-ms", f->lease_ms, "a peer silent for so long is lost")->check(CLI::Range(10, 3600000))->capture_default_str();
   f->engine.add(*c);
   return [f] {

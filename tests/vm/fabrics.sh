@@ -1,0 +1,20 @@
+# fabrics.sh: in the guest, the suites over fabrics on $BATON_TEST_FABRICS; $TESTS is the folder of the programs.
+export BATON_TEST_LISTEN=10.77.0.1 BATON_TEST_NETDEV=dummy0 BATON_TEST_SLOW=16
+status=0
+
+# Nothing run, or something skipped, is a failure: here everything is there.
+run() {
+  echo "== $*"
+  "$TESTS/$@" > /tmp/log 2>&1
+  code=$?
+  grep -vE '^\[ RUN  |^\[---|^Running main|^Note: |^$' /tmp/log
+  [ $code = 0 ] && grep -q '^\[  PASSED  \] [1-9]' /tmp/log && ! grep -q 'SKIPPED' /tmp/log || { status=1; echo "FAILED ($code): $*"; }
+}
+
+run transport_kv_link '--gtest_filter=All/OnFabric.*'
+run transport_process '--gtest_filter=All/DecodeHere.*:All/PrefillHere.*-*APort*'
+if [ "$BATON_TEST_FABRICS" = verbs ]; then # libfabric hears of no port: its writes fail when their retries are up
+  run transport_verbs
+  run transport_process '--gtest_filter=*APort*' # the last: see transport_verbs.cc
+fi
+exit $status

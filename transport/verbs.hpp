@@ -1,0 +1,33 @@
+// verbs.hpp: the fabric "verbs": InfiniBand and RoCE by rdma-core directly; one reliable connected queue pair for each (session, sink).
+//
+// The sink registers its memory for one landing, in a protection domain of its own, and tells address and key over the authenticated session. The
+// sender connects (verbs_cm.hpp), then writes layers and posts a note behind each (verbs_write.hpp). The sink's processor is not
+// involved until a note's completion wakes it.
+//
+// Fencing. The key opens the landing's memory to the landing's queue pair alone; destroying the queue pair (session lost, sink closed) is the
+// proof that nobody writes any more. A single cancelled request waits for the sender's kv.abort, as on every fabric of writes.
+// A sender that has lost its queue pair may connect again with the token of the next offer; that replaces the old one.
+//
+// Owner    VerbsLanding: the sink. VerbsSender: the session.   Threads  as the Instance.
+// Cost     A layer: one chain of writes for each 2 MiB, one completion each, one note. Memory is registered once.
+// Errors   UNSUPPORTED (no RDMA device, with the reason), CAPACITY (RLIMIT_MEMLOCK), PEER_LOST, IO (port down, key refused), DEVICE_LOST.
+#pragma once
+
+#include "transport/fabric.hpp"
+#include "transport/fabrics.hpp"
+
+namespace baton::transport {
+
+FabricInfo verbs_probe();
+// Why this endpoint cannot use it; nullopt: it can.
+std::optional<std::string> verbs_unusable(const Endpoint::Impl&);
+Result<std::unique_ptr<Landing>> make_verbs_landing(Session::Impl&, const LandingMemory&);
+Result<std::unique_ptr<Sender>> make_verbs_sender(Session::Impl&, const nlohmann::json& offer);
+void verbs_forget_source(Endpoint::Impl&, const void* base);
+// What a sender of this fabric has posted and heard, for tests and benchmarks.
+struct VerbsCounts {
+  uint64_t operations = 0, completions = 0, notes = 0;
+};
+VerbsCounts verbs_counts(const Sender&);
+
+}  // namespace baton::transport
