@@ -69,11 +69,21 @@ class Incoming {
   std::unique_ptr<Impl> impl_;
 };
 
+// Memory that is no Buffer: where it lies in this process and, if another process may map it, the object that it lies in (fd -1: none).
+// The caller keeps both until the sink or transfer is destroyed; the descriptor is not consumed.
+struct HostMemory {
+  void* base = nullptr;
+  uint64_t bytes = 0;
+  int fd = -1;
+  uint64_t fd_offset = 0; // of `base`
+};
+
 class KvSink {
  public:
   // `memory` must be mappable and, for "mapped", exportable. Handles tickets on every session of `endpoint`.
   // `model` identifies the model (hash of config and weights): a transfer for another is refused.
   static Result<KvSink> create(const Instance&, Endpoint&, const Buffer& memory, const KvLayout&, std::string model);
+  static Result<KvSink> create(const Instance&, Endpoint&, const HostMemory&, const KvLayout&, std::string model);
   KvSink(KvSink&&) noexcept;
   ~KvSink();
   // Tokens [held, tokens) of a request whose blocks these are: the first `held` are here already (a prefix hit, or an earlier chunk of the
@@ -90,6 +100,7 @@ struct KvSource { // one rank
   const Buffer* memory;
   KvLayout layout;
   std::vector<int32_t> blocks; // of this request
+  HostMemory host{};           // in place of `memory`, where that is nullptr
 };
 
 struct TransferOptions {
@@ -116,6 +127,7 @@ class KvTransfer {
   ~KvTransfer();                   // neither sealed nor aborted: the sink's side is poisoned with CANCELLED
   const Queue& queue() const;
   uint32_t layers() const;         // that the sink holds
+  Status alive() const;            // why it failed, if it did
   void abort(const Error& cause);  // ends the transfer: what is queued fails, and the sink's side is poisoned with this cause
   Op copy(uint32_t source, uint32_t layer) const; // layer 0 is the first one that the sink holds
   // After the last layer has been sent (waits for it by polling): delivers `message` to the sink's side.
@@ -142,5 +154,6 @@ class KvTransfer {
 
 // Registered regions that sources reuse across requests are cached by the endpoint; drop them before freeing the buffer.
 void forget_memory(Endpoint&, const Buffer&);
+void forget_memory(Endpoint&, const HostMemory&);
 
 }  // namespace baton::transport

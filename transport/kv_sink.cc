@@ -12,6 +12,7 @@
 
 #include <fmt/format.h>
 
+#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -65,7 +66,7 @@ struct KvSink::Impl final : Service, Watcher {
   };
 
   ~Impl() override;
-  Status start(const Instance&, Endpoint::Impl&, const Buffer&, const KvLayout&, std::string model);
+  Status start(const Instance&, Endpoint::Impl&, const HostMemory&, const KvLayout&, std::string model); // dups the descriptor
   Result<Incoming> expect(std::vector<int32_t> blocks, uint64_t tokens, uint64_t held);
   void forget(Incoming::Impl&);
   void cancel(Incoming::Impl&, const Error&);
@@ -119,21 +120,22 @@ struct KvSink::Impl final : Service, Watcher {
 
 // ---- lifetime ----
 
-Status KvSink::Impl::start(const Instance& in, Endpoint::Impl& e, const Buffer& buffer, const KvLayout& l, std::string m) {
+Status KvSink::Impl::start(const Instance& in, Endpoint::Impl& e, const HostMemory& host, const KvLayout& l, std::string m) {
   BATON_TRY(l.check());
-  if (buffer.bytes() < l.bytes())
-    return Error(BATON_INVALID_ARGUMENT, fmt::format("the landing buffer has {} bytes, its layout needs {}", buffer.bytes(), l.bytes()), "allocate KvLayout::bytes()");
-  BATON_ASSIGN(void* base, buffer.map());
+  if (!host.base) return Error(BATON_INVALID_ARGUMENT, "a landing without memory", "give the KV pool's first byte");
+  if (host.bytes < l.bytes())
+    return Error(BATON_INVALID_ARGUMENT, fmt::format("the landing buffer has {} bytes, its layout needs {}", host.bytes, l.bytes()), "allocate KvLayout::bytes()");
   instance = in.get();
   layout = l;
   model = std::move(m);
   memory.id = random_hex(8);
-  memory.base = static_cast<uint8_t*>(base);
+  memory.base = static_cast<uint8_t*>(host.base);
   memory.bytes = l.bytes();
-  if (auto x = buffer.export_fd(); x.ok()) {
-    fd = Fd(x->fd);
-    memory.fd = x->fd;
-    memory.fd_offset = x->offset;
+  if (host.fd >= 0) {
+    fd = Fd(fcntl(host.fd, F_DUPFD_CLOEXEC, 0));
+    if (!fd) return io_error("dup", errno);
+    memory.fd = fd.get();
+    memory.fd_offset = host.fd_offset;
   }
   timer = Fd(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
   if (!timer) return io_error("timerfd_create", errno);
@@ -549,6 +551,13 @@ KvSink::KvSink(KvSink&&) noexcept = default;
 KvSink::~KvSink() = default;
 
 Result<KvSink> KvSink::create(const Instance& in, Endpoint& ep, const Buffer& memory, const KvLayout& layout, std::string model) {
+  BATON_ASSIGN(void* base, memory.map());
+  auto x = memory.export_fd();
+  const Fd fd(x.ok() ? x->fd : -1);
+  return create(in, ep, HostMemory{base, memory.bytes(), fd.get(), x.ok() ? x->offset : 0}, layout, std::move(model));
+}
+
+Result<KvSink> KvSink::create(const Instance& in, Endpoint& ep, const HostMemory& memory, const KvLayout& layout, std::string model) {
   auto impl = std::make_unique<Impl>();
   BATON_TRY(impl->start(in, ep.impl(), memory, layout, std::move(model)));
   return KvSink(std::move(impl));

@@ -118,17 +118,24 @@ Status KvTransfer::Impl::check(const std::vector<KvSource>& all, uint64_t tokens
   if (all.empty() || all.size() > kMaxSources) return Error(BATON_INVALID_ARGUMENT, fmt::format("{} sources", all.size()), fmt::format("1 to {}, one for each rank", kMaxSources));
   for (size_t i = 0; i < all.size(); ++i) {
     const KvSource& s = all[i];
-    if (!s.memory) return Error(BATON_INVALID_ARGUMENT, fmt::format("source {} has no memory", i), "give the rank's KV buffer");
+    if (!s.memory && !s.host.base) return Error(BATON_INVALID_ARGUMENT, fmt::format("source {} has no memory", i), "give the rank's KV buffer");
     BATON_TRY(s.layout.check());
-    if (s.memory->bytes() < s.layout.bytes())
-      return Error(BATON_INVALID_ARGUMENT, fmt::format("source {} has {} bytes, its layout needs {}", i, s.memory->bytes(), s.layout.bytes()), "allocate KvLayout::bytes()");
+    const uint64_t has = s.memory ? s.memory->bytes() : s.host.bytes;
+    if (has < s.layout.bytes())
+      return Error(BATON_INVALID_ARGUMENT, fmt::format("source {} has {} bytes, its layout needs {}", i, has, s.layout.bytes()), "allocate KvLayout::bytes()");
     const uint64_t need = (tokens + s.layout.block_tokens - 1) / s.layout.block_tokens;
     if (s.blocks.size() < need) return Error(BATON_INVALID_ARGUMENT, fmt::format("source {} has {} blocks, {} tokens need {}", i, s.blocks.size(), tokens, need), "give every block");
-    BATON_ASSIGN(void* base, s.memory->map());
+    void* base = s.host.base;
+    if (s.memory) {
+      BATON_ASSIGN(base, s.memory->map());
+    }
     SourceMemory& m = memory_.emplace_back();
     m.base = static_cast<const uint8_t*>(base);
     m.bytes = s.layout.bytes();
-    if (auto x = s.memory->export_fd(); x.ok()) {
+    if (!s.memory) {
+      m.fd = s.host.fd;
+      m.fd_offset = s.host.fd_offset;
+    } else if (auto x = s.memory->export_fd(); x.ok()) {
       fds_.emplace_back(x->fd);
       m.fd = x->fd;
       m.fd_offset = x->offset;
@@ -549,6 +556,10 @@ const Queue& KvTransfer::queue() const { return impl_->queue; }
 uint32_t KvTransfer::layers() const { return uint32_t(impl_->layers); }
 const KvTransfer::Stats& KvTransfer::stats() const { return impl_->stats; }
 Status KvTransfer::seal(const Message& m, uint64_t deadline_ns) { return impl_->seal(m, deadline_ns); }
+Status KvTransfer::alive() const {
+  if (impl_->failure) return *impl_->failure;
+  return {};
+}
 void KvTransfer::abort(const Error& cause) { impl_->fail(cause); }
 
 Op KvTransfer::copy(uint32_t source, uint32_t layer) const {
@@ -564,5 +575,6 @@ Op KvTransfer::copy(uint32_t source, uint32_t layer) const {
 void forget_memory(Endpoint& ep, const Buffer& b) {
   if (auto base = b.map(); base.ok()) forget_source(ep.impl(), *base);
 }
+void forget_memory(Endpoint& ep, const HostMemory& m) { forget_source(ep.impl(), m.base); }
 
 }  // namespace baton::transport

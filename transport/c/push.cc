@@ -1,0 +1,153 @@
+// Pushes of baton_kv.h: the prefill side.
+#include "transport/c/handles.hpp"
+
+using namespace baton;
+using namespace baton::kv_c;
+using namespace baton::transport;
+
+namespace {
+
+constexpr uint64_t kAgreeNs = 5'000'000'000;
+
+Error given_up(const baton_error* why) { return why ? Error(copy_in(why)) : Error(BATON_CANCELLED, "the prefill side gave it up", "nothing: it was its choice"); }
+
+Status standing(const baton_kv_push& p) {
+  if (p.failed) return p.cause;
+  return p.transfer->alive();
+}
+
+Status submit(baton_kv_push& p, uint32_t source, uint32_t layer, const baton_point* wait) {
+  const uint32_t index = source * p.layers + layer;
+  Op op = p.transfer->copy(source, layer);
+  op.baton_op::signal[0] = {p.points.get(), p.pushes + 1};
+  if (wait) op.baton_op::wait[0] = *wait;
+  BATON_TRY(p.transfer->queue().submit(op));
+  ++p.pushes;
+  p.pushed[index] = 1;
+  p.waiting.push_back(index); // reserved
+  return {};
+}
+
+Result<std::vector<KvSource>> sources_of(baton_kv_push& p, const baton_kv_endpoint* ep, const baton_kv_push_options& o) {
+  std::vector<KvSource> all;
+  for (uint32_t i = 0; i < o.source_count; ++i) {
+    const baton_kv_source& s = o.sources[i];
+    const std::string name = "source " + std::to_string(i);
+    if (!s.pool || (s.block_count && !s.blocks)) return missing((name + "'s pool or its list of blocks").c_str());
+    if (s.pool->ep != ep) return Error(BATON_INVALID_ARGUMENT, name + " is of another endpoint than the session", "register it with this one");
+    if (s.pool->model != o.sources[0].pool->model)
+      return Error(BATON_MISMATCH, name + " has model '" + s.pool->model + "', source 0 has '" + o.sources[0].pool->model + "'", "push one model at a time");
+    for (uint64_t k = 0; k < s.block_count; ++k)
+      if (s.blocks[k] < 0 || uint32_t(s.blocks[k]) >= s.pool->layout.blocks)
+        return Error(BATON_INVALID_ARGUMENT, name + ": block " + std::to_string(s.blocks[k]) + " of a pool of " + std::to_string(s.pool->layout.blocks), "pass this pool's blocks");
+    p.pools.push_back(s.pool);
+    all.push_back({.memory = nullptr, .layout = s.pool->layout, .blocks = std::vector<int32_t>(s.blocks, s.blocks + s.block_count), .host = s.pool->memory});
+  }
+  return all;
+}
+
+} // namespace
+
+namespace baton::kv_c {
+
+void end_push(baton_kv_push& p, const Error& why) {
+  if (p.transfer) {
+    p.last = p.transfer->stats();
+    if (!p.complete && !p.failed) p.transfer->abort(why);
+    p.transfer.reset();
+  }
+  if (p.complete || p.failed) return;
+  p.failed = true;
+  p.cause = why;
+}
+
+} // namespace baton::kv_c
+
+int32_t baton_kv_push_open(baton_kv_session* s, const baton_kv_push_options* options, baton_kv_push** out, baton_error* error) {
+  return edge(error, [&]() -> Status {
+    if (!s || !options || !out) return missing("the session, the options or the result");
+    const auto o = copy_in(options);
+    if (!o.ticket) return missing("the ticket");
+    if (!o.sources || !o.source_count) return missing("the list of sources");
+    auto p = std::make_unique<baton_kv_push>();
+    p->ep = s->ep;
+    BATON_ASSIGN(auto sources, sources_of(*p, s->ep, o));
+    BATON_ASSIGN(p->points, p->ep->instance->timeline("push"));
+    TransferOptions how;
+    if (o.fabric) how.fabric = o.fabric;
+    how.model = o.sources[0].pool->model;
+    BATON_ASSIGN(KvTransfer t, KvTransfer::open(*p->ep->instance, *s->session, o.ticket, std::move(sources), o.tokens, how, o.deadline_ns ? o.deadline_ns : now_ns() + kAgreeNs));
+    p->transfer.emplace(std::move(t));
+    p->sources = o.source_count;
+    p->layers = uint32_t(p->transfer->stats().spans.size() / o.source_count);
+    p->pushed.resize(size_t(p->sources) * p->layers);
+    p->waiting.reserve(p->pushed.size());
+    p->user = o.user;
+    *out = p->ep->pushes.emplace_back(std::move(p)).get();
+    return {};
+  });
+}
+
+uint32_t baton_kv_push_layers(const baton_kv_push* p) { return p ? p->layers : 0; }
+
+int32_t baton_kv_push_layer(baton_kv_push* p, uint32_t source, uint32_t layer, const baton_point* wait, baton_error* error) {
+  return edge(error, [&]() -> Status {
+    if (!p) return missing("the push");
+    if (source >= p->sources || layer >= p->layers)
+      return Error(BATON_INVALID_ARGUMENT, "layer " + std::to_string(layer) + " of source " + std::to_string(source) + ": there are " + std::to_string(p->layers) + " layers of " + std::to_string(p->sources) + " sources", "see baton_kv_push_layers");
+    if (p->pushed[size_t(source) * p->layers + layer]) return Error(BATON_INVALID_ARGUMENT, "layer " + std::to_string(layer) + " of source " + std::to_string(source) + " was pushed already", "push each layer once");
+    BATON_TRY(standing(*p));
+    return submit(*p, source, layer, wait);
+  });
+}
+
+int32_t baton_kv_push_all(baton_kv_push* p, baton_error* error) {
+  return edge(error, [&]() -> Status {
+    if (!p) return missing("the push");
+    BATON_TRY(standing(*p));
+    for (uint32_t l = 0; l < p->layers; ++l)
+      for (uint32_t s = 0; s < p->sources; ++s)
+        if (!p->pushed[size_t(s) * p->layers + l]) BATON_TRY(submit(*p, s, l, nullptr));
+    return {};
+  });
+}
+
+int32_t baton_kv_push_seal(baton_kv_push* p, const void* bytes, uint64_t count, baton_error* error) {
+  return edge(error, [&]() -> Status {
+    if (!p || (count && !bytes)) return missing("the push or the bytes");
+    if (count > BATON_KV_NOTE_BYTES) return Error(BATON_INVALID_ARGUMENT, std::to_string(count) + " bytes in a seal", "at most BATON_KV_NOTE_BYTES");
+    if (p->seal || p->complete) return Error(BATON_BUSY, "the push is sealed already", "seal once");
+    BATON_TRY(standing(*p));
+    const auto* b = static_cast<const uint8_t*>(bytes);
+    p->seal.emplace(b, b + count);
+    return {};
+  });
+}
+
+void baton_kv_push_cancel(baton_kv_push* p, const baton_error* why) {
+  if (!p || p->complete || p->failed) return;
+  quietly(0, [&] {
+    p->transfer->abort(given_up(why)); // the next poll tells
+    return 0;
+  });
+}
+
+void baton_kv_push_release(baton_kv_push* p) {
+  if (!p) return;
+  quietly(0, [&] {
+    forget(p->ep->pushes, p);
+    return 0;
+  });
+}
+
+int32_t baton_kv_push_stats(const baton_kv_push* p, baton_kv_stats* out, baton_error* error) {
+  return edge(error, [&]() -> Status {
+    if (!p || !out) return missing("the push or the result");
+    baton_kv_stats s{};
+    const KvTransfer::Stats& from = p->transfer ? p->transfer->stats() : p->last;
+    s.bytes = from.bytes, s.segments = from.segments, s.layers = p->sent;
+    put(s.fabric, from.fabric);
+    copy_out(out, s);
+    return {};
+  });
+}
