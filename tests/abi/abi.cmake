@@ -25,4 +25,13 @@ if(NOT BATON_SANITIZE)  # the header and the exported names are the same in ever
   find_package(Python3 REQUIRED COMPONENTS Interpreter)
   baton_add_ctest(abi_table COMMAND Python3::Interpreter ${abi}/abi_test.py ${CMAKE_SOURCE_DIR} $<TARGET_FILE:baton>
                   $<TARGET_FILE:abi_v1_caller> ${CMAKE_C_COMPILER} LABELS abi TIMEOUT 60)
+  baton_add_ctest(abi_table_kv COMMAND Python3::Interpreter ${abi}/abi.py check --header ${CMAKE_SOURCE_DIR}/transport/baton_kv.h --library $<TARGET_FILE:baton_kv>
+                  --table ${abi}/kv1.table --cc ${CMAKE_C_COMPILER} LABELS abi TIMEOUT 60)
 endif()
+
+# baton_kv.h: a decode side and a prefill side in C11, two processes.
+add_executable(abi_kv_two_processes ${abi}/kv/two_processes.c)
+target_link_libraries(abi_kv_two_processes PRIVATE baton_flags baton_kv)
+target_compile_options(abi_kv_two_processes PRIVATE -pedantic -Werror)
+set_target_properties(abi_kv_two_processes PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests C_EXTENSIONS OFF)
+baton_add_ctest(abi_kv_two_processes COMMAND abi_kv_two_processes LABELS abi TIMEOUT 120 LOCKS devshm)

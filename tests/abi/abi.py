@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""abi.py: what baton.h and libbaton.so promise to binaries, as a table; compared with the table that was recorded at a version.
+"""abi.py: what a header and its library (baton.h and libbaton.so, baton_kv.h and libbaton-kv.so) promise to binaries, as a table; compared with the table that was recorded at a version.
 
     abi.py print   --header hal/baton.h --library libbaton.so                    the facts of today
     abi.py check   --header ... --library ... --table tests/abi/v1.table         0: nothing moved; 1: each break, one line
@@ -95,7 +95,8 @@ def measure(header, h, cc):
     with tempfile.TemporaryDirectory() as folder:
         source, program = folder + "/facts.c", folder + "/facts"
         pathlib.Path(source).write_text("\n".join(lines))
-        subprocess.run([cc, "-std=c11", "-Wall", "-Wextra", "-Werror", source, "-o", program], check=True)
+        root = str(pathlib.Path(header).resolve().parent.parent)  # headers include each other as "hal/baton.h"
+        subprocess.run([cc, "-std=c11", "-Wall", "-Wextra", "-Werror", "-I", root, source, "-o", program], check=True)
         out = subprocess.run([program], check=True, capture_output=True, text=True).stdout
     return {key: " ".join(rest) for key, *rest in (line.split() for line in out.splitlines())}
 
@@ -173,8 +174,8 @@ def exports(now):
     """The header and the library name the same functions."""
     declared = {k.split()[1] for k in now if k.startswith("function ")}
     exported = {k.split()[1] for k in now if k.startswith("symbol ")}
-    return [f"function {n} is declared but libbaton does not export it" for n in sorted(declared - exported)] + \
-           [f"symbol {n} is exported but baton.h does not declare it" for n in sorted(exported - declared)]
+    return [f"function {n} is declared but the library does not export it" for n in sorted(declared - exported)] + \
+           [f"symbol {n} is exported but the header does not declare it" for n in sorted(exported - declared)]
 
 
 def read_table(path):
