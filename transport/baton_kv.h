@@ -9,7 +9,7 @@
  * Owner    Whoever made a handle gives it back once, before its endpoint is closed: closing the endpoint ends what is left, and every handle of it
  *          is dangling from then on. Giving NULL back does nothing. What a call is given (texts, block lists, bytes) need live for the call only.
  * Threads  One at a time for an endpoint and everything that belongs to it. The library starts no thread and touches no signal.
- * Cost     Nothing blocks but what says so. Pushing a layer and polling allocate nothing; the rest is a request's or a session's, not a layer's.
+ * Cost     Nothing blocks but what says so. Pushing a layer and polling allocate nothing, from a request's second layer on.
  * Errors   A baton_code is returned and, if `error` is not NULL, the caller's struct says what happened and what to do next, as in baton.h. No
  *          result is made on failure. INVALID_ARGUMENT: a NULL handle or result. CAPACITY: no host memory. INTERNAL: a bug in Baton.
  *
@@ -17,7 +17,7 @@
  *     if (baton_kv_endpoint_open(&o, &endpoint, &err)) return err.code;
  *     baton_kv_grant_options g = {.struct_size = sizeof g, .session = session, .blocks = blocks, .block_count = 4, .tokens = 60};
  *     if (baton_kv_grant_blocks(pool, &g, &grant, &err) || baton_kv_pull(grant, session, 0, "request 7", 9, &err)) return err.code;
- *     while (baton_kv_wait(endpoint, events, 8, BATON_NO_DEADLINE)) break;
+ *     while (events[0].kind != BATON_KV_EVENT_COMPLETE && events[0].kind != BATON_KV_EVENT_FAILED) baton_kv_wait(endpoint, events, 1, BATON_NO_DEADLINE);
  */
 #ifndef BATON_KV_H
 #define BATON_KV_H
@@ -274,7 +274,7 @@ BATON_API int32_t baton_kv_push_open(baton_kv_session*, const baton_kv_push_opti
 BATON_API uint32_t baton_kv_push_layers(const baton_kv_push*);
 /* Sends one layer of one source, once: layer 0 is the first that the decode side holds. `wait` (may be NULL): a point of this instance's after which the
  * layer is there to be read. The bytes move in baton_kv_poll.
- * Cost     no allocation, no system call; a source that sends nothing of the layer is done at once.
+ * Cost     no allocation from the second layer on; a source that sends nothing of the layer is done at once.
  * Errors   INVALID_ARGUMENT: no such source or layer, or pushed already. What the push failed with. */
 BATON_API int32_t baton_kv_push_layer(baton_kv_push*, uint32_t source, uint32_t layer, const baton_point* wait, baton_error*);
 /* Sends every layer of every source that was not pushed yet. */

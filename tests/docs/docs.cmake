@@ -10,9 +10,10 @@ docs_code(hal/baton.h baton_h.inc)
 docs_code(hal/baton.hpp baton_hpp.inc)
 docs_code(hal/program/program.hpp program_hpp.inc)
 docs_code(hal/program/json.h json_h.inc)
+docs_code(transport/baton_kv.h baton_kv_h.inc)
 docs_code(hal/GUIDE.md GUIDE.inc -v fence=cpp)
 docs_code(README.md README.inc -v fence=cpp)
-add_custom_target(docs_code DEPENDS ${docs_inc}/baton_h.inc ${docs_inc}/baton_hpp.inc ${docs_inc}/json_h.inc ${docs_inc}/program_hpp.inc ${docs_inc}/GUIDE.inc
+add_custom_target(docs_code DEPENDS ${docs_inc}/baton_h.inc ${docs_inc}/baton_hpp.inc ${docs_inc}/json_h.inc ${docs_inc}/baton_kv_h.inc ${docs_inc}/program_hpp.inc ${docs_inc}/GUIDE.inc
                   ${docs_inc}/README.inc)
 
 # What a document says is the same in every tree: once is enough.

@@ -1,6 +1,7 @@
-/* The examples in baton.h and program/json.h, compiled. */
+/* The examples in baton.h, program/json.h and baton_kv.h, compiled. */
 #include "hal/baton.h"
 #include "hal/program/json.h"
+#include "transport/baton_kv.h"
 
 #include <stdio.h>
 #include <time.h>
@@ -19,3 +20,12 @@
   int32_t json_example_##number(void)
 #define DONE return 0;
 #include "json_h.inc"
+#undef EXAMPLE
+#define EXAMPLE(number)                                                                                                                          \
+  int32_t kv_example_##number(baton_kv_endpoint* endpoint, baton_kv_session* session, baton_kv_pool* pool, const int32_t* blocks, baton_error err); \
+  int32_t kv_example_##number(baton_kv_endpoint* endpoint, baton_kv_session* session, baton_kv_pool* pool, const int32_t* blocks, baton_error err)
+#undef DONE
+#define DONE (void)grant; return 0;
+static baton_kv_grant* grant;
+static baton_kv_event events[8];
+#include "baton_kv_h.inc"

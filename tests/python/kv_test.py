@@ -198,13 +198,14 @@ class TwoProcesses(unittest.TestCase):
         self.assertEqual(self.session.info()["name"], "prefill in Python")
 
     def until(self, kind, **fields):
-        """All events, up to one of these and what came with it."""
+        """All events up to one of these and what came with it; that one last."""
         end = time.monotonic() + SOON
         seen = []
         while time.monotonic() < end:
             seen += self.ep.wait(end - time.monotonic())
-            if any(e.kind == kind and all(getattr(e, n) is v for n, v in fields.items()) for e in seen):
-                return seen
+            hits = [e for e in seen if e.kind == kind and all(getattr(e, n) is v for n, v in fields.items())]
+            if hits:
+                return [e for e in seen if e is not hits[0]] + hits[:1]
         self.fail(f"{kind} did not come: {seen}")
 
     def ask(self, source, target, memory, fabric, salt, how="layers"):

@@ -112,6 +112,7 @@ void forget(std::vector<std::unique_ptr<T>>& all, T* one) {
     }
 }
 
+void count_sent(baton_kv_push&);                  // of those pushed
 void end_push(baton_kv_push&, const Error& why); // fails it, and lets go of the pools' memory
 
 } // namespace baton::kv_c

@@ -136,19 +136,6 @@ baton_kv_event of(baton_kv_push& p, baton_kv_event_kind kind) {
   return e;
 }
 
-void count_sent(baton_kv_push& p) {
-  const auto& spans = p.transfer->stats().spans;
-  for (size_t i = 0; i < p.waiting.size();) {
-    if (spans[p.waiting[i]].end_ns) {
-      ++p.sent;
-      p.waiting[i] = p.waiting.back();
-      p.waiting.pop_back();
-    } else {
-      ++i;
-    }
-  }
-}
-
 void look(baton_kv_endpoint&, baton_kv_push& p, Events& out) {
   constexpr uint64_t kFailureTold = UINT64_MAX;
   if (p.complete || p.told == kFailureTold) return;

@@ -50,8 +50,22 @@ Result<std::vector<KvSource>> sources_of(baton_kv_push& p, const baton_kv_endpoi
 
 namespace baton::kv_c {
 
+void count_sent(baton_kv_push& p) {
+  const auto& spans = p.transfer->stats().spans;
+  for (size_t i = 0; i < p.waiting.size();) {
+    if (spans[p.waiting[i]].end_ns) {
+      ++p.sent;
+      p.waiting[i] = p.waiting.back();
+      p.waiting.pop_back();
+    } else {
+      ++i;
+    }
+  }
+}
+
 void end_push(baton_kv_push& p, const Error& why) {
   if (p.transfer) {
+    count_sent(p);
     p.last = p.transfer->stats();
     if (!p.complete && !p.failed) p.transfer->abort(why);
     p.transfer.reset();
