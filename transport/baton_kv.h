@@ -16,7 +16,7 @@
  *     baton_kv_endpoint_options o = {.struct_size = sizeof o, .listen = "0.0.0.0:7000", .key_file = "baton.key"};
  *     if (baton_kv_endpoint_open(&o, &endpoint, &err)) return err.code;
  *     baton_kv_grant_options g = {.struct_size = sizeof g, .session = session, .blocks = blocks, .block_count = 4, .tokens = 60};
- *     if (baton_kv_grant_blocks(pool, &g, &grant, &err) || baton_kv_pull(grant, session, 0, "request 7", 9, &err)) return err.code;
+ *     if (baton_kv_grant_blocks(pool, &g, &grant, &err) || baton_kv_pull(grant, session, "request 7", 9, &err)) return err.code;
  *     while (events[0].kind != BATON_KV_EVENT_COMPLETE && events[0].kind != BATON_KV_EVENT_FAILED) baton_kv_wait(endpoint, events, 1, BATON_NO_DEADLINE);
  */
 #ifndef BATON_KV_H
@@ -215,13 +215,15 @@ typedef struct baton_kv_grant_options {
   baton_kv_session* session; /* the grant fails if this is lost before the push began; NULL: whoever has the ticket, until the deadline */
   const int32_t* blocks;     /* of the pool, in the order of their tokens */
   uint64_t block_count;      /* enough for `tokens` */
-  uint64_t tokens;           /* how many will come */
+  uint64_t tokens;           /* of the request, from its first on */
+  uint64_t held_tokens;      /* of them, those that the blocks have already (a prefix hit, an earlier chunk): they do not come */
   uint64_t deadline_ns;      /* CLOCK_MONOTONIC: fails with DEADLINE at the first poll after it, if it is not complete; 0: never */
   uint64_t user;             /* the caller's, in its events */
 } baton_kv_grant_options;
 
 /* Grants blocks to one push. Its events: LANDED as layers come, then COMPLETE; or FAILED, then QUIET.
- * Owner    the caller: baton_kv_grant_release. The blocks must not be used from here until COMPLETE or QUIET.
+ * Owner    the caller: baton_kv_grant_release. The blocks must not be used from here until COMPLETE or QUIET; tokens that are
+ *          held stay as they are.
  * Errors   INVALID_ARGUMENT: a block that is not of the pool or given twice, too few for the tokens. BUSY: a block of a failed grant that is not quiet. */
 BATON_API int32_t baton_kv_grant_blocks(baton_kv_pool*, const baton_kv_grant_options*, baton_kv_grant** out, baton_error*);
 /* The ticket: 32 hex digits, good for one push. Who has it and a session may fill these blocks and no others. The grant's. "" for NULL. */
@@ -230,9 +232,9 @@ BATON_API const char* baton_kv_grant_ticket(const baton_kv_grant*);
  * Owner    the grant. NULL for NULL. */
 BATON_API baton_timeline* baton_kv_grant_landed(const baton_kv_grant*);
 /* Asks the peer to push into the grant: its poll shows a PULL with these bytes, which say what is wanted in the caller's own words, and the ticket.
- * The grant is bound to the session from here on. `first_token`: the request's token that the grant's first one is (a prefix is there already).
+ * The grant is bound to the session from here on.
  * Errors   BUSY: it was asked for already. PEER_LOST. INVALID_ARGUMENT: more than BATON_KV_NOTE_BYTES. */
-BATON_API int32_t baton_kv_pull(baton_kv_grant*, baton_kv_session*, uint64_t first_token, const void* bytes, uint64_t count, baton_error*);
+BATON_API int32_t baton_kv_pull(baton_kv_grant*, baton_kv_session*, const void* bytes, uint64_t count, baton_error*);
 /* Answers a PULL with no: the grant over there fails with this cause. `id`: the event's.
  * Errors   PEER_LOST. */
 BATON_API int32_t baton_kv_refuse(baton_kv_session*, uint64_t id, const baton_error* why, baton_error*);
@@ -259,9 +261,11 @@ typedef struct baton_kv_push_options {
   const baton_kv_source* sources; /* source_count of them */
   const char* ticket;             /* of the decode side */
   const char* fabric;             /* "mapped", "shm", "tcp", "auto"; NULL: auto */
-  uint64_t tokens;                /* as the ticket is for */
+  uint64_t tokens;                /* as the ticket is for: also those that are held over there */
   uint64_t deadline_ns;           /* CLOCK_MONOTONIC, of the agreement; 0: 5 s from now */
   uint64_t user;                  /* the caller's, in its events */
+  uint32_t checksum;              /* 1: each layer lands only if the sums of both sides are equal, else CORRUPT: a pass over the bytes on both */
+  uint32_t reserved;              /* 0 */
 } baton_kv_push_options;
 
 /* Agrees with the decode side on layouts, plan and fabric; nothing is sent yet. Its events: SENT, then COMPLETE after a seal; or FAILED.
@@ -312,7 +316,7 @@ typedef enum baton_kv_event_kind {
   BATON_KV_EVENT_FAILED = 3,    /* grant or push: `error` is why */
   BATON_KV_EVENT_QUIET = 4,     /* grant, after FAILED: nobody can write into the blocks any more */
   BATON_KV_EVENT_SENT = 5,      /* push: `layers` layers, summed over its sources, are sent and visible; their blocks may be used again */
-  BATON_KV_EVENT_PULL = 6,      /* session: the peer asks for `tokens` tokens from `first_token` on, into the ticket `text`; `bytes` say of what */
+  BATON_KV_EVENT_PULL = 6,      /* session: the peer asks for the first `tokens` tokens of a request but for `held_tokens`, into the ticket `text`; `bytes` say of what */
   BATON_KV_EVENT_NOTE = 7,      /* session: a notification of type `text` with `bytes` */
   BATON_KV_EVENT_PEER_LOST = 8, /* session: `error` is why; it takes nothing any more and is to be closed */
 } baton_kv_event_kind;
@@ -329,7 +333,7 @@ typedef struct baton_kv_event {
   uint64_t id;               /* PULL: for baton_kv_refuse */
   uint64_t layers;           /* LANDED, SENT */
   uint64_t tokens;           /* PULL */
-  uint64_t first_token;      /* PULL */
+  uint64_t held_tokens;      /* PULL */
   const char* text;          /* PULL: ticket. NOTE: type */
   const void* bytes;         /* PULL, NOTE, COMPLETE of a grant; may be NULL */
   uint64_t byte_count;       /* of `bytes` */

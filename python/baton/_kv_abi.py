@@ -30,7 +30,7 @@ class baton_kv_pool_options(Struct):
 
 class baton_kv_grant_options(Struct):
     _fields_ = [("struct_size", u32), ("reserved", u32), ("session", c.c_void_p), ("blocks", c.POINTER(i32)), ("block_count", u64), ("tokens", u64),
-                ("deadline_ns", u64), ("user", u64)]
+                ("held_tokens", u64), ("deadline_ns", u64), ("user", u64)]
 
 
 class baton_kv_source(Struct):
@@ -39,7 +39,7 @@ class baton_kv_source(Struct):
 
 class baton_kv_push_options(Struct):
     _fields_ = [("struct_size", u32), ("source_count", u32), ("sources", c.POINTER(baton_kv_source)), ("ticket", c.c_char_p), ("fabric", c.c_char_p),
-                ("tokens", u64), ("deadline_ns", u64), ("user", u64)]
+                ("tokens", u64), ("deadline_ns", u64), ("user", u64), ("checksum", u32), ("reserved", u32)]
 
 
 class baton_kv_stats(Struct):
@@ -48,7 +48,7 @@ class baton_kv_stats(Struct):
 
 class baton_kv_event(Struct):
     _fields_ = [("struct_size", u32), ("kind", u32), ("session", c.c_void_p), ("grant", c.c_void_p), ("push", c.c_void_p), ("user", u64), ("id", u64),
-                ("layers", u64), ("tokens", u64), ("first_token", u64), ("text", c.c_char_p), ("bytes", c.c_void_p), ("byte_count", u64),
+                ("layers", u64), ("tokens", u64), ("held_tokens", u64), ("text", c.c_char_p), ("bytes", c.c_void_p), ("byte_count", u64),
                 ("error", c.POINTER(baton_error))]
 
 
@@ -75,7 +75,7 @@ PROTOTYPES = {
     "baton_kv_unregister": (None, [_P]),
     "baton_kv_grant_blocks": (i32, [_P, c.POINTER(baton_kv_grant_options), _OUT, _E]),
     "baton_kv_grant_ticket": (c.c_char_p, [_P]),
-    "baton_kv_pull": (i32, [_P, _P, u64, _B, u64, _E]),
+    "baton_kv_pull": (i32, [_P, _P, _B, u64, _E]),
     "baton_kv_refuse": (i32, [_P, u64, _E, _E]),
     "baton_kv_grant_cancel": (None, [_P, _E]),
     "baton_kv_grant_quiet": (u32, [_P]),

@@ -203,7 +203,7 @@ class Event:
     id: int = 0
     layers: int = 0
     tokens: int = 0
-    first_token: int = 0
+    held_tokens: int = 0
     text: str = ""    # PULL: the ticket. NOTE: the type
     data: bytes = b""
     error: Error | None = None
@@ -279,7 +279,8 @@ class Session(_Handle):
         """Answers the PULL of that id with no."""
         _call("baton_kv_refuse", self._handle(), id, _error(why))
 
-    def push(self, ticket: str, sources: Sequence[tuple[Pool, Sequence[int]]], tokens: int, fabric: str = "auto", timeout: float = 5.0) -> Push:
+    def push(self, ticket: str, sources: Sequence[tuple[Pool, Sequence[int]]], tokens: int, fabric: str = "auto", timeout: float = 5.0,
+             checksum: bool = False) -> Push:
         """Agrees with the peer on a push of these blocks into its ticket; nothing is sent yet. Blocks for a round trip."""
         array = (_kv_abi.baton_kv_source * len(sources))()
         keep = []
@@ -287,7 +288,7 @@ class Session(_Handle):
             keep.append(_blocks(blocks))
             slot.pool, slot.blocks, slot.block_count = pool._handle(), keep[-1], len(blocks)
         o = _kv_abi.baton_kv_push_options(source_count=len(array), sources=array, ticket=ticket.encode(), fabric=fabric.encode(), tokens=tokens,
-                                          deadline_ns=_deadline(timeout))
+                                          deadline_ns=_deadline(timeout), checksum=int(checksum))
         h = c.c_void_p()
         _call("baton_kv_push_open", self._handle(), o, h)
         push = Push(self.endpoint, h)
@@ -305,9 +306,9 @@ class Grant(_Handle):
         """Who has it may fill the blocks, once."""
         return text(_kv_abi.lib.baton_kv_grant_ticket(self._handle()))
 
-    def pull(self, session: Session, data: bytes = b"", first_token: int = 0) -> None:
+    def pull(self, session: Session, data: bytes = b"") -> None:
         """Asks the peer to push into it; `data` says what is wanted."""
-        _call("baton_kv_pull", self._handle(), session._handle(), first_token, data, len(data))
+        _call("baton_kv_pull", self._handle(), session._handle(), data, len(data))
 
     def cancel(self, why: Error | str | None = None) -> None:
         """Fails it on both sides, unless it is complete."""
@@ -367,10 +368,11 @@ class Pool(_Handle):
         """layout.view of its memory."""
         return self.layout.view(self.memory if hasattr(self.memory, "reshape") else self.memory.__array__())
 
-    def grant(self, blocks: Sequence[int], tokens: int, session: Session | None = None, timeout: float | None = None) -> Grant:
-        """Lets one push fill these blocks. With `session` it fails if that is lost first; after `timeout` seconds it fails with DEADLINE."""
+    def grant(self, blocks: Sequence[int], tokens: int, session: Session | None = None, timeout: float | None = None,
+              held_tokens: int = 0) -> Grant:
+        """Lets one push fill these blocks with the request's first `tokens`, but for those that they hold already. With `session` it fails if that is lost first; after `timeout` seconds it fails with DEADLINE."""
         o = _kv_abi.baton_kv_grant_options(session=session._handle() if session else None, blocks=_blocks(blocks), block_count=len(blocks), tokens=tokens,
-                                           deadline_ns=0 if timeout is None else _deadline(timeout))
+                                           held_tokens=held_tokens, deadline_ns=0 if timeout is None else _deadline(timeout))
         h = c.c_void_p()
         _call("baton_kv_grant_blocks", self._handle(), o, h)
         grant = Grant(self.endpoint, h)
@@ -471,7 +473,7 @@ class Endpoint:
     def _event(self, e: _kv_abi.baton_kv_event) -> Event:
         kind = EventKind(e.kind) if e.kind in EventKind._value2member_map_ else e.kind
         get = self._handles.get
-        return Event(kind, get(e.session), get(e.grant), get(e.push), e.id, e.layers, e.tokens, e.first_token, text(e.text or b""),
+        return Event(kind, get(e.session), get(e.grant), get(e.push), e.id, e.layers, e.tokens, e.held_tokens, text(e.text or b""),
                      c.string_at(e.bytes, e.byte_count) if e.byte_count else b"", from_c(e.error.contents) if e.error else None)
 
     def poll(self) -> list[Event]:

@@ -97,7 +97,7 @@ def prefill(address):
                 pools[line] = ep.register(np.zeros(layout.nbytes, np.uint8), layout, model="m")
             pool, blocks = pools[line], blocks_of(layout)
             store(pool, blocks, part(layout, cache(layout, int(salt))))
-            push = session.push(e.ticket, [(pool, blocks)], e.tokens, fabric=fabric)
+            push = session.push(e.ticket, [(pool, blocks)], e.tokens, fabric=fabric, checksum=int(salt) % 2 == 0)
             pushes.add(push)
             if how == "hang":
                 push.layer(0)
@@ -236,6 +236,18 @@ class TwoProcesses(unittest.TestCase):
         self.session.notify("bye")
         note = self.until(kv.EventKind.NOTE)[-1]
         self.assertEqual((note.text, note.data, note.session), ("bye", b"0", self.session))
+
+    def test_a_held_prefix_does_not_come(self):
+        source, target = list(layouts())[1]
+        pool = self.ep.register(kv.Memfd(target.nbytes), target, model="m")
+        blocks, held = blocks_of(target), 37  # in the middle of a block of either side
+        pool.view()[...] = 7
+        grant = pool.grant(blocks, TOKENS, session=self.session, held_tokens=held)
+        grant.pull(self.session, f"{source}|auto|3|layers".encode())
+        self.until(kv.EventKind.COMPLETE, grant=grant)
+        here, want = fetch(pool, blocks), cache(target, 3)
+        self.assertTrue((here[:, :, :held] == 7).all())
+        self.assertTrue((here[:, :, held:] == want[:, :, held:]).all())
 
     def test_refused_and_mismatched(self):
         source, target = next(layouts())

@@ -24,13 +24,13 @@ int32_t baton_kv_grant_blocks(baton_kv_pool* pool, const baton_kv_grant_options*
       BATON_ASSIGN(KvSink sink, KvSink::create(*pool->ep->instance, *pool->ep->endpoint, pool->memory, pool->layout, pool->model));
       pool->sink.emplace(std::move(sink));
     }
-    BATON_ASSIGN(Incoming in, pool->sink->expect(std::vector<int32_t>(o.blocks, o.blocks + o.block_count), o.tokens));
+    BATON_ASSIGN(Incoming in, pool->sink->expect(std::vector<int32_t>(o.blocks, o.blocks + o.block_count), o.tokens, o.held_tokens));
     auto g = std::make_unique<baton_kv_grant>();
     g->ep = pool->ep;
     g->pool = pool;
     g->session = o.session;
     g->incoming.emplace(std::move(in));
-    g->tokens = o.tokens, g->user = o.user, g->deadline_ns = o.deadline_ns;
+    g->tokens = o.tokens, g->held = o.held_tokens, g->user = o.user, g->deadline_ns = o.deadline_ns;
     *out = pool->ep->grants.emplace_back(std::move(g)).get();
     return {};
   });
@@ -39,14 +39,14 @@ int32_t baton_kv_grant_blocks(baton_kv_pool* pool, const baton_kv_grant_options*
 const char* baton_kv_grant_ticket(const baton_kv_grant* g) { return g ? g->incoming->ticket().c_str() : ""; }
 baton_timeline* baton_kv_grant_landed(const baton_kv_grant* g) { return g ? g->incoming->landed().get() : nullptr; }
 
-int32_t baton_kv_pull(baton_kv_grant* g, baton_kv_session* s, uint64_t first_token, const void* bytes, uint64_t count, baton_error* error) {
+int32_t baton_kv_pull(baton_kv_grant* g, baton_kv_session* s, const void* bytes, uint64_t count, baton_error* error) {
   return edge(error, [&]() -> Status {
     if (!g || !s || (count && !bytes)) return missing("the grant, the session or the bytes");
     if (count > BATON_KV_NOTE_BYTES) return Error(BATON_INVALID_ARGUMENT, std::to_string(count) + " bytes in a pull", "at most BATON_KV_NOTE_BYTES");
     if (g->pull) return Error(BATON_BUSY, "the grant was asked for already", "grant again");
     const auto* b = static_cast<const uint8_t*>(bytes);
     const uint64_t id = g->ep->next_pull++;
-    BATON_TRY(s->session->send({kPull, {{"id", id}, {"ticket", g->incoming->ticket()}, {"tokens", g->tokens}, {"first", first_token}}, std::vector<uint8_t>(b, b + count)}));
+    BATON_TRY(s->session->send({kPull, {{"id", id}, {"ticket", g->incoming->ticket()}, {"tokens", g->tokens}, {"held", g->held}}, std::vector<uint8_t>(b, b + count)}));
     g->pull = id;
     g->session = s;
     return {};

@@ -23,7 +23,7 @@ namespace baton::kv_c {
 
 // Messages of a session that are this library's, not its user's. What begins with kReserved is never shown as a notification.
 inline constexpr const char* kReserved = "baton.";
-inline constexpr const char* kPull = "baton.kv.pull";     // decode > prefill   id, ticket, tokens, first; bytes: the caller's
+inline constexpr const char* kPull = "baton.kv.pull";     // decode > prefill   id, ticket, tokens, held; bytes: the caller's
 inline constexpr const char* kRefuse = "baton.kv.refuse"; // <                  id, error
 
 // An instance that is the caller's: a handle that is never closed.
@@ -60,7 +60,7 @@ struct baton_kv_grant {
   baton_kv_pool* pool; // nullptr: unregistered
   baton_kv_session* session = nullptr;
   std::optional<baton::transport::Incoming> incoming;
-  uint64_t tokens = 0, user = 0, deadline_ns = 0;
+  uint64_t tokens = 0, held = 0, user = 0, deadline_ns = 0;
   uint64_t pull = 0;   // id, 0: not asked for
   uint64_t told = 0;   // layers
   bool complete = false, failed = false, quiet_told = false;

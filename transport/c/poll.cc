@@ -51,11 +51,11 @@ bool show(baton_kv_endpoint& ep, baton_kv_session& s, Message& m, baton_kv_event
   e = event(BATON_KV_EVENT_NOTE);
   e.session = &s;
   if (m.type == kPull) {
-    const auto id = u64_of(m.body, "id"), tokens = u64_of(m.body, "tokens"), first = u64_of(m.body, "first");
+    const auto id = u64_of(m.body, "id"), tokens = u64_of(m.body, "tokens"), held = u64_of(m.body, "held");
     auto ticket = text_of(m.body, "ticket");
-    if (!id || !tokens || !first || !ticket || ticket->size() > 64 || m.bytes.size() > BATON_KV_NOTE_BYTES) return false; // the peer's bug: its grant has a deadline, or its session ends
+    if (!id || !tokens || !held || !ticket || ticket->size() > 64 || m.bytes.size() > BATON_KV_NOTE_BYTES) return false; // the peer's bug: its grant has a deadline, or its session ends
     e.kind = BATON_KV_EVENT_PULL;
-    e.id = *id, e.tokens = *tokens, e.first_token = *first;
+    e.id = *id, e.tokens = *tokens, e.held_tokens = *held;
     m.type = std::move(*ticket);
   } else if (m.type.starts_with(kReserved)) {
     return false; // of a later version

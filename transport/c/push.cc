@@ -89,11 +89,12 @@ int32_t baton_kv_push_open(baton_kv_session* s, const baton_kv_push_options* opt
     BATON_ASSIGN(p->points, p->ep->instance->timeline("push"));
     TransferOptions how;
     if (o.fabric) how.fabric = o.fabric;
+    how.checksum = o.checksum;
     how.model = o.sources[0].pool->model;
     BATON_ASSIGN(KvTransfer t, KvTransfer::open(*p->ep->instance, *s->session, o.ticket, std::move(sources), o.tokens, how, o.deadline_ns ? o.deadline_ns : now_ns() + kAgreeNs));
     p->transfer.emplace(std::move(t));
     p->sources = o.source_count;
-    p->layers = uint32_t(p->transfer->stats().spans.size() / o.source_count);
+    p->layers = p->transfer->layers();
     p->pushed.resize(size_t(p->sources) * p->layers);
     p->waiting.reserve(p->pushed.size());
     p->user = o.user;

@@ -171,8 +171,8 @@ static baton_kv_grant* ask(decode* d, const char* how, const char* fabric, uint3
   expect(!baton_kv_grant_blocks(d->pool, &o, &g, &e), "blocks are granted");
   expect(strlen(baton_kv_grant_ticket(g)) == 32, "a ticket has 32 digits");
   int n = snprintf(text, sizeof text, "%s %s %u", how, fabric, salt) + 1;
-  expect(!baton_kv_pull(g, d->s, 0, text, (uint64_t)n, &e), "a pull is sent");
-  expect(baton_kv_pull(g, d->s, 0, text, (uint64_t)n, NULL) == BATON_BUSY, "once");
+  expect(!baton_kv_pull(g, d->s, text, (uint64_t)n, &e), "a pull is sent");
+  expect(baton_kv_pull(g, d->s, text, (uint64_t)n, NULL) == BATON_BUSY, "once");
   return g;
 }
 
