@@ -1,11 +1,13 @@
-# What `cmake --install` and CPack take out of the build tree, in three components: runtime, dev, tools.
+# What `cmake --install` and CPack take out of the build tree, in four components: runtime, kv, dev, tools.
 #
 #   bin/                      tools                                 (tools)
 #   lib/libbaton.so.0*        the C ABI                             (runtime)
+#   lib/libbaton-kv.so.0*     the C ABI of the transport            (kv)
 #   lib/baton/                drivers, layers, emulators, models of time (runtime)
 #   lib/*.a, cmake/, pkgconfig/, include/baton/                     (dev)
 #   share/man/man1            manual pages, from prose and --help   (tools)
 #   share/baton/models, cts   the demo model, conformance subjects  (tools)
+#   share/baton/adapters      other people's KV interfaces over baton_kv.h (dev)
 #   share/baton/examples      programs of an outside user, and the driver template (dev)
 #
 # libbaton is shared: its ABI is baton.h, versioned by symbol map and SONAME. program, transport, engine and cts are C++ with std:: types
@@ -26,8 +28,12 @@ function(install_library target export)
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
   target_compile_features(${target} INTERFACE cxx_std_20)  # of C++ users; C has no part in it
   target_include_directories(${target} INTERFACE $<INSTALL_INTERFACE:${include_dir}>)
+  set(component ${ARGN}) # of a shared library; "": runtime
+  if(NOT component)
+    set(component runtime)
+  endif()
   install(TARGETS ${target} EXPORT ${export}
-    LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime NAMELINK_COMPONENT dev
+    LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT ${component} NAMELINK_COMPONENT dev
     ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT dev
     FILE_SET HEADERS DESTINATION ${include_dir} COMPONENT dev)
 endfunction()
@@ -37,7 +43,8 @@ install_library(baton_program_json BatonTargets)
 install_library(baton_engine BatonProgramTargets)
 install_library(baton_transport BatonTransportTargets)
 install_library(baton_discovery BatonDiscoveryTargets)
-set(exports BatonTargets BatonProgramTargets BatonTransportTargets BatonDiscoveryTargets)
+install_library(baton_kv BatonKvTargets kv)
+set(exports BatonTargets BatonProgramTargets BatonTransportTargets BatonDiscoveryTargets BatonKvTargets)
 if(TARGET baton_cts)
   install_library(baton_cts BatonCtsTargets)
   list(APPEND exports BatonCtsTargets)
@@ -53,7 +60,7 @@ install(FILES ${CMAKE_BINARY_DIR}/BatonConfig.cmake ${CMAKE_BINARY_DIR}/BatonCon
 
 file(RELATIVE_PATH up /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)  # from the .pc file to the prefix
 string(REGEX REPLACE "/$" "" up ${up})
-foreach(pc baton baton-program baton-transport baton-discovery)
+foreach(pc baton baton-kv baton-program baton-transport baton-discovery)
   configure_file(${CMAKE_CURRENT_LIST_DIR}/${pc}.pc.in ${CMAKE_BINARY_DIR}/${pc}.pc @ONLY)
   install(FILES ${CMAKE_BINARY_DIR}/${pc}.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT dev)
 endforeach()
@@ -112,9 +119,10 @@ endif()
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/models DESTINATION ${data_dir} COMPONENT tools PATTERN golden EXCLUDE)
 
 # ---- examples ----
+install(DIRECTORY ${CMAKE_SOURCE_DIR}/transport/adapters DESTINATION ${data_dir} COMPONENT dev PATTERN __pycache__ EXCLUDE)
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/tests/consumer/examples DESTINATION ${data_dir} COMPONENT dev)
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/drivers/host/ DESTINATION ${data_dir}/examples/host-driver COMPONENT dev PATTERN CMakeLists.txt EXCLUDE)
 
 add_custom_target(manual ALL DEPENDS ${manuals})
 add_custom_target(installed)  # everything that is installed
-add_dependencies(installed product manual ${tools})
+add_dependencies(installed product manual baton_kv ${tools})

@@ -1,11 +1,11 @@
-# Debian packages by CPack: libbaton0 (runtime), libbaton-dev (dev), baton-tools (tools). `./dev package` builds them into build/package.
+# Debian packages by CPack: libbaton0 (runtime), libbaton-kv0 (kv), libbaton-dev (dev), baton-tools (tools). `./dev package` builds them into build/package.
 # What an ELF file needs is found by dpkg-shlibdeps; what a package needs of another of ours, and what linking an archive needs, stands here.
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_NAME baton)
 set(CPACK_PACKAGE_CONTACT "Baton maintainers <maintainers@baton.invalid>" CACHE STRING "the Maintainer field of the packages")
 set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
 set(CPACK_STRIP_FILES ON)
-set(CPACK_COMPONENTS_ALL runtime dev tools)
+set(CPACK_COMPONENTS_ALL runtime kv dev tools)
 set(CPACK_DEB_COMPONENT_INSTALL ON)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS_PRIVATE_DIRS ${CMAKE_LIBRARY_OUTPUT_DIRECTORY})
@@ -24,8 +24,11 @@ set(this "(= ${PROJECT_VERSION})")
 debian_package(runtime libbaton0 libs ""
   "Baton, a HAL for disaggregated inference: library, drivers, emulators
 The C ABI of Baton, its drivers (host, AWS Neuron, Cerebras CS-3), and the emulators that stand where the vendors' interfaces stand.")
+debian_package(kv libbaton-kv0 libs "libbaton0 ${this}"
+  "Baton, a HAL for disaggregated inference: moving a KV-cache
+The C ABI of Baton's transport: sessions, KV layouts, and pushes of a KV-cache between two processes or hosts.")
 debian_package(dev libbaton-dev libdevel
-  "libbaton0 ${this}, libfmt-dev, nlohmann-json3-dev, libfabric-dev, libsodium-dev, libxxhash-dev, liburing-dev, libibverbs-dev, librdmacm-dev, pkg-config"
+  "libbaton0 ${this}, libbaton-kv0 ${this}, libfmt-dev, nlohmann-json3-dev, libfabric-dev, libsodium-dev, libxxhash-dev, liburing-dev, libibverbs-dev, librdmacm-dev, pkg-config"
   "Baton, a HAL for disaggregated inference: headers, archives, examples
 To build an inference runtime or a driver on Baton: hal/baton.h, hal/baton.hpp, the portable program, the transport; for CMake and pkg-config.")
 debian_package(tools baton-tools utils "libbaton0 ${this}"
@@ -36,5 +39,8 @@ set(CPACK_DEBIAN_RUNTIME_PACKAGE_SHLIBDEPS ON)
 # What the packages of others that link libbaton will depend on. (CPack's own list would offer libnrt.so.1 and the drivers too.)
 file(WRITE ${CMAKE_BINARY_DIR}/debian/shlibs "libbaton 0 libbaton0 (>= ${PROJECT_VERSION})\n")
 set(CPACK_DEBIAN_RUNTIME_PACKAGE_CONTROL_EXTRA ${CMAKE_BINARY_DIR}/debian/shlibs)
+set(CPACK_DEBIAN_KV_PACKAGE_SHLIBDEPS ON)
+file(WRITE ${CMAKE_BINARY_DIR}/debian/kv/shlibs "libbaton-kv 0 libbaton-kv0 (>= ${PROJECT_VERSION})\n")
+set(CPACK_DEBIAN_KV_PACKAGE_CONTROL_EXTRA ${CMAKE_BINARY_DIR}/debian/kv/shlibs)
 set(CPACK_DEBIAN_TOOLS_PACKAGE_SHLIBDEPS ON)
 include(CPack)

@@ -77,11 +77,21 @@ installed() {
   want "4096 of 4096 bytes are right" ./hello
   want "4096 of 4096 bytes are right" ./hello emu+cs3://0
 
+  want "0.1" pkg-config --modversion baton-kv
+  cc -std=c11 $strict examples/layout.c $(pkg-config --cflags --libs baton-kv) -Wl,-rpath,"$(pkg-config --variable=libdir baton)" -o layout
+  want "moves into" ./layout "kv/1 layers=2 kv_heads=2 head_dim=64 blocks=9" '{"layers": 2, "kv_heads": 2, "head_dim": 64, "blocks": 3, "block_tokens": 64}'
+  none "moves into" ./layout "kv/1 layers=2 kv_heads=2 head_dim=64 blocks=9" "kv/1 layers=2 kv_heads=2 head_dim=32 blocks=9"
+  want "[libbaton-kv.so.0]" readelf -d "$prefix/lib/libbaton-kv.so"
+  nm -D --defined-only "$prefix/lib/libbaton-kv.so" | awk '$2 != "A" && $3 !~ /^baton_kv_[a-z0-9_]*@@BATON_KV_/ { print "exports " $3 }' > stray
+  [ ! -s stray ] || fail "libbaton-kv.so: $(cat stray)"
+  if command -v python3 > /dev/null; then want True env PYTHONPATH="$prefix/lib/python3/dist-packages" python3 -c 'from baton import kv; print(kv.Layout(2, 2, 64, 9).nbytes > 0)'; fi
+
   # C++ and C, by find_package
   CXXFLAGS="$strict" CFLAGS="$strict" cmake -S examples -B b -G Ninja -DCMAKE_PREFIX_PATH="$prefix" > log 2>&1 || { cat log >&2; fail "cmake"; }
   cmake --build b > log 2>&1 || { cat log >&2; fail "the build of the examples"; }
   none / grep -rlF "$source" b  # no header or library came from elsewhere
   want "4096 of 4096 bytes are right" b/hello emu+neuron://0
+  want "moves into" b/layout "kv/1 layers=2 kv_heads=2 head_dim=64 blocks=9" "kv/1 layers=2 kv_heads=2 head_dim=64 blocks=9 order=head_major"
   want "went over and back unchanged" b/copy
   want "equal bit for bit" b/disaggregated
   want "token 70 is where it belongs" b/hand_over
@@ -109,19 +119,23 @@ packages() {
   for f in lib/libbaton.so.0 lib/baton/libbaton-driver-cs3.so lib/baton/baton-emu-neuron lib/baton/emu/libnrt.so.1 lib/baton/timing/trn2.json; do
     contains libbaton0 "./usr/$f"
   done
-  for f in include/baton/hal/baton.h include/baton/transport/kv_link.hpp lib/libbaton.so lib/libbaton_transport.a lib/cmake/Baton/BatonConfig.cmake \
+  for f in include/baton/hal/baton.h include/baton/transport/kv_link.hpp include/baton/transport/baton_kv.h lib/libbaton.so lib/libbaton-kv.so lib/libbaton_transport.a lib/cmake/Baton/BatonConfig.cmake \
            lib/pkgconfig/baton.pc share/baton/examples/hello.c; do
     contains libbaton-dev "./usr/$f"
   done
   for f in bin/baton bin/devctl bin/baton-emu-cs3 share/man/man1/devctl.1 share/baton/models/baton-tiny/model.safetensors; do contains baton-tools "./usr/$f"; done
-  for p in libbaton0 libbaton-dev baton-tools; do
+  contains libbaton-kv0 ./usr/lib/libbaton-kv.so.0
+  for p in libbaton0 libbaton-kv0 libbaton-dev baton-tools; do
     contains $p "./usr/share/doc/$p/copyright"
     want "disaggregated inference" dpkg-deb -f "$(package $p)" Description
   done
   none ./usr/include dpkg-deb -c "$(package libbaton0)"
   depends libbaton0 libc6
   none fabric dpkg-deb -f "$(package libbaton0)" Depends  # the C ABI alone pulls in no fabric
+  depends libbaton-kv0 "libbaton0 (= "
+  depends libbaton-kv0 libfabric1
   depends libbaton-dev "libbaton0 (= "
+  depends libbaton-dev "libbaton-kv0 (= "
   depends libbaton-dev libfabric-dev
   depends baton-tools "libbaton0 (= "
   depends baton-tools libfabric1
@@ -129,7 +143,7 @@ packages() {
   want ldconfig dpkg-deb -I "$(package libbaton0)" postinst
 
   mkdir unpacked
-  for p in libbaton0 libbaton-dev baton-tools; do dpkg -x "$(package $p)" unpacked; done
+  for p in libbaton0 libbaton-kv0 libbaton-dev baton-tools; do dpkg -x "$(package $p)" unpacked; done
   run_tools "$work/unpacked/usr"
 }
 

@@ -79,6 +79,7 @@ fuzz_target(session LIBS baton_transport DEPENDS baton-driver-host LOCKS devshm)
 fuzz_target(kv_wire LIBS baton_transport)
 fuzz_target(known_peers LIBS baton_transport)
 fuzz_target(worker SOURCES ${root}/transport/discovery/worker.cc LIBS baton_transport)
+fuzz_target(layout_text LIBS baton_transport)
 fuzz_target(spill LIBS baton_transport)
 fuzz_target(plan LIBS baton_fault_plan)
 fuzz_target(addresses SOURCES ${root}/hal/core/address.cc ${root}/drivers/cs3/options.cc ${root}/drivers/host/options.cc ${root}/drivers/neuron/options.cc
