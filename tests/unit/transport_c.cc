@@ -98,6 +98,10 @@ TEST_F(KvC, MisuseIsRefusedWithWords) {
   baton_kv_pool* s = pool(prefill, source);
   EXPECT_EQ(push(s, "0123", u), BATON_PERMISSION);
   EXPECT_EQ(push(s, nullptr, u), BATON_INVALID_ARGUMENT);
+  EXPECT_EQ(grant(s, g), BATON_INVALID_ARGUMENT); // the session is the decode endpoint's
+  ASSERT_EQ(grant(p, g), BATON_OK) << e.text();
+  EXPECT_EQ(baton_kv_pull(g, to, nullptr, 0, &e), BATON_INVALID_ARGUMENT);
+  EXPECT_EQ(baton_kv_wait(decode, nullptr, 0, BATON_NO_DEADLINE), 0u);
   EXPECT_EQ(u, nullptr);
   baton_kv_pool_options o{.struct_size = sizeof o, .memory = BATON_KV_MEMORY_HOST, .base = target.data(), .bytes = target.size() - 1, .layout = &layout};
   EXPECT_EQ(baton_kv_register(decode, &o, &q, &e), BATON_INVALID_ARGUMENT);

@@ -12,6 +12,8 @@ Error given_up(const baton_error* why, const char* who) {
   return why ? Error(copy_in(why)) : Error(BATON_CANCELLED, std::string("the ") + who + " gave it up", "nothing: it was its choice");
 }
 
+Error another_endpoint() { return Error(BATON_INVALID_ARGUMENT, "the session is of another endpoint than the pool", "register the pool with that one"); }
+
 } // namespace
 
 int32_t baton_kv_grant_blocks(baton_kv_pool* pool, const baton_kv_grant_options* options, baton_kv_grant** out, baton_error* error) {
@@ -19,6 +21,7 @@ int32_t baton_kv_grant_blocks(baton_kv_pool* pool, const baton_kv_grant_options*
     if (!pool || !options || !out) return missing("the pool, the options or the result");
     const auto o = copy_in(options);
     if (!o.blocks && o.block_count) return missing("the list of blocks");
+    if (o.session && o.session->ep != pool->ep) return another_endpoint();
     if (o.block_count > pool->layout.blocks) return Error(BATON_INVALID_ARGUMENT, std::to_string(o.block_count) + " blocks of a pool of " + std::to_string(pool->layout.blocks), "give each block once");
     if (!pool->sink) {
       BATON_ASSIGN(KvSink sink, KvSink::create(*pool->ep->instance, *pool->ep->endpoint, pool->memory, pool->layout, pool->model));
@@ -43,6 +46,7 @@ int32_t baton_kv_pull(baton_kv_grant* g, baton_kv_session* s, const void* bytes,
   return edge(error, [&]() -> Status {
     if (!g || !s || (count && !bytes)) return missing("the grant, the session or the bytes");
     if (count > BATON_KV_NOTE_BYTES) return Error(BATON_INVALID_ARGUMENT, std::to_string(count) + " bytes in a pull", "at most BATON_KV_NOTE_BYTES");
+    if (g->ep != s->ep) return another_endpoint();
     if (g->pull) return Error(BATON_BUSY, "the grant was asked for already", "grant again");
     const auto* b = static_cast<const uint8_t*>(bytes);
     const uint64_t id = g->ep->next_pull++;

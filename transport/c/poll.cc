@@ -201,7 +201,7 @@ uint32_t baton_kv_wait(baton_kv_endpoint* ep, baton_kv_event* events, uint32_t c
     baton_poll(ep->instance->get(), 64);
     for (;;) {
       const uint32_t n = collect(*ep, events, count);
-      if (n || now_ns() >= deadline_ns) return n;
+      if (n || !events || !count || now_ns() >= deadline_ns) return n; // without room there is nothing to wait for
       uint64_t until = deadline_ns;
       for (const auto& g : ep->grants)
         if (!g->complete && !g->failed && g->deadline_ns) until = std::min(until, g->deadline_ns + 1'000);
