@@ -34,6 +34,8 @@ struct Rows {
   uint8_t* dst;
   const uint8_t* src;
   size_t n, rows, dst_step, src_step;
+  const uint8_t* next = nullptr; // what will be read after it: prefetched near the end, as the rest is on the way
+  bool stream = false;           // stores that do not go through the cache; fence before publishing
 };
 using RowsFn = void (*)(const Rows&, float factor);
 RowsFn kv_row_converter(program::DType from, program::DType to); // nullptr: use kv_converter

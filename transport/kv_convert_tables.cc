@@ -42,6 +42,18 @@ constexpr std::array<uint8_t, 128> kMagnitudes = [] {
   return all;
 }();
 
+// A page ends the hardware's prefetch, and blocks are scattered. `at` of `all` bytes of the source have been read.
+constexpr size_t kAhead = 4096;
+[[gnu::always_inline]] inline void prefetch(const Rows& r, const uint8_t* row, size_t at, size_t all, size_t bytes) {
+  const uint8_t* p = at + kAhead < all ? row + at + kAhead : r.next ? r.next + (at + kAhead - all) : nullptr;
+  if (p)
+    for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(p + line, 0, 3);
+}
+[[BATON_VBMI, gnu::always_inline]] inline void put(uint8_t* d, __m512i x, bool stream) {
+  if (stream && reinterpret_cast<uintptr_t>(d) % 64 == 0) _mm512_stream_si512(reinterpret_cast<__m512i*>(d), x);
+  else _mm512_storeu_si512(d, x);
+}
+
 template <DType From, DType To>
 [[BATON_VBMI]] void to_16(const Rows& r, float factor) {
   const ConvertFn exact = avx512_converter(From, To);
@@ -57,11 +69,12 @@ template <DType From, DType To>
     uint8_t* d = r.dst + row * r.dst_step;
     size_t i = 0;
     for (; i + 64 <= r.n; i += 64) {
+      if (r.rows == 1) prefetch(r, s, i, r.n, 64);
       const __m512i c = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(s + i));
       const __m512i a = look_up(tl, c), b = _mm512_ternarylogic_epi64(look_up(th, c), c, set8(0x80), 0xf8); // | (c & sign)
       const __m512i first = _mm512_unpacklo_epi8(a, b), second = _mm512_unpackhi_epi8(a, b);
-      _mm512_storeu_si512(d + 2 * i, first);
-      _mm512_storeu_si512(d + 2 * i + 64, second);
+      put(d + 2 * i, first, r.stream);
+      put(d + 2 * i + 64, second, r.stream);
     }
     if (i < r.n) exact(d + 2 * i, s + i, r.n - i, factor);
   }
@@ -114,10 +127,11 @@ template <DType To>
     uint8_t* d = r.dst + row * r.dst_step;
     size_t i = 0;
     for (; i + 64 <= r.n; i += 64) {
+      if (r.rows == 1) prefetch(r, s, 2 * i, 2 * r.n, 128);
       __mmask32 odd = 0;
       const __m512i lo = half(_mm512_loadu_si512(s + 2 * i), odd), hi = half(_mm512_loadu_si512(s + 2 * i + 64), odd);
       if (odd) exact(d + i, s + 2 * i, 64, factor);
-      else _mm512_storeu_si512(d + i, _mm512_permutexvar_epi64(order, _mm512_packus_epi16(lo, hi)));
+      else put(d + i, _mm512_permutexvar_epi64(order, _mm512_packus_epi16(lo, hi)), r.stream);
     }
     if (i < r.n) exact(d + i, s + 2 * i, r.n - i, factor);
   }

@@ -42,11 +42,11 @@ uint64_t Packer::pack_units(std::span<uint8_t> out) {
     const auto unit = units_.move->unit(next_++);
     const uint64_t bytes = units_.how->unit_bytes(unit);
     if (bytes <= out.size() - done) {
-      units_.how->pack(out.data() + done, src_, units_.layer, unit);
+      units_.how->pack(out.data() + done, src_, units_.layer, unit, units_.unit(next_));
       done += bytes;
     } else {
       unit_.resize(bytes);
-      units_.how->pack(unit_.data(), src_, units_.layer, unit);
+      units_.how->pack(unit_.data(), src_, units_.layer, unit, units_.unit(next_));
       offset_ = 0;
     }
   }

@@ -80,10 +80,12 @@ Recoder::Side Recoder::packed(std::span<const KvRun> unit) const {
   return s;
 }
 
-void Recoder::move(uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit) const { run(how_, from_, to_, dst, src, layer, unit); }
+void Recoder::move(uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit, std::span<const KvRun> then, CopyMode mode) const {
+  run(how_, from_, to_, dst, src, layer, unit, then, mode == CopyMode::streaming);
+}
 
-void Recoder::pack(uint8_t* stream, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit) const {
-  run(how_, from_, packed(unit), stream, src, layer, unit);
+void Recoder::pack(uint8_t* stream, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit, std::span<const KvRun> then) const {
+  run(how_, from_, packed(unit), stream, src, layer, unit, then);
 }
 
 void Recoder::unpack(uint8_t* dst, const uint8_t* stream, uint32_t layer, std::span<const KvRun> unit) const {
@@ -98,7 +100,7 @@ void Recoder::repack(uint8_t* stream, const uint8_t* dst, uint32_t layer, std::s
   run(copy_, to_, packed(unit), stream, dst, layer, {&whole, 1});
 }
 
-void Recoder::run(const How& how, const Side& from, const Side& to, uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit) const {
+void Recoder::run(const How& how, const Side& from, const Side& to, uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit, std::span<const KvRun> then, bool stream) const {
   const uint64_t in_row = uint64_t(head_dim_) * how.from_element, out_row = uint64_t(head_dim_) * how.to_element;
   const bool scaled = from.scaled || to.scaled;
   const bool in_tokens = from.token == in_row;                                             // a head's tokens are neighbours
@@ -115,8 +117,13 @@ void Recoder::run(const How& how, const Side& from, const Side& to, uint8_t* dst
       const uint32_t heads = std::min(kHeads, heads_ - first);
       auto from_scales = [&](const KvRun& r) { return src_scales + half * from.scale_half + uint64_t(r.src) * from.scale_block + 4 * uint64_t(first); };
       uint8_t* const to_scales = dst_scales + half * to.scale_half + uint64_t(unit.front().dst) * to.scale_block + 4 * uint64_t(first);
-      auto rows_at = [&](const KvRun& r) {
-        return src + (src_layer + half * from.half + uint64_t(r.src) * from.block + r.src_token * from.token + first * from.head);
+      auto rows_of = [&](const KvRun& r, uint32_t of_half) {
+        return src + (src_layer + of_half * from.half + uint64_t(r.src) * from.block + r.src_token * from.token + first * from.head);
+      };
+      auto rows_at = [&](const KvRun& r) { return rows_of(r, half); };
+      auto after = [&](const KvRun& r) -> const uint8_t* { // what is read next
+        if (&r != &unit.back()) return rows_at((&r)[1]);
+        return half + 1 < halves_ ? rows_of(unit.front(), half + 1) : then.empty() ? nullptr : rows_of(then.front(), 0);
       };
       if (to.scaled && how.carry) {
         std::memcpy(to_scales, from_scales(unit.front()), 4 * uint64_t(heads));
@@ -125,15 +132,21 @@ void Recoder::run(const How& how, const Side& from, const Side& to, uint8_t* dst
         for (const KvRun& r : unit) {
           const uint8_t* s = rows_at(r);
           float of_run[kHeads] = {};
+          const uint64_t all = r.tokens * heads * in_row; // where the source is of blocks of this many heads, one piece
+          const uint8_t* next = after(r);
+          uint64_t read = 0;
+          auto largest = [&](uint32_t h, const uint8_t* row, uint64_t n) {
+            const uint64_t bytes = n * how.from_element;
+            if (read + kAhead < all) prefetch(row + kAhead, std::min(bytes, all - read - kAhead));
+            if (const uint64_t beyond = read + bytes + kAhead; next && beyond > all) prefetch(next + (std::max(all, read + kAhead) - all), std::min(bytes, beyond - all));
+            read += bytes;
+            of_run[h] = std::max(of_run[h], how.largest(row, n));
+          };
           if (in_tokens) {
-            for (uint32_t h = 0; h < heads; ++h) of_run[h] = how.largest(s + h * from.head, uint64_t(r.tokens) * head_dim_);
+            for (uint32_t h = 0; h < heads; ++h) largest(h, s + h * from.head, uint64_t(r.tokens) * head_dim_);
           } else {
             for (uint32_t t = 0; t < r.tokens; ++t)
-              for (uint32_t h = 0; h < heads; ++h) {
-                const uint8_t* row = s + t * from.token + h * from.head;
-                prefetch(row + kAhead, in_row);
-                of_run[h] = std::max(of_run[h], how.largest(row, head_dim_));
-              }
+              for (uint32_t h = 0; h < heads; ++h) largest(h, s + t * from.token + h * from.head, head_dim_);
           }
           for (uint32_t h = 0; h < heads; ++h) {
             const float m = from.scaled ? of_run[h] * load(from_scales(r) + 4 * h) : of_run[h];
@@ -152,7 +165,8 @@ void Recoder::run(const How& how, const Side& from, const Side& to, uint8_t* dst
         const uint8_t* s = rows_at(r);
         uint8_t* d = dst + (dst_layer + half * to.half + uint64_t(r.dst) * to.block + r.dst_token * to.token + first * to.head);
         auto convert = [&](uint32_t head, uint64_t n, size_t rows, float f) {
-          const Rows all{d + head * to.head, s + head * from.head, n * head_dim_, rows, to.token, from.token};
+          const uint8_t* next = to.scaled ? nullptr : head + 1 < heads && !both_heads ? s + (head + 1) * from.head : after(r);
+          const Rows all{d + head * to.head, s + head * from.head, n * head_dim_, rows, to.token, from.token, next, stream};
           if (how.rows) return how.rows(all, f);
           for (size_t i = 0; i < rows; ++i) how.convert(all.dst + i * all.dst_step, all.src + i * all.src_step, all.n, f);
         };
@@ -177,13 +191,13 @@ void LayerUnits::add_to(Checksum& sum, const uint8_t* base, bool landed) const {
   }
 }
 
-uint64_t LayerUnits::step(uint8_t* dst, const uint8_t* src, size_t& next, uint64_t budget) const {
+uint64_t LayerUnits::step(uint8_t* dst, const uint8_t* src, size_t& next, uint64_t budget, CopyMode mode) const {
   uint64_t done = 0;
   for (; next < size(); ++next) {
     const auto unit = move->unit(next);
     const uint64_t bytes = how->unit_bytes(unit);
     if (done && done + bytes > budget) break;
-    how->move(dst, src, layer, unit);
+    how->move(dst, src, layer, unit, this->unit(next + 1), mode);
     done += bytes;
   }
   return done;

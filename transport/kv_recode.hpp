@@ -14,6 +14,7 @@
 //     for (size_t u = 0; u < move.units(l); ++u) how.move(dst, src, l, move.unit(u));
 #pragma once
 
+#include "transport/copy_kernel.hpp"
 #include "transport/kv_convert.hpp"
 #include "transport/kv_layout.hpp"
 
@@ -29,8 +30,9 @@ class Recoder {
   explicit Recoder(const KvPlan&);
   uint64_t unit_bytes(std::span<const KvRun> unit) const; // at the destination and in the stream
   uint64_t dst_bytes() const { return dst_bytes_; }       // of the whole destination: nothing is written beyond
-  void move(uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit) const;
-  void pack(uint8_t* stream, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit) const;
+  // `then` is moved after it: its source is prefetched. Streamed stores need a copy_fence().
+  void move(uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit, std::span<const KvRun> then = {}, CopyMode = CopyMode::cached) const;
+  void pack(uint8_t* stream, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit, std::span<const KvRun> then = {}) const;
   void unpack(uint8_t* dst, const uint8_t* stream, uint32_t layer, std::span<const KvRun> unit) const;
   void repack(uint8_t* stream, const uint8_t* dst, uint32_t layer, std::span<const KvRun> unit) const; // of what has landed: the same stream
 
@@ -51,7 +53,7 @@ class Recoder {
   };
   static Side side(const KvLayout&, const KvPart&);
   Side packed(std::span<const KvRun> unit) const;
-  void run(const How&, const Side& from, const Side& to, uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit) const;
+  void run(const How&, const Side& from, const Side& to, uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit, std::span<const KvRun> then = {}, bool stream = false) const;
 
   KvLayout unit_; // the destination's, of the part's heads and one layer; block_tokens are those of a unit
   Side from_, to_;
@@ -68,7 +70,8 @@ struct LayerUnits {
   explicit operator bool() const { return how; }
   size_t size() const { return move->units(layer); }
   // Moves units from `next` on: at least one, and no more than are `budget` bytes at the destination; returns the bytes.
-  uint64_t step(uint8_t* dst, const uint8_t* src, size_t& next, uint64_t budget) const;
+  uint64_t step(uint8_t* dst, const uint8_t* src, size_t& next, uint64_t budget, CopyMode = CopyMode::cached) const;
+  std::span<const KvRun> unit(size_t i) const { return i < size() ? move->unit(i) : std::span<const KvRun>(); }
   // Adds the stream: of the source, converted once more, or of the destination, as it landed.
   void add_to(Checksum&, const uint8_t* base, bool landed) const;
 };

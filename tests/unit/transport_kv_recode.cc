@@ -156,7 +156,7 @@ void check_one(std::mt19937& rng, uint32_t& converting) {
           ASSERT_EQ(move.units(y) > 0, plan.has_layer(y));
           const LayerUnits units{&how, &move, y};
           uint64_t bytes = 0, sum = 0;
-          for (size_t next = 0; next < units.size();) bytes += units.step(to.bytes.data(), from[i].bytes.data(), next, rng() % 5000);
+          for (size_t next = 0; next < units.size();) bytes += units.step(to.bytes.data(), from[i].bytes.data(), next, rng() % 5000, rng() % 2 ? CopyMode::streaming : CopyMode::cached);
           Packer pack(from[i].bytes.data(), units);
           Unpacker unpack(streamed.bytes.data(), units);
           for (const uint64_t most = rng() % 3 ? 4000 : 50; !pack.done();) { // cut at any byte
