@@ -19,6 +19,7 @@ import sys
 import time
 
 SKIP = 77
+BOOT_SECONDS = 150  # 4 on a quiet machine
 
 
 class Cpio:
@@ -116,15 +117,19 @@ def boot(a, initramfs):
     command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-m", a.memory, "-smp", "2"]
     command += ["-accel", "kvm", "-cpu", "host"] if a.kvm else ["-accel", "tcg,thread=multi", "-cpu", "max"]
     command += ["-kernel", os.path.join(a.kernel, "vmlinuz"), "-initrd", initramfs, "-serial", "file:" + console, "-serial", "file:" + output]
-    command += ["-append", "console=ttyS0 panic=-1 quiet loglevel=4 random.trust_cpu=on mitigations=off nokaslr"]
+    command += ["-append", "console=ttyS0 panic=-1 quiet loglevel=4 no_timer_check random.trust_cpu=on mitigations=off nokaslr"]
     with open(os.path.join(a.out, "qemu.log"), "w") as log:
         begin = time.monotonic()
         p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        ended = "did not end within %d s" % a.timeout
         try:
-            p.wait(a.timeout)
-            ended = "ended"
-        except subprocess.TimeoutExpired:
-            ended = "did not end within %d s" % a.timeout
+            while p.poll() is None and time.monotonic() - begin < a.timeout:
+                time.sleep(0.2)
+                if time.monotonic() - begin > BOOT_SECONDS and "VM-READY" not in read(a, "output.log"):
+                    ended = "did not boot within %d s" % BOOT_SECONDS
+                    break
+            else:
+                ended = "ended" if p.poll() is not None else ended
         finally:
             p.kill()
             p.wait()
@@ -161,7 +166,11 @@ def main():
     script = "".join("export %s='%s'\n" % tuple(e.split("=", 1)) for e in a.env) + open(a.script).read()
     make_initramfs(initramfs, a, script)
     size = os.path.getsize(initramfs)
-    ended, seconds, how = boot(a, initramfs)
+    # A kernel whose timers are starved while it measures them may stop there: that is no finding, so once more.
+    for _ in range(2):
+        ended, seconds, how = boot(a, initramfs)
+        if "VM-READY" in read(a, "output.log"):
+            break
     os.remove(initramfs)
     output = read(a, "output.log")
     print(output.rstrip())
