@@ -179,7 +179,9 @@ Status KvHolder::Impl::serve() {
     if (p.ok()) it->second.pulls.push_back(std::make_unique<Pull>(std::move(*p)));
     else keep(p.error());
   }
-  for (auto& [id, h] : holds)
+  for (auto& entry : holds) {
+    const std::string& id = entry.first;
+    Hold& h = entry.second;
     std::erase_if(h.pulls, [&](const std::unique_ptr<Pull>& p) {
       const auto v = p->sent.value();
       if (!v.ok()) {
@@ -191,6 +193,7 @@ Status KvHolder::Impl::serve() {
       h.until_ns = std::max(h.until_ns, now_ns() + options.extend_ns); // for the confirmation
       return true;
     });
+  }
   on_poll(now_ns());
   return first;
 }
