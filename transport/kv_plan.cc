@@ -59,6 +59,22 @@ void sort_and_merge(std::vector<KvSegment>& all) {
   all.resize(n + 1);
 }
 
+// Into the order of destination blocks, by counting; runs of one block stay as they are, which is in the order of tokens. `scratch` is kept for its
+// memory.
+void sort_by_block(std::vector<KvRun>& runs, uint32_t blocks, std::vector<uint32_t>& scratch) {
+  scratch.assign(size_t(blocks) + 1 + runs.size(), 0);
+  uint32_t *next = scratch.data(), *to = next + blocks + 1; // where the next run of a block goes; where run i goes
+  for (const KvRun& r : runs) ++next[r.dst + 1];
+  for (uint32_t b = 0; b < blocks; ++b) next[b + 1] += next[b];
+  for (size_t i = 0; i < runs.size(); ++i) to[i] = next[runs[i].dst]++;
+  for (uint32_t i = 0; i < runs.size(); ++i)
+    while (to[i] != i) {
+      const uint32_t t = to[i];
+      std::swap(runs[i], runs[t]);
+      std::swap(to[i], to[t]);
+    }
+}
+
 }  // namespace
 
 Status same_kv_model(const KvLayout& s, const KvLayout& d) {
@@ -188,7 +204,12 @@ Status KvPlan::instantiate(std::span<const int32_t> src_blocks, std::span<const 
     t += n;
   }
   auto lands_before = [](const KvRun& a, const KvRun& b) { return a.dst != b.dst ? a.dst < b.dst : a.dst_token < b.dst_token; };
-  if (!std::is_sorted(runs.begin(), runs.end(), lands_before)) std::sort(runs.begin(), runs.end(), lands_before);
+  const auto sorted = [&] { return std::is_sorted(runs.begin(), runs.end(), lands_before); };
+  if (!sorted() && dst_.blocks / 16 <= runs.size()) {
+    sort_by_block(runs, dst_.blocks, m.ends_); // of a random table of 16384 blocks it saves half a millisecond
+    m.ends_.clear();
+  }
+  if (!sorted()) std::sort(runs.begin(), runs.end(), lands_before); // few of many blocks; or a block twice, its end before its beginning
   uint64_t blocks = !runs.empty(); // of the destination
   for (size_t i = 1; i < runs.size(); ++i) {
     blocks += runs[i].dst != runs[i - 1].dst;
