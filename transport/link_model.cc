@@ -17,7 +17,7 @@ double LinkModel::cost_ns(uint64_t bytes, uint64_t segments) const {
 }
 
 Result<LinkModel> link_model(const std::string& name) {
-  const auto json = nlohmann::json::parse(kLinksJson, nullptr, false);
+  static const auto json = nlohmann::json::parse(kLinksJson, nullptr, false); // every transfer asks
   if (!json.is_object() || !json.contains("links")) return Error(BATON_INTERNAL, "the embedded link models do not parse", "rebuild");
   const std::string wanted = name.empty() ? json.value("default", "") : name;
   std::string known;
