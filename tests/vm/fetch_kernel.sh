@@ -11,11 +11,11 @@ package=$(apt-cache depends linux-image-amd64 2>/dev/null | sed -n 's/^ *Depends
 [ -n "$package" ] || { echo "fetch_kernel: apt knows no linux-image-amd64" >&2; exit 1; }
 rm -rf kernel package
 mkdir -p kernel/modules package
-(cd package && apt-get download -qq "$package" >&2 && dpkg -x ./*.deb root)
-cp package/root/boot/vmlinuz-* kernel/vmlinuz
+(cd package && apt-get download -qq "$package" >&2 && dpkg -x ./*.deb unpacked)
+cp package/unpacked/boot/vmlinuz-* kernel/vmlinuz
 # In the order of loading. rdma_rxe asks for "crc32" by name: its implementations first. What is missing here is part of the kernel.
 for m in configfs crc32_generic crc32-pclmul udp_tunnel ip6_udp_tunnel ib_core ib_uverbs iw_cm ib_cm rdma_cm rdma_ucm rdma_rxe dummy; do
-  file=$(find package/root/lib/modules -name "$m.ko")
+  file=$(find package/unpacked/lib/modules -name "$m.ko")
   [ -z "$file" ] || { cp "$file" kernel/modules/ && echo "$m.ko" >> kernel/modules/order; }
 done
 rm -rf package
