@@ -164,19 +164,31 @@ TEST_F(Lend, AClosedBorrowerIsToldToTheLender) {
   EXPECT_EQ(lender->lend(std::vector<int32_t>{1}, {.tokens = 1}).error().code, BATON_PEER_LOST);
 }
 
-using LendFar = Far;
+class LendFar : public Far {
+ protected:
+  std::optional<Device> host;
+  std::optional<KvBorrower> borrower;
+  // The child lends, and this is its loan.
+  void borrow(KvLoan& loan);
+};
 
 const nlohmann::json kFar = {{"blocks", 64}, {"salt", 3}};
 KvLayout far_layout() { return small_layout(KvOrder::head_major, 16, 64); }
 
+void LendFar::borrow(KvLoan& loan) {
+  start();
+  host.emplace(must(in.open("host://")));
+  borrower.emplace(must(KvBorrower::create(in, *session, *host, far_layout(), {.model = "m"})));
+  ASSERT_OK(session->send({"lend", kFar, {}}));
+  ASSERT_TRUE(poll_until(in, [&] { return borrower->take(loan); }, kSoonMs));
+}
+
 // The blocks were made, the maker is gone: the memory stays, and so do the loans.
 TEST_F(LendFar, ALoanOutlivesTheLendersProcess) {
-  start();
-  Device host = must(in.open("host://"));
-  KvBorrower b = must(KvBorrower::create(in, *session, host, far_layout(), {.model = "m"}));
-  ASSERT_OK(session->send({"lend", kFar, {}}));
   KvLoan loan;
-  ASSERT_TRUE(poll_until(in, [&] { return b.take(loan); }, kSoonMs));
+  borrow(loan);
+  if (HasFatalFailure()) return;
+  KvBorrower& b = *borrower;
   EXPECT_EQ(loan.terms.tag, 5u);
   child->kill(SIGKILL);
   ASSERT_TRUE(poll_until(in, [&] { return !session->alive().ok(); }, kSoonMs));
@@ -185,12 +197,10 @@ TEST_F(LendFar, ALoanOutlivesTheLendersProcess) {
 }
 
 TEST_F(LendFar, ALoanComesBackFromAnotherProcess) {
-  start();
-  Device host = must(in.open("host://"));
-  KvBorrower b = must(KvBorrower::create(in, *session, host, far_layout(), {.model = "m"}));
-  ASSERT_OK(session->send({"lend", kFar, {}}));
   KvLoan loan;
-  ASSERT_TRUE(poll_until(in, [&] { return b.take(loan); }, kSoonMs));
+  borrow(loan);
+  if (HasFatalFailure()) return;
+  KvBorrower& b = *borrower;
   b.give_back(loan);
   std::optional<Message> m;
   ASSERT_TRUE(poll_until(in, [&] { return (m = session->receive()).has_value(); }, kSoonMs));

@@ -1,4 +1,4 @@
-// bench kv: 64 MiB of KV-cache between two processes, by fabric and shape, beside one thread's memcpy of the same segments.
+// bench kv: 64 MiB of KV-cache between two processes, by fabric (mapped also with a sleeping receiver, and lent) and shape, beside one thread's memcpy of the same segments.
 #include "tools/devctl/verbs.h"
 #include "transport/bench/kv_move.hpp"
 #include "transport/fabrics.hpp"
