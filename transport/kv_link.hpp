@@ -15,8 +15,9 @@
 //          released with the sink / the source; a region is registered once, not once a request.
 // Threads  As the Instance.
 // Errors   MISMATCH (layout or model, first difference named), PEER_LOST with the hop, PERMISSION (unknown or used ticket),
-//          UNSUPPORTED (fabric, with the reason). A transfer that fails poisons `landed` on the other side too. Blocks carry the
-//          ticket's generation: a late write notification for an ended request is dropped, never counted.
+//          UNSUPPORTED (fabric, with the reason), CORRUPT (a checksum that differs, a block that changed hands). A transfer that fails poisons
+//          `landed` on the other side too. A transfer has a generation: a late notification of an ended one is dropped, never counted. Blocks have
+//          theirs at both ends (kv_tags.hpp): what was given to another request while it was being moved does not land.
 //
 //     decode side                                               prefill side
 //     BATON_ASSIGN(auto in, sink.expect(blocks, tokens));       BATON_ASSIGN(auto t, KvTransfer::open(s, ticket, sources, opts, deadline));
@@ -25,6 +26,7 @@
 #pragma once
 
 #include "transport/kv_layout.hpp"
+#include "transport/kv_tags.hpp"
 #include "transport/session.hpp"
 
 #include <memory>
@@ -54,6 +56,8 @@ class Incoming {
   // True once nobody can write into the blocks any more. After success at once; after a failure when the sender has stopped or its process is
   // gone. Poll until then before giving the blocks to another request; expect() refuses blocks that are not quiet.
   bool quiesced();
+  // CORRUPT once any of the blocks belongs to another request (KvSink::tags()): ask before what has landed is decoded.
+  Status intact();
   struct Stats {
     uint64_t bytes = 0, segments = 0;
     std::string fabric;
@@ -89,6 +93,8 @@ class KvSink {
   // Tokens [held, tokens) of a request whose blocks these are: the first `held` are here already (a prefix hit, or an earlier chunk of the
   // prompt) and are not moved. Requests that share blocks must not share tokens.
   Result<Incoming> expect(std::vector<int32_t> blocks, uint64_t tokens, uint64_t held = 0);
+  // Of the landing buffer's blocks. expect() renews those that hold none of its first `held` tokens; whoever uses blocks for something else does too.
+  KvTags& tags();
   struct Impl;
 
  private:
@@ -101,6 +107,7 @@ struct KvSource { // one rank
   KvLayout layout;
   std::vector<int32_t> blocks; // of this request
   HostMemory host{};           // in place of `memory`, where that is nullptr
+  KvTagged tagged = {};        // the blocks, as they were when they were this request's: if one changes hands before the end, the transfer fails
 };
 
 struct TransferOptions {

@@ -28,6 +28,7 @@ struct Incoming::Impl {
   KvSink::Impl* sink = nullptr; // nullptr: the sink is closed
   std::string ticket;
   std::vector<int32_t> blocks;
+  KvTagged tagged; // they
   uint64_t tokens = 0, held = 0; // [held, tokens) come
   bool checksum = false;         // each layer has one
   Timeline landed;
@@ -104,6 +105,7 @@ struct KvSink::Impl final : Service, Watcher {
   Endpoint::Impl* ep = nullptr;
   baton_instance* instance = nullptr;
   LandingMemory memory;
+  std::optional<KvTags> tags;
   KvLayout layout;
   std::string model;
   Fd fd, timer;
@@ -127,6 +129,7 @@ Status KvSink::Impl::start(const Instance& in, Endpoint::Impl& e, const HostMemo
     return Error(BATON_INVALID_ARGUMENT, fmt::format("the landing buffer has {} bytes, its layout needs {}", host.bytes, l.bytes()), "allocate KvLayout::bytes()");
   instance = in.get();
   layout = l;
+  tags.emplace(l.blocks);
   model = std::move(m);
   memory.id = random_hex(8);
   memory.base = static_cast<uint8_t*>(host.base);
@@ -186,6 +189,10 @@ Result<Incoming> KvSink::Impl::expect(std::vector<int32_t> blocks, uint64_t toke
   in->sink = this;
   in->ticket = random_hex(16);
   in->blocks = std::move(blocks);
+  const auto upto = [&](uint64_t n) { return size_t((n + layout.block_tokens - 1) / layout.block_tokens); };
+  const auto mine = std::span(in->blocks).first(upto(tokens));
+  tags->renew(mine.subspan(upto(held)));
+  in->tagged = KvTagged(&*tags, mine);
   in->tokens = tokens;
   in->held = held;
   Error e;
@@ -474,9 +481,12 @@ void KvSink::Impl::take(const Note& note) {
     wanted |= (in.wanted[l] & bit) != 0;
   }
   if (!wanted) return;
-  if (in.checksum && !matches(in, note)) {
-    const Error why(BATON_CORRUPT, fmt::format("layer {} of source {} is not what was sent over {}: its checksum differs", note.layer, note.source, in.stats.fabric),
-                    "ask the decode side for a new ticket; if it comes again, look at the memory and the link");
+  Status right = in.tagged.intact("this request");
+  if (right.ok() && in.checksum && !matches(in, note))
+    right = Error(BATON_CORRUPT, fmt::format("layer {} of source {} is not what was sent over {}: its checksum differs", note.layer, note.source, in.stats.fabric),
+                  "ask the decode side for a new ticket; if it comes again, look at the memory and the link");
+  if (!right.ok()) {
+    const Error& why = right.error();
     doomed_.emplace_back(&in, in.session ? in.session->hop(why) : why); // telling the peer may lose its session, and the notes with it
     return;
   }
@@ -500,6 +510,7 @@ void KvSink::Impl::take(const Note& note) {
 // Everything landed and the seal is here: what becomes of the session no longer matters to this request.
 void KvSink::Impl::finish_if_complete(Incoming::Impl& in) {
   if (!in.seal || in.prefix != in.wanted.size()) return;
+  if (Status s = in.tagged.intact("this request"); !s.ok()) return void(doomed_.emplace_back(&in, s.error()));
   in.state = Incoming::Impl::State::done;
   leave(in);
 }
@@ -546,6 +557,11 @@ bool Incoming::quiesced() {
   return impl_->quiet || !impl_->sink;
 }
 
+Status Incoming::intact() {
+  if (!impl_->sink) return Error(BATON_CANCELLED, "the sink was closed", "open it again");
+  return impl_->tagged.intact("this request");
+}
+
 KvSink::KvSink(std::unique_ptr<Impl> i) : impl_(std::move(i)) {}
 KvSink::KvSink(KvSink&&) noexcept = default;
 KvSink::~KvSink() = default;
@@ -562,6 +578,8 @@ Result<KvSink> KvSink::create(const Instance& in, Endpoint& ep, const HostMemory
   BATON_TRY(impl->start(in, ep.impl(), memory, layout, std::move(model)));
   return KvSink(std::move(impl));
 }
+
+KvTags& KvSink::tags() { return *impl_->tags; }
 
 Result<Incoming> KvSink::expect(std::vector<int32_t> blocks, uint64_t tokens, uint64_t held) { return impl_->expect(std::move(blocks), tokens, held); }
 

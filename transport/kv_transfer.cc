@@ -97,6 +97,7 @@ struct KvTransfer::Impl final : Service {
   std::vector<std::string> fabrics_; // asked for, best first
   std::vector<KvLayout> layouts_;
   std::vector<SourceMemory> memory_;
+  std::vector<KvTagged> tagged_; // the sources' blocks
   std::vector<Fd> fds_; // of memory_, while the sender looks at it
   Shares shares_;
   std::vector<std::vector<KvMove>> moves_; // by source
@@ -141,6 +142,7 @@ Status KvTransfer::Impl::check(const std::vector<KvSource>& all, uint64_t tokens
       m.fd_offset = x->offset;
     }
     layouts_.push_back(s.layout);
+    tagged_.push_back(s.tagged);
   }
   return {};
 }
@@ -449,6 +451,10 @@ bool KvTransfer::Impl::advance(Step& s, size_t index, uint64_t& bytes) {
   }
   if (!b.posted() || s.part < moves_[source_of(index)].size()) return false;
   s.moved = true;
+  if (KvTagged& tagged = tagged_[source_of(index)]; tagged.stale() >= 0) { // before the note, and when all is complete: a device reads on its own
+    fail(tagged.intact(fmt::format("source {}", source_of(index))).error());
+    return advance(s, index, bytes);
+  }
   if (!all_together(index, [](const Step& x) { return x.moved; })) return false;
   const size_t first = together(index).first;
   if (!noted_[first] && !(noted_[first] = note(index))) return false;

@@ -37,6 +37,7 @@ Result<Blocks> BlockPool::take(uint32_t count) {
     if (!used_[i]) ids.push_back(int32_t(i));
   for (int32_t b : ids) used_[size_t(b)] = true;
   free_ -= count;
+  tags_.renew(ids);
   return Blocks(this, std::move(ids));
 }
 

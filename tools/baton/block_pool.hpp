@@ -9,7 +9,7 @@
 //     sink.expect(b.ids(), tokens);
 #pragma once
 
-#include "hal/baton.hpp"
+#include "transport/kv_tags.hpp"
 
 #include <cstdint>
 #include <span>
@@ -37,16 +37,18 @@ class Blocks {
 
 class BlockPool {
  public:
-  BlockPool(uint32_t blocks, uint32_t block_tokens) : used_(blocks), free_(blocks), block_tokens_(block_tokens) {}
+  BlockPool(uint32_t blocks, uint32_t block_tokens) : used_(blocks), tags_(blocks), free_(blocks), block_tokens_(block_tokens) {}
   BlockPool(const BlockPool&) = delete;
   uint32_t blocks_for(uint64_t tokens) const { return uint32_t((tokens + block_tokens_ - 1) / block_tokens_); }
   Result<Blocks> take(uint32_t count);
   uint32_t total() const { return uint32_t(used_.size()); }
   uint32_t free() const { return free_; }
+  const transport::KvTags& tags() const { return tags_; } // renewed by take()
 
  private:
   friend class Blocks;
   std::vector<bool> used_;
+  transport::KvTags tags_;
   uint32_t free_, block_tokens_;
 };
 

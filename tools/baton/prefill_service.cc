@@ -149,7 +149,7 @@ Status PrefillService::hand_over(Request& r) {
   BATON_ASSIGN(transport::Session * s, decode_session(r.handover->decode));
   std::vector<transport::KvSource> sources;
   for (uint32_t rank = 0; rank < engine_->ranks(); ++rank)
-    sources.push_back({&engine_->kv(rank), engine_->layout(rank), {r.blocks.ids().begin(), r.blocks.ids().end()}});
+    sources.push_back({&engine_->kv(rank), engine_->layout(rank), {r.blocks.ids().begin(), r.blocks.ids().end()}, {}, {&engine_->pool().tags(), r.blocks.ids()}});
   transport::TransferOptions o;
   o.fabric = r.handover->fabric.empty() ? options_.fabric : r.handover->fabric;
   o.model = model_id_;
