@@ -107,6 +107,12 @@ template <class From>
   }
   return From::unpack(std::bit_cast<typename From::Code>(most));
 }
+template <class From>
+[[gnu::always_inline]] inline void largest(const Heads& g, float* most) {
+  std::fill(most, most + g.heads, 0.0f);
+  for (size_t row = 0; row < g.rows; ++row)
+    for (size_t h = 0; h < g.heads; ++h) most[h] = std::max(most[h], largest<From>(g.src + row * g.row_step + h * g.head_step, g.n));
+}
 
 // What an instruction set has.
 template <class From, class To>
@@ -115,7 +121,7 @@ struct Baseline {
 };
 template <class From>
 struct BaselineMost {
-  static float run(const void* s, size_t n) { return largest<From>(s, n); }
+  static void run(const Heads& g, float* most) { largest<From>(g, most); }
 };
 
 #if defined(__x86_64__)
@@ -127,11 +133,11 @@ struct Avx2 {
 };
 template <class From>
 struct Avx2Most {
-  [[BATON_AVX2]] static float run(const void* s, size_t n) { return largest<From>(s, n); }
+  [[BATON_AVX2]] static void run(const Heads& g, float* most) { largest<From>(g, most); }
 };
 template <class From>
-struct Avx512Most {
-  [[BATON_AVX512]] static float run(const void* s, size_t n) { return largest<From>(s, n); }
+struct Avx512Most { // of 16-bit numbers: kv_convert_avx512.cc
+  [[BATON_AVX512]] static void run(const Heads& g, float* most) { largest<From>(g, most); }
 };
 #else
 template <class From, class To>
@@ -201,13 +207,18 @@ Result<ConvertFn> kv_converter(DType from, DType to, ConvertIsa isa) {
 
 RowsFn kv_row_converter(DType from, DType to) { return table_converter(from, to); }
 
-LargestFn kv_largest(DType t, ConvertIsa isa) { return index(t) < kCount && isa <= convert_isa() ? kRows[index(t)].most[size_t(isa)] : nullptr; }
+LargestFn kv_largest(DType t, ConvertIsa isa) {
+  if (index(t) >= kCount || isa > convert_isa()) return nullptr;
+  const LargestFn own = isa == ConvertIsa::avx512 ? avx512_largest(t) : nullptr;
+  return own ? own : kRows[index(t)].most[size_t(isa)];
+}
 
 float kv_scale(float largest, DType to) { return largest > 0 ? std::max(largest / (to == DType::f8e4m3 ? 448.0f : 57344.0f), FLT_MIN) : 1; }
 
 float kv_scale(DType from, const void* src, size_t n, DType to) {
-  const LargestFn f = kv_largest(from);
-  return kv_scale(f ? f(src, n) : 0, to);
+  float largest = 0;
+  if (const LargestFn f = kv_largest(from)) f({static_cast<const uint8_t*>(src), n}, &largest);
+  return kv_scale(largest, to);
 }
 
 }  // namespace baton::transport

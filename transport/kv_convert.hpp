@@ -35,6 +35,7 @@ struct Rows {
   const uint8_t* src;
   size_t n, rows, dst_step, src_step;
   const uint8_t* next = nullptr; // what will be read after it: prefetched near the end, as the rest is on the way
+  bool warm = false;             // the source has been read: as much of `next` is prefetched all the way
   bool stream = false;           // stores that do not go through the cache; fence before publishing
 };
 using RowsFn = void (*)(const Rows&, float factor);
@@ -42,8 +43,15 @@ RowsFn kv_row_converter(program::DType from, program::DType to); // nullptr: use
 
 bool kv_convertible(program::DType from, program::DType to); // there is a converter
 
-// The largest finite magnitude of n numbers; 0 of none. Of f32, bf16, f16 and FP8.
-using LargestFn = float (*)(const void* src, size_t n);
+// Heads side by side, each in rows of n elements, as they lie in memory: row by row.
+struct Heads {
+  const uint8_t* src;
+  size_t n;
+  uint32_t heads = 1, rows = 1;
+  size_t head_step = 0, row_step = 0;
+};
+// The largest finite magnitude of each head; 0 of none. Of f32, bf16, f16 and FP8.
+using LargestFn = void (*)(const Heads&, float* largest);
 LargestFn kv_largest(program::DType, ConvertIsa = convert_isa()); // nullptr for another dtype
 // The scale by which `largest` becomes the largest finite code of an FP8 dtype: at least 2^-126, so that 1 / scale is a number; 1 for 0.
 float kv_scale(float largest, program::DType to);

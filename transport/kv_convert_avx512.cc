@@ -1,5 +1,8 @@
 #include "transport/kv_convert_avx512.hpp"
 
+#include <algorithm>
+#include <bit>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -152,6 +155,45 @@ ConvertFn from(DType to) {
   }
 }
 
+// A vector for each head, whose lanes meet once, in the end. Infinities and NaN are larger than every number: only a head that has one is read again.
+template <uint32_t Inf, bool Finite>
+BATON_512 __m512i larger(__m512i most, const uint8_t* s, size_t n) {
+  auto with = [&](__m512i x) __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,f16c"), always_inline)) {
+    const __m512i a = _mm512_and_si512(x, set16(0x7fff));
+    most = _mm512_max_epu16(most, Finite ? _mm512_maskz_mov_epi16(_mm512_cmplt_epu16_mask(a, set16(Inf)), a) : a);
+  };
+  for (; n >= 32; n -= 32, s += 64) with(_mm512_loadu_si512(s));
+  if (n) with(_mm512_maskz_loadu_epi16((1u << n) - 1, s));
+  return most;
+}
+BATON_512 uint16_t largest_lane(__m512i x) {
+  const __m256i h = _mm256_max_epu16(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
+  const __m128i q = _mm_max_epu16(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+  return uint16_t(~_mm_cvtsi128_si32(_mm_minpos_epu16(_mm_xor_si128(q, _mm_set1_epi16(-1))))); // there is one for the least alone
+}
+
+template <uint32_t Inf, bool Brain>
+[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,f16c")]] void largest(const Heads& g, float* most) {
+  constexpr uint32_t kAtOnce = 64;
+  __m512i all[kAtOnce];
+  for (uint32_t first = 0; first < g.heads; first += kAtOnce) {
+    const uint32_t heads = std::min(kAtOnce, g.heads - first);
+    const uint8_t* const src = g.src + first * g.head_step;
+    for (uint32_t h = 0; h < heads; ++h) all[h] = _mm512_setzero_si512();
+    for (uint32_t row = 0; row < g.rows; ++row)
+      for (uint32_t h = 0; h < heads; ++h) all[h] = larger<Inf, false>(all[h], src + row * g.row_step + h * g.head_step, g.n);
+    for (uint32_t h = 0; h < heads; ++h) {
+      uint16_t code = largest_lane(all[h]);
+      if (code >= Inf) {
+        __m512i again = _mm512_setzero_si512();
+        for (uint32_t row = 0; row < g.rows; ++row) again = larger<Inf, true>(again, src + row * g.row_step + h * g.head_step, g.n);
+        code = largest_lane(again);
+      }
+      most[first + h] = Brain ? std::bit_cast<float>(uint32_t(code) << 16) : _cvtsh_ss(code);
+    }
+  }
+}
+
 }  // namespace
 
 ConvertFn avx512_converter(DType f, DType to) {
@@ -164,7 +206,10 @@ ConvertFn avx512_converter(DType f, DType to) {
     default: return nullptr;
   }
 }
+
+LargestFn avx512_largest(DType t) { return t == DType::bf16 ? largest<0x7f80, true> : t == DType::f16 ? largest<kF16Inf, false> : nullptr; }
 #else
+LargestFn avx512_largest(program::DType) { return nullptr; }
 ConvertFn avx512_converter(program::DType, program::DType) { return nullptr; }
 #endif
 

@@ -2,7 +2,9 @@
 // the exact kernel for each factor, and looked up 64 at a time (AVX-512 VBMI).
 //
 // bf16 to FP8: while code and product are normal, one more in the exponent of bf16 is one more in that of the code, so that
-// code = table[mantissa] + (exponent << mantissa bits of FP8) - a constant. 32 numbers that have another one among them (not 0) go to the exact kernel.
+// code = table[mantissa] + (exponent << mantissa bits of FP8) - a constant. Where the code is a subnormal, the adder of f32 rounds the product: added to
+// a number whose last bit is worth the smallest subnormal, it leaves the code in the lower half of the sum. Both are at hand for each number, so that
+// how many are subnormal costs nothing: in a cache without scales half of all vectors have one.
 #include "transport/kv_convert_avx512.hpp"
 
 #include <array>
@@ -42,9 +44,14 @@ constexpr std::array<uint8_t, 128> kMagnitudes = [] {
   return all;
 }();
 
-// A page ends the hardware's prefetch, and blocks are scattered. `at` of `all` bytes of the source have been read.
+// A page ends the hardware's prefetch, and blocks are scattered. `at` of `all` bytes of the source have been read, `row + at` is the next.
 constexpr size_t kAhead = 4096;
 [[gnu::always_inline]] inline void prefetch(const Rows& r, const uint8_t* row, size_t at, size_t all, size_t bytes) {
+  if (r.warm) {
+    for (size_t line = 0; r.next && line < bytes; line += 64) __builtin_prefetch(r.next + at + line, 0, 2); // it may be more than the nearest cache holds
+    return;
+  }
+  if (r.rows > 1) return;
   const uint8_t* p = at + kAhead < all ? row + at + kAhead : r.next ? r.next + (at + kAhead - all) : nullptr;
   if (p)
     for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(p + line, 0, 3);
@@ -69,7 +76,7 @@ template <DType From, DType To>
     uint8_t* d = r.dst + row * r.dst_step;
     size_t i = 0;
     for (; i + 64 <= r.n; i += 64) {
-      if (r.rows == 1) prefetch(r, s, i, r.n, 64);
+      prefetch(r, s, row * r.n + i, r.n, 64);
       const __m512i c = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(s + i));
       const __m512i a = look_up(tl, c), b = _mm512_ternarylogic_epi64(look_up(th, c), c, set8(0x80), 0xf8); // | (c & sign)
       const __m512i first = _mm512_unpacklo_epi8(a, b), second = _mm512_unpackhi_epi8(a, b);
@@ -113,12 +120,17 @@ template <DType To>
   exact(codes, x, 128, factor);
   const Table t = table(codes);
   const __m512i base = set16(one << kMantissa), normal = set16((one << kMantissa) + (1 << kMantissa));
-  auto half = [&](__m512i w, __mmask32& odd) __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"), always_inline)) {
+  const __m512 times = _mm512_set1_ps(factor), magic = _mm512_set1_ps(To == DType::f8e4m3 ? 0x1p+14f : 0x1p+7f); // 2^23 of the smallest subnormal: 2^-9, 2^-16
+  auto half = [&](__m512i w) __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"), always_inline)) {
     const __m512i a = _mm512_and_si512(w, set16(0x7fff));
     const __m512i step = _mm512_and_si512(_mm512_srli_epi16(a, 7 - kMantissa), set16(0xff << kMantissa));
     const __m512i sum = _mm512_add_epi16(step, _mm512_and_si512(look_up(t, w), set16(0xff)));
-    odd |= _mm512_mask_test_epi16_mask(_mm512_cmplt_epu16_mask(sum, normal), a, a) | _mm512_cmpgt_epu16_mask(a, set16(0x7f80)); // subnormal and not 0; a NaN
-    const __m512i c = _mm512_min_epu16(_mm512_subs_epu16(sum, base), set16(kTop)); // of 0: 0
+    const __m512 even = _mm512_add_ps(_mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(a, 16)), times), magic);
+    const __m512 odd = _mm512_add_ps(_mm512_mul_ps(_mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32(int(0xffff0000)))), times), magic);
+    const __m512i subnormal = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_castps_si512(even), _mm512_slli_epi32(_mm512_castps_si512(odd), 16));
+    __m512i c = _mm512_min_epu16(_mm512_sub_epi16(sum, base), set16(kTop));
+    c = _mm512_mask_mov_epi16(c, _mm512_cmplt_epu16_mask(sum, normal), subnormal);
+    c = _mm512_mask_mov_epi16(c, _mm512_cmpgt_epu16_mask(a, set16(0x7f80)), set16(0x7f));
     return _mm512_ternarylogic_epi64(c, _mm512_srli_epi16(w, 8), set16(0x80), 0xf8);
   };
   const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7); // undoes what packus does to lanes
@@ -127,11 +139,9 @@ template <DType To>
     uint8_t* d = r.dst + row * r.dst_step;
     size_t i = 0;
     for (; i + 64 <= r.n; i += 64) {
-      if (r.rows == 1) prefetch(r, s, 2 * i, 2 * r.n, 128);
-      __mmask32 odd = 0;
-      const __m512i lo = half(_mm512_loadu_si512(s + 2 * i), odd), hi = half(_mm512_loadu_si512(s + 2 * i + 64), odd);
-      if (odd) exact(d + i, s + 2 * i, 64, factor);
-      else put(d + i, _mm512_permutexvar_epi64(order, _mm512_packus_epi16(lo, hi)), r.stream);
+      prefetch(r, s, 2 * (row * r.n + i), 2 * r.n, 128);
+      const __m512i lo = half(_mm512_loadu_si512(s + 2 * i)), hi = half(_mm512_loadu_si512(s + 2 * i + 64));
+      put(d + i, _mm512_permutexvar_epi64(order, _mm512_packus_epi16(lo, hi)), r.stream);
     }
     if (i < r.n) exact(d + i, s + 2 * i, r.n - i, factor);
   }

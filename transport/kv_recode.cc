@@ -125,29 +125,19 @@ void Recoder::run(const How& how, const Side& from, const Side& to, uint8_t* dst
         if (&r != &unit.back()) return rows_at((&r)[1]);
         return half + 1 < halves_ ? rows_of(unit.front(), half + 1) : then.empty() ? nullptr : rows_of(then.front(), 0);
       };
+      // What is read when all of the unit's half has been read already, for its scales: the next half's share.
+      auto instead = [&](const KvRun& r) -> const uint8_t* {
+        const size_t i = size_t(&r - unit.data());
+        return half + 1 < halves_ ? rows_of(r, half + 1) : i < then.size() ? rows_of(then[i], 0) : nullptr;
+      };
+      const bool read = to.scaled && !how.carry;
       if (to.scaled && how.carry) {
         std::memcpy(to_scales, from_scales(unit.front()), 4 * uint64_t(heads));
       } else if (to.scaled) {
         std::fill(most, most + heads, 0.0f);
         for (const KvRun& r : unit) {
-          const uint8_t* s = rows_at(r);
-          float of_run[kHeads] = {};
-          const uint64_t all = r.tokens * heads * in_row; // where the source is of blocks of this many heads, one piece
-          const uint8_t* next = after(r);
-          uint64_t read = 0;
-          auto largest = [&](uint32_t h, const uint8_t* row, uint64_t n) {
-            const uint64_t bytes = n * how.from_element;
-            if (read + kAhead < all) prefetch(row + kAhead, std::min(bytes, all - read - kAhead));
-            if (const uint64_t beyond = read + bytes + kAhead; next && beyond > all) prefetch(next + (std::max(all, read + kAhead) - all), std::min(bytes, beyond - all));
-            read += bytes;
-            of_run[h] = std::max(of_run[h], how.largest(row, n));
-          };
-          if (in_tokens) {
-            for (uint32_t h = 0; h < heads; ++h) largest(h, s + h * from.head, uint64_t(r.tokens) * head_dim_);
-          } else {
-            for (uint32_t t = 0; t < r.tokens; ++t)
-              for (uint32_t h = 0; h < heads; ++h) largest(h, s + t * from.token + h * from.head, head_dim_);
-          }
+          float of_run[kHeads];
+          how.largest(in_tokens ? Heads{rows_at(r), uint64_t(r.tokens) * head_dim_, heads, 1, from.head, 0} : Heads{rows_at(r), head_dim_, heads, r.tokens, from.head, from.token}, of_run);
           for (uint32_t h = 0; h < heads; ++h) {
             const float m = from.scaled ? of_run[h] * load(from_scales(r) + 4 * h) : of_run[h];
             most[h] = m > most[h] && m <= FLT_MAX ? m : most[h]; // a source's scale may be anything
@@ -165,8 +155,9 @@ void Recoder::run(const How& how, const Side& from, const Side& to, uint8_t* dst
         const uint8_t* s = rows_at(r);
         uint8_t* d = dst + (dst_layer + half * to.half + uint64_t(r.dst) * to.block + r.dst_token * to.token + first * to.head);
         auto convert = [&](uint32_t head, uint64_t n, size_t rows, float f) {
-          const uint8_t* next = to.scaled ? nullptr : head + 1 < heads && !both_heads ? s + (head + 1) * from.head : after(r);
-          const Rows all{d + head * to.head, s + head * from.head, n * head_dim_, rows, to.token, from.token, next, stream};
+          const uint8_t* next = read ? instead(r) : head + 1 < heads && !both_heads ? s + (head + 1) * from.head : after(r);
+          if (read && next) next += head * n * rows * in_row;
+          const Rows all{d + head * to.head, s + head * from.head, n * head_dim_, rows, to.token, from.token, next, read, stream};
           if (how.rows) return how.rows(all, f);
           for (size_t i = 0; i < rows; ++i) how.convert(all.dst + i * all.dst_step, all.src + i * all.src_step, all.n, f);
         };
