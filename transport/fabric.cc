@@ -20,7 +20,6 @@ SourceKey key_of(const SourceMemory& m) {
 
 std::optional<std::string> fabric_unusable(const std::string& fabric, const Session::Impl& s) {
   const bool one_host = fabric == "mapped" || fabric == "shm";
-  if (s.bulk_sealed() && (fabric == "verbs" || fabric == "ofi-verbs")) return fabric + " seals nothing, and one side wants that (seal_bulk)";
   if (fabric == "verbs") return verbs_unusable(*s.ep);
   if (fabric != "mapped" && !ofi_provider(fabric)) return fmt::format("no fabric '{}'; there are auto, mapped, shm, tcp, verbs, ofi-verbs, efa", fabric);
   if (one_host && !s.same_host) return fmt::format("{} needs both processes on one host, under one user and network namespace", fabric);

@@ -63,7 +63,7 @@ struct KvMoves {
 struct Note {
   enum class Kind : uint32_t {
     layer = 0,  // "layers `layer` .. + `part` + 1 of source `source` are complete and visible": of those that the sink holds
-    piece = 1,  // of a stream (ofi_stream.hpp): `bytes` of the packed layer, as in the model, from `offset`, lie in the stage's piece `slot`
+    piece = 1,  // of a stream (stream.hpp): `bytes` of the packed layer, as in the model, from `offset`, lie in the stage's piece `slot`
   };
   uint64_t generation; // of the accepted transfer: random, so a late, stale or forged note matches nothing
   uint32_t source, layer;

@@ -375,7 +375,7 @@ Status KvSink::Impl::agree(Session::Impl& s, Incoming::Impl& in, const Message& 
 
 // The same moves as the sender has, so that the landing can do a part of them. A table that does not fit its layout is the sender's to refuse.
 void KvSink::Impl::plan(Incoming::Impl& in) {
-  if (!in.landing->wants_moves() && !in.checksum) return;
+  if (!in.landing->wants_moves() && !in.checksum && !in.shares.converts) return;
   in.moves.parts.clear();
   in.moves.how.clear();
   in.moves.first_layer = layout.layer_begin;

@@ -2,7 +2,6 @@
 
 #include "transport/kv_wire.hpp"
 #include "transport/ofi_port.hpp"
-#include "transport/ofi_stream.hpp"
 
 #include <fmt/format.h>
 
@@ -68,7 +67,7 @@ class OfiLanding final : public Landing, public Watcher {
     if (!sealed) { BATON_ASSIGN(mr_, domain_->target(memory_.base, memory_.bytes)); }
     BATON_ASSIGN(port_, OfiPort::open(*domain_, port_name(s, "l")));
     BATON_TRY(port_->post_receives());
-    if (provider_.small_segment) stream_.emplace(*domain_, memory_, s, sealed);
+    if (provider_.small_segment) stream_.emplace(memory_, s, sealed);
     if (port_->wait_fd() >= 0) tag_ = ep_.watch(port_->wait_fd(), EPOLLIN, this);
     return {};
   }
@@ -83,7 +82,9 @@ class OfiLanding final : public Landing, public Watcher {
                      {"base", mr_ && virt ? reinterpret_cast<uint64_t>(memory_.base) : 0},
                      {"bytes", memory_.bytes}};
     if (stream_) {
-      BATON_ASSIGN(o["stage"], stream_->offer());
+      BATON_ASSIGN(const auto stage, stream_->stage());
+      if (!stage_mr_) { BATON_ASSIGN(stage_mr_, domain_->target(stage.data(), stage.size())); }
+      o["stage"] = stream_->offer(virt ? reinterpret_cast<uint64_t>(stage.data()) : 0, fi_mr_key(stage_mr_.get()));
     }
     return o;
   }
@@ -125,7 +126,7 @@ class OfiLanding final : public Landing, public Watcher {
     const bool good = port_->progress(&received_, nullptr);
     return stream_->take(received_, notes, worked) && good;
   }
-  Status cipher(const nlohmann::json& header) override { return stream_ ? stream_->cipher(header) : Status(Error(BATON_CORRUPT, "a cipher for a fabric that seals nothing", "-")); }
+  Status cipher(const nlohmann::json& header) override { return stream_ ? stream_->cipher(unhex(header.is_string() ? header.get<std::string>() : "")) : Status(Error(BATON_CORRUPT, "a cipher for a fabric that seals nothing", "-")); }
   uint32_t give_back() override { return stream_ ? stream_->give_back() : 0; }
   const char* broken() const override { return stream_ ? stream_->broken() : nullptr; }
   uint64_t tick_ns() const override { return !port_ ? 0 : port_->wait_fd() < 0 ? 50'000 : 1'000'000; }
@@ -139,6 +140,7 @@ class OfiLanding final : public Landing, public Watcher {
   }
   void close() {
     if (tag_) ep_.unwatch(std::exchange(tag_, 0), port_->wait_fd());
+    stage_mr_.reset();
     stream_.reset();
     port_.reset();
     mr_.reset();
@@ -153,13 +155,14 @@ class OfiLanding final : public Landing, public Watcher {
   Fid<fid_mr> mr_;
   std::unique_ptr<OfiPort> port_;
   std::optional<StreamLanding> stream_;
+  Fid<fid_mr> stage_mr_; // of the stream's stage
   std::vector<Note> received_;
   uint64_t tag_ = 0;
   bool lost_ = false;
   std::vector<Slot> slots_;
 };
 
-class OfiSender final : public Sender {
+class OfiSender final : public Sender, public StreamPort {
  public:
   // With a lost session go the peer's files: a killed sink removes none.
   ~OfiSender() override {
@@ -181,11 +184,11 @@ class OfiSender final : public Sender {
       if (s.bulk_sealed() && !p.one_host) return Error(BATON_UNSUPPORTED, fmt::format("{} cannot seal what leaves this host", p.fabric), "use the fabric tcp, or do not ask for sealing");
       return {};
     }
-    stream_.emplace(*domain_, *port_, to_);
-    nlohmann::json cipher;
+    stream_.emplace(*this);
+    std::optional<ChunkHeader> cipher;
     BATON_TRY(stream_->start(offer["stage"], p.small_segment, s, s.bulk_sealed() && !p.one_host, cipher));
-    if (cipher.is_null()) return {};
-    return send_transport(s, "kv.cipher", {{"sink", text_of(offer, "sink").value_or("")}, {"fabric", p.fabric}, {"header", cipher}});
+    if (!cipher) return {};
+    return send_transport(s, "kv.cipher", {{"sink", text_of(offer, "sink").value_or("")}, {"fabric", p.fabric}, {"header", hex(*cipher)}});
   }
 
   std::optional<Status> state() override {
@@ -215,6 +218,24 @@ class OfiSender final : public Sender {
     if (!port_) return true;
     const ssize_t rc = fi_inject(port_->ep(), &note, sizeof note, to_);
     return rc != -FI_EAGAIN; // another failure shows as a lost session, or in the queue
+  }
+  Status open_stage(void* base, uint64_t bytes) override {
+    BATON_ASSIGN(fid_mr * mr, domain_->source({static_cast<const uint8_t*>(base), bytes}));
+    stage_desc_ = mr ? fi_mr_desc(mr) : nullptr;
+    return {};
+  }
+  void close_stage(void* base) override { domain_->forget(base); }
+  Result<bool> write(const void* from, uint64_t bytes, uint64_t remote, uint64_t key, StreamPosted* done) override {
+    if (port_->outstanding >= port_->window()) return false;
+    const ssize_t rc = port_->write(from, bytes, stage_desc_, to_, remote, key, done);
+    if (rc == -FI_EAGAIN) return false;
+    if (rc) {
+      Error e = fi_error("fi_writemsg", rc);
+      e.code = BATON_PEER_LOST;
+      return e;
+    }
+    ++port_->outstanding;
+    return true;
   }
   uint32_t progress() override {
     uint32_t events = 0;
@@ -286,6 +307,7 @@ class OfiSender final : public Sender {
   Session::Impl* session_ = nullptr; // whose attachment this is; of a provider that leaves files in /dev/shm
   fi_addr_t to_ = FI_ADDR_UNSPEC;
   uint64_t key_ = 0, base_ = 0, bytes_ = 0;
+  void* stage_desc_ = nullptr;
 };
 
 }  // namespace

@@ -24,11 +24,11 @@ constexpr char kPrefix[] = "baton-";
 // A file younger than this may belong to somebody who has not locked it yet.
 constexpr time_t kYoungSeconds = 2;
 
-// Set in the context of a write that is an OfiPosted's, not a batch's.
+// Set in the context of a write that is an StreamPosted's, not a batch's.
 constexpr uintptr_t kPosted = 1;
-OfiPosted* posted_of(void* context) {
+StreamPosted* posted_of(void* context) {
   const uintptr_t p = reinterpret_cast<uintptr_t>(context);
-  return p & kPosted ? reinterpret_cast<OfiPosted*>(p & ~kPosted) : nullptr;
+  return p & kPosted ? reinterpret_cast<StreamPosted*>(p & ~kPosted) : nullptr;
 }
 
 template <class F>
@@ -215,7 +215,7 @@ Status OfiPort::repost(size_t i) {
   return {};
 }
 
-ssize_t OfiPort::write(const void* from, uint64_t bytes, void* desc, fi_addr_t to, uint64_t remote, uint64_t key, OfiPosted* done) {
+ssize_t OfiPort::write(const void* from, uint64_t bytes, void* desc, fi_addr_t to, uint64_t remote, uint64_t key, StreamPosted* done) {
   const iovec iov{const_cast<void*>(from), bytes};
   const fi_rma_iov rma{remote, bytes, key};
   fi_msg_rma m{};
@@ -241,7 +241,7 @@ void OfiPort::take(const fi_cq_msg_entry& c, std::vector<Note>* notes) {
     if (Status s = repost(size_t(note - receives_.data())); !s.ok()) error_ = s.error();
   } else if (c.op_context) {
     --outstanding;
-    if (OfiPosted* p = posted_of(c.op_context)) p->written(nullptr);
+    if (StreamPosted* p = posted_of(c.op_context)) p->written(nullptr);
     else --static_cast<Batch*>(c.op_context)->outstanding;
   }
 }
@@ -253,7 +253,7 @@ void OfiPort::take_error() {
   const bool receive = !receives_.empty() && note >= receives_.data() && note < receives_.data() + receives_.size();
   Error why = fi_error(receive ? "receiving from the peer" : "writing to the peer", -e.err);
   if (!receive) why.code = BATON_PEER_LOST;
-  if (OfiPosted* p = receive ? nullptr : posted_of(e.op_context)) {
+  if (StreamPosted* p = receive ? nullptr : posted_of(e.op_context)) {
     --outstanding;
     p->written(&why);
   } else if (!receive && e.op_context) {

@@ -4,7 +4,7 @@
 // Errors   every libfabric failure as UNSUPPORTED (at start) or IO, with its text.
 #pragma once
 
-#include "transport/fabric.hpp"
+#include "transport/stream.hpp"
 
 #include <rdma/fabric.h>
 #include <rdma/fi_cm.h>
@@ -51,12 +51,6 @@ class OfiDomain final : public Attachment {
   std::multimap<const void*, Source> sources_;
 };
 
-// A write that is not a batch's own: told when it is complete, or failed.
-struct OfiPosted {
-  virtual ~OfiPosted() = default;
-  virtual void written(const Error*) = 0;
-};
-
 class OfiPort {
  public:
   // `name` names the endpoint where the provider has names (shm).
@@ -68,7 +62,7 @@ class OfiPort {
   // Reads what has completed. Notes received are appended; batches' counters go down. False: the port is broken (error()).
   bool progress(std::vector<Note>* notes, uint32_t* events);
   // One write whose completion means that it is visible at the far side. libfabric's result; the caller counts it in `outstanding` if it is 0.
-  ssize_t write(const void* from, uint64_t bytes, void* desc, fi_addr_t to, uint64_t remote, uint64_t key, OfiPosted*);
+  ssize_t write(const void* from, uint64_t bytes, void* desc, fi_addr_t to, uint64_t remote, uint64_t key, StreamPosted*);
   const std::optional<Error>& error() const { return error_; }
   int wait_fd() const { return wait_fd_; }
   fid_ep* ep() const { return ep_.get(); }

@@ -37,7 +37,8 @@ Result<Ring> make_ring() {
 
 class VerbsLanding final : public Landing, public CmAcceptor, public CmClient {
  public:
-  VerbsLanding(Session::Impl& s, const LandingMemory& m) : memory_(m), lease_ns_(std::max(s.peer.lease_ns, s.ep->options.lease_ns)) {}
+  VerbsLanding(Session::Impl& s, const LandingMemory& m)
+      : memory_(m), lease_ns_(std::max(s.peer.lease_ns, s.ep->options.lease_ns)), sealed_(s.bulk_sealed()), stream_(std::in_place, memory_, s, sealed_) {}
   ~VerbsLanding() override { close(); }
   const char* fabric() const override { return "verbs"; }
 
@@ -46,14 +47,16 @@ class VerbsLanding final : public Landing, public CmAcceptor, public CmClient {
     BATON_ASSIGN(hub_, VerbsHub::of(*s.ep));
     BATON_ASSIGN(at_, hub_->listen(local_host(s.fd.get())));
     BATON_ASSIGN(domain_, at_.device->domain());
-    BATON_ASSIGN(memory_mr_, at_.device->target(domain_.get(), memory_));
+    if (!sealed_) { BATON_ASSIGN(memory_mr_, at_.device->target(domain_.get(), memory_)); }
+    BATON_ASSIGN(const auto stage, stream_->stage());
+    BATON_ASSIGN(stage_mr_, at_.device->own(domain_.get(), stage.data(), stage.size(), IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE));
     BATON_ASSIGN(ring_, make_ring());
     BATON_ASSIGN(ring_mr_, at_.device->own(domain_.get(), ring_.get(), kVerbsNotes * sizeof(Note), IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE));
     return {};
   }
 
   Result<nlohmann::json> offer() override {
-    if (!memory_mr_) return Error(BATON_PEER_LOST, "this landing is closed", "open a new session");
+    if (!ring_mr_) return Error(BATON_PEER_LOST, "this landing is closed", "open a new session");
     if (hub_->error()) return *hub_->error();
     if (qp_ && qp_->error()) { // of requests that have ended: not the next one's
       collect();
@@ -64,18 +67,23 @@ class VerbsLanding final : public Landing, public CmAcceptor, public CmClient {
                           {"host", at_.host},
                           {"port", at_.port},
                           {"token", token_},
-                          {"base", reinterpret_cast<uint64_t>(memory_.base)},
+                          {"base", sealed_ ? 0 : reinterpret_cast<uint64_t>(memory_.base)}, // sealed: the stage alone is disclosed
                           {"bytes", memory_.bytes},
-                          {"key", memory_mr_->rkey},
+                          {"key", sealed_ ? 0 : memory_mr_->rkey},
+                          {"stage", stream_->offer(reinterpret_cast<uint64_t>(stage_mr_->addr), stage_mr_->rkey)},
                           {"ring", reinterpret_cast<uint64_t>(ring_.get())},
                           {"ring_key", ring_mr_->rkey}};
   }
 
-  void on_request(CmId id) override {
+  void on_request(CmId id, std::span<const uint8_t> said) override {
     token_.clear();
     collect();
     disconnect(); // a sender that comes anew has lost its connection
-    if (Status s = accept(id.get()); !s.ok()) {
+    std::erase_if(heard_, [](const Note& n) { return n.kind == Note::Kind::piece; });
+    stream_->restart();
+    Status s = !sealed_ ? Status() : stream_->cipher(said.first(std::min(said.size(), sizeof(ChunkHeader))));
+    if (s.ok()) s = accept(id.get());
+    if (!s.ok()) {
       rdma_reject(id.get(), nullptr, 0); // the sender hears "rejected"; its session says no more than that
       qp_.reset();
       return;
@@ -92,14 +100,17 @@ class VerbsLanding final : public Landing, public CmAcceptor, public CmClient {
     disconnect();
   }
 
-  Result<uint32_t> allow(uint64_t, const KvMoves*) override {
+  bool wants_moves() const override { return sealed_; }
+  Result<uint32_t> allow(uint64_t generation, const KvMoves* moves) override {
     const auto free = std::find(slots_.begin(), slots_.end(), Slot::free);
     const auto i = uint32_t(free - slots_.begin());
     if (free == slots_.end()) slots_.push_back(Slot::open);
     else *free = Slot::open;
+    stream_->allow(generation, i, moves);
     return i;
   }
   void revoke(uint32_t slot) override {
+    if (stream_) stream_->revoke(slot);
     if (slots_[slot] == Slot::open) slots_[slot] = Slot::revoked;
   }
   void stopped(uint32_t slot) override { slots_[slot] = Slot::free; }
@@ -113,15 +124,20 @@ class VerbsLanding final : public Landing, public CmAcceptor, public CmClient {
     return slots_[slot] == Slot::free;
   }
 
-  bool poll(std::vector<Note>& notes, uint32_t&) override {
+  bool poll(std::vector<Note>& notes, uint32_t& worked) override {
     collect();
-    notes.insert(notes.end(), heard_.begin(), heard_.end());
-    heard_.clear();
+    if (!stream_) return true; // closed: what it had heard has no session any more
+    uint32_t pieces = 0;
+    if (!stream_->take(heard_, notes, pieces)) return false;
+    if (pieces) at_.device->ep.look_again(1'000); // there may be more of them, and no descriptor says so
+    worked += pieces;
     if (!qp_ || !qp_->error()) return true;
     cause_ = *qp_->error();
     disconnect();
     return false;
   }
+  uint32_t give_back() override { return stream_ ? stream_->give_back() : 0; }
+  const char* broken() const override { return stream_ ? stream_->broken() : nullptr; }
   std::optional<Error> cause() const override { return cause_; }
 
  private:
@@ -182,16 +198,20 @@ class VerbsLanding final : public Landing, public CmAcceptor, public CmClient {
     token_.clear();
     disconnect();
     ring_mr_.reset();
+    stage_mr_.reset();
+    stream_.reset();
     memory_mr_.reset();
   }
 
   VerbsHub* hub_ = nullptr;
   LandingMemory memory_;
   uint64_t lease_ns_;
+  const bool sealed_;
+  std::optional<StreamLanding> stream_; // of what is converted or sealed; until close()
   VerbsHub::Listening at_{};
   VerbsPd domain_;
   Ring ring_;
-  VerbsMr memory_mr_, ring_mr_;
+  VerbsMr memory_mr_, ring_mr_, stage_mr_;
   std::unique_ptr<VerbsQp> qp_;
   CmId id_;
   std::string token_; // not used yet
@@ -203,7 +223,7 @@ class VerbsLanding final : public Landing, public CmAcceptor, public CmClient {
   bool lost_ = false;
 };
 
-class VerbsSender final : public Sender, public CmClient {
+class VerbsSender final : public Sender, public CmClient, public StreamPort {
  public:
   ~VerbsSender() override { close(); }
 
@@ -215,6 +235,9 @@ class VerbsSender final : public Sender, public CmClient {
     if (host.empty() || !port || port > UINT16_MAX || key > UINT32_MAX || ring_key > UINT32_MAX || !to_.bytes || token_.size() != 32)
       return Error(BATON_CORRUPT, "verbs: the sink's offer makes no sense", "run the same Baton version on both sides");
     lease_ns_ = std::max(s.peer.lease_ns, s.ep->options.lease_ns);
+    std::optional<ChunkHeader> cipher;
+    BATON_TRY(stream_.start(o.value("stage", nlohmann::json::object()), 0, s, s.bulk_sealed(), cipher)); // small runs are gathered by the device
+    if (cipher) token_.append(cipher->begin(), cipher->end());
     BATON_ASSIGN(hub_, VerbsHub::of(*s.ep));
     BATON_ASSIGN(id_, hub_->resolve(local_host(s.fd.get()), host, uint16_t(port), this));
     return {};
@@ -232,7 +255,7 @@ class VerbsSender final : public Sender, public CmClient {
     return static_cast<void*>(mr);
   }
   uint64_t step(Batch& b, uint64_t budget) override {
-    if (writer_ && !failure_) return writer_->step(b, budget);
+    if (writer_ && !failure_) return b.pack || (!b.offset && !b.next && stream_.suits(b)) ? stream_.step(b, budget) : writer_->step(b, budget);
     if (!b.error) b.error = failure_ ? *failure_ : Error(BATON_PEER_LOST, "verbs: not connected", "open a new transfer");
     return 0;
   }
@@ -245,7 +268,21 @@ class VerbsSender final : public Sender, public CmClient {
       ++n;
     });
     if (qp_->gone()) writer_->settle_lost();
+    stream_.flush();
     return n;
+  }
+  bool converts() const override { return true; }
+  void credit(uint32_t pieces) override { stream_.credit(pieces); }
+  void stop(Batch& b) override { stream_.stop(b); }
+  Status open_stage(void* base, uint64_t bytes) override {
+    device_ = &qp_->device();
+    BATON_ASSIGN(stage_mr_, device_->source({static_cast<const uint8_t*>(base), bytes}));
+    return {};
+  }
+  void close_stage(void* base) override { device_->forget(base); }
+  Result<bool> write(const void* from, uint64_t bytes, uint64_t remote, uint64_t key, StreamPosted* done) override {
+    if (!writer_) return Error(BATON_PEER_LOST, "verbs: not connected", "open a new transfer");
+    return writer_->write(from, bytes, stage_mr_->lkey, remote, uint32_t(key), done);
   }
   VerbsCounts counts() const { return writer_ ? VerbsCounts{writer_->operations(), writer_->completions(), writer_->notes()} : VerbsCounts(); }
   int fd() const override { return qp_ ? qp_->fd() : -1; }
@@ -313,6 +350,9 @@ class VerbsSender final : public Sender, public CmClient {
   }
 
   VerbsHub* hub_ = nullptr;
+  VerbsDevice* device_ = nullptr; // the stage's
+  ibv_mr* stage_mr_ = nullptr;
+  StreamSender stream_{*this};
   VerbsTarget to_;
   std::string token_;
   uint64_t lease_ns_ = 0;

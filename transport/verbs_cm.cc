@@ -12,7 +12,7 @@
 namespace baton::transport {
 namespace {
 
-constexpr size_t kTokenBytes = 32; // hex digits: 16 random bytes. The private data of a request holds 56 (rdma_connect(3)).
+constexpr size_t kTokenBytes = 32; // hex digits: 16 random bytes. The private data of a request holds 56 (rdma_connect(3)): what the client says follows.
 constexpr int kResolveMs = 2000;
 
 Result<sockaddr_storage> address_of(const std::string& host, uint16_t port, const char* what) {
@@ -119,28 +119,28 @@ void VerbsHub::ready(uint32_t) {
     const CmEvent copy{e->event, e->status};
     rdma_cm_id* const id = e->id;
     auto* const client = static_cast<CmClient*>(id->context);
-    std::string token;
+    std::string said;
     if (copy.type == RDMA_CM_EVENT_CONNECT_REQUEST && e->param.conn.private_data && e->param.conn.private_data_len >= kTokenBytes)
-      token.assign(static_cast<const char*>(e->param.conn.private_data), kTokenBytes);
+      said.assign(static_cast<const char*>(e->param.conn.private_data), e->param.conn.private_data_len);
     rdma_ack_cm_event(e); // before the connection is destroyed: that waits for it
     if (copy.type == RDMA_CM_EVENT_CONNECT_REQUEST) {
       id->context = nullptr; // a new connection; it came with the listener's
-      request(CmId(id), token);
+      request(CmId(id), said);
     } else if (client) {
       client->on_event(copy);
     }
   }
 }
 
-void VerbsHub::request(CmId id, const std::string& token) {
-  const auto it = tokens_.find(token);
+void VerbsHub::request(CmId id, const std::string& said) {
+  const auto it = tokens_.find(said.substr(0, kTokenBytes));
   if (it == tokens_.end()) {
     rdma_reject(id.get(), nullptr, 0);
     return;
   }
   CmAcceptor* const a = it->second;
   tokens_.erase(it); // it works once
-  a->on_request(std::move(id));
+  a->on_request(std::move(id), {reinterpret_cast<const uint8_t*>(said.data()) + kTokenBytes, said.size() - kTokenBytes});
 }
 
 }  // namespace baton::transport

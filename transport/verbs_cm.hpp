@@ -1,7 +1,7 @@
 // verbs_cm.hpp (internal): how the queue pairs of an endpoint's sessions find each other: librdmacm, and the endpoint's RDMA devices.
 //
 // A sink's side listens on the address that its session came in by; where, and a token that works once, are told over the authenticated session.
-// The token is the private data of the connection request: a request without one that is expected is rejected before anything is made for
+// The token begins the private data of the connection request: a request without one that is expected is rejected before anything is made for
 // it. So the connection manager's own port, which anybody may reach, gives nothing away and holds nothing.
 //
 // Owner    the endpoint (an attachment, "verbs").   Threads  as the Instance: its event channel is one more descriptor of the endpoint.
@@ -31,7 +31,7 @@ using CmId = std::unique_ptr<rdma_cm_id, VerbsFree<rdma_destroy_id>>;
 class CmAcceptor {
  public:
   virtual ~CmAcceptor() = default;
-  virtual void on_request(CmId) = 0; // somebody has shown this acceptor's token
+  virtual void on_request(CmId, std::span<const uint8_t> said) = 0; // somebody has shown this acceptor's token, and said so much more
 };
 
 class VerbsHub final : public Attachment, public Watcher {
@@ -64,7 +64,7 @@ class VerbsHub final : public Attachment, public Watcher {
  private:
   explicit VerbsHub(Endpoint::Impl& ep) : ep_(ep) {}
   Status start();
-  void request(CmId, const std::string& token);
+  void request(CmId, const std::string& said);
   struct Listener {
     CmId id;
     Listening at;

@@ -91,7 +91,7 @@ uint64_t VerbsWriter::step(Batch& b, uint64_t budget) {
 }
 
 // True: all are posted. False: the queue pair has failed; what was posted comes back.
-bool VerbsWriter::post(uint32_t n, Batch* batch, uint64_t bytes) {
+bool VerbsWriter::post(uint32_t n, Batch* batch, uint64_t bytes, StreamPosted* piece) {
   for (uint32_t i = 0; i < n; ++i) {
     requests_[i].wr_id = next_request_ + i;
     requests_[i].next = i + 1 < n ? &requests_[i + 1] : nullptr;
@@ -100,17 +100,31 @@ bool VerbsWriter::post(uint32_t n, Batch* batch, uint64_t bytes) {
   const int rc = ibv_post_send(qp_.qp(), requests_.data(), &bad);
   const uint32_t posted = rc ? uint32_t((bad ? bad : requests_.data()) - requests_.data()) : n;
   if (posted) {
-    records_[(first_ + count_++) % records_.size()] = {next_request_ + posted - 1, batch, posted, bytes};
+    records_[(first_ + count_++) % records_.size()] = {next_request_ + posted - 1, batch, piece, posted, bytes};
     used_ += posted;
     in_flight_ += bytes;
-    if (batch) {
-      ++batch->outstanding;
-      operations_ += posted;
-    }
+    if (batch) ++batch->outstanding;
+    if (batch || piece) operations_ += posted;
   }
   next_request_ += n;
   if (rc) qp_.fail(io_error("verbs: ibv_post_send", rc));
   return !rc;
+}
+
+Result<bool> VerbsWriter::write(const void* from, uint64_t bytes, uint32_t local_key, uint64_t remote, uint32_t key, StreamPosted* done) {
+  if (qp_.error()) return *qp_.error();
+  if (in_flight_ >= kInFlight || free_requests() <= kForNotes) return false;
+  pieces_[0] = {reinterpret_cast<uint64_t>(from), uint32_t(bytes), local_key};
+  ibv_send_wr& w = requests_[0];
+  w = {};
+  w.sg_list = &pieces_[0];
+  w.num_sge = 1;
+  w.opcode = IBV_WR_RDMA_WRITE;
+  w.send_flags = IBV_SEND_SIGNALED;
+  w.wr.rdma.remote_addr = remote;
+  w.wr.rdma.rkey = key;
+  if (!post(1, nullptr, bytes, done)) return *qp_.error();
+  return true;
 }
 
 bool VerbsWriter::notify(const Note& note) {
@@ -135,7 +149,7 @@ bool VerbsWriter::notify(const Note& note) {
   w.wr.rdma.remote_addr = to_.ring + slot * sizeof(Note);
   w.wr.rdma.rkey = to_.ring_key;
   // Its own completion only where no data came between: else the next data's completion ends it too.
-  const bool after_note = !count_ || !records_[(first_ + count_ - 1) % records_.size()].batch;
+  const bool after_note = !count_ || records_[(first_ + count_ - 1) % records_.size()].note();
   if (after_note) w.send_flags |= IBV_SEND_SIGNALED;
   if (post(1, nullptr, 0)) ++notes_;
   return true;
@@ -144,6 +158,7 @@ bool VerbsWriter::notify(const Note& note) {
 void VerbsWriter::end(const Record& r, bool failed) {
   used_ -= r.requests;
   in_flight_ -= r.bytes;
+  if (r.piece) return r.piece->written(failed ? &*qp_.error() : nullptr);
   if (!r.batch) return;
   --r.batch->outstanding;
   if (failed && !r.batch->error) r.batch->error = *qp_.error();

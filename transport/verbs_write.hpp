@@ -17,6 +17,7 @@
 //     uint64_t n = writer.step(batch, budget);   ... qp.drain([&](auto& wc) { writer.take(wc); });   writer.notify(note);
 #pragma once
 
+#include "transport/stream.hpp"
 #include "transport/verbs_qp.hpp"
 
 namespace baton::transport {
@@ -34,6 +35,8 @@ class VerbsWriter {
   static VerbsQp::Needs needs(const VerbsDevice&);
   static Result<std::unique_ptr<VerbsWriter>> open(VerbsQp&, const VerbsTarget&);
   uint64_t step(Batch&, uint64_t budget);
+  // One write of its own, with its own completion. False: the queue is full.
+  Result<bool> write(const void* from, uint64_t bytes, uint32_t local_key, uint64_t remote, uint32_t key, StreamPosted*);
   bool notify(const Note&);   // false: the queue is full
   void take(const ibv_wc&);   // a completion of a send
   void settle_lost();         // the device is gone: what was posted is over
@@ -45,13 +48,15 @@ class VerbsWriter {
   explicit VerbsWriter(VerbsQp& q) : qp_(q) {}
   struct Record { // what one completion ends
     uint64_t last = 0; // its last work request
-    Batch* batch = nullptr; // nullptr: a note
+    Batch* batch = nullptr;
+    StreamPosted* piece = nullptr; // neither: a note
     uint32_t requests = 0;
     uint64_t bytes = 0;
+    bool note() const { return !batch && !piece; }
   };
   uint32_t free_requests() const { return qp_.sends() - used_; }
   uint64_t fill(Batch&, uint64_t budget, uint32_t room, uint32_t& requests);
-  bool post(uint32_t requests, Batch*, uint64_t bytes);
+  bool post(uint32_t requests, Batch*, uint64_t bytes, StreamPosted* = nullptr);
   void end(const Record&, bool failed);
   void end_before(uint64_t request);
 

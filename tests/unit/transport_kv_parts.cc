@@ -6,12 +6,12 @@ namespace {
 
 using testing::HasSubstr;
 
-class Parts : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(All, Parts, testing::Values("mapped", "shm", "tcp"), [](const auto& i) { return std::string(i.param); });
+class Parts : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(All, Parts, testing::ValuesIn(fabrics_under_test({"mapped", "shm", "tcp"})), fabric_label);
 
-constexpr uint64_t kPatienceMs = kSanitized ? 30000 : 10000;
+const uint64_t kPatienceMs = (kSanitized ? 30000 : 10000) * test_slow();
 
-void push(Request& r, Incoming& in, const char* fabric) {
+void push(Request& r, Incoming& in, const std::string& fabric) {
   auto t = r.open(in.ticket(), fabric);
   ASSERT_OK(t);
   Timeline sent = must(r.e.in.timeline("sent"));
@@ -118,7 +118,7 @@ TEST_P(Parts, TheWayBack) {
 }
 
 TEST_P(Parts, SixtyFourSessionsAtOnce) {
-  TwoEnds e(20'000'000'000);
+  TwoEnds e(20'000'000'000 * lease_slow());
   constexpr uint32_t kSessions = 64;
   const KvLayout one = small_layout(KvOrder::token_major, 16, 4);
   KvLayout all = one;
@@ -144,13 +144,13 @@ TEST_P(Parts, SixtyFourSessionsAtOnce) {
     p.in.emplace(must(sink.expect(p.to, 60)));
   }
   for (Peer& p : peers)
-    p.t.emplace(must(KvTransfer::open(e.in, *p.here, p.in->ticket(), {{&p.memory, one, from}}, 60, {.fabric = GetParam(), .model = "model-a"}, deadline_in_ms(60'000))));
+    p.t.emplace(must(KvTransfer::open(e.in, *p.here, p.in->ticket(), {{&p.memory, one, from}}, 60, {.fabric = GetParam(), .model = "model-a"}, deadline_in_ms(60'000 * test_slow()))));
   for (uint32_t l = 0; l < 4; ++l)
     for (Peer& p : peers) ASSERT_OK(p.t->queue().submit(p.t->copy(0, l)));
   for (uint32_t i = 0; i < kSessions; ++i) {
-    ASSERT_OK(peers[i].in->landed().wait_until(4, deadline_in_ms(60'000)));
+    ASSERT_OK(peers[i].in->landed().wait_until(4, deadline_in_ms(60'000 * test_slow())));
     EXPECT_EQ(wrong_kv(landing, all, peers[i].to, 60, i + 1), 0u) << "session " << i;
-    ASSERT_OK(peers[i].t->seal({"end", nlohmann::json::object(), {}}, deadline_in_ms(60'000)));
+    ASSERT_OK(peers[i].t->seal({"end", nlohmann::json::object(), {}}, deadline_in_ms(60'000 * test_slow())));
   }
 }
 

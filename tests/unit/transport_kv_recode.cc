@@ -209,7 +209,7 @@ struct Outcome {
 };
 
 // Sources of random numbers go to a sink over a fabric; what should be there is reckoned beside.
-Outcome hand_over(TwoEnds& e, const KvLayout& sink_layout, const std::vector<KvLayout>& from, uint64_t tokens, const char* fabric, bool checksum = false) {
+Outcome hand_over(TwoEnds& e, const KvLayout& sink_layout, const std::vector<KvLayout>& from, uint64_t tokens, const std::string& fabric, bool checksum = false) {
   std::mt19937 rng(8);
   Outcome out;
   std::vector<Side> sides;
@@ -227,7 +227,7 @@ Outcome hand_over(TwoEnds& e, const KvLayout& sink_layout, const std::vector<KvL
   std::memset(must(landing.map()), 0xa5, landing.bytes());
   KvSink sink = must(KvSink::create(e.in, e.decode, landing, sink_layout, "m"));
   Incoming in = must(sink.expect(to.table, tokens));
-  auto t = KvTransfer::open(e.in, *e.at_prefill, in.ticket(), sources, tokens, {.fabric = fabric, .model = "m", .checksum = checksum}, deadline_in_ms(kSanitized ? 20000 : 5000));
+  auto t = KvTransfer::open(e.in, *e.at_prefill, in.ticket(), sources, tokens, {.fabric = fabric, .model = "m", .checksum = checksum}, deadline_in_ms((kSanitized ? 20000 : 5000) * test_slow()));
   if (!t.ok()) {
     out.open = t.error();
     return out;
@@ -249,8 +249,8 @@ Outcome hand_over(TwoEnds& e, const KvLayout& sink_layout, const std::vector<KvL
   return out;
 }
 
-class RecodeOn : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(All, RecodeOn, testing::Values("mapped", "shm", "tcp"), [](const auto& i) { return std::string(i.param); });
+class RecodeOn : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(All, RecodeOn, testing::ValuesIn(fabrics_under_test({"mapped", "shm", "tcp"})), fabric_label);
 
 TEST_P(RecodeOn, BrainFloatsOfTwoRanksLandAsFp8WithScalesAndComeBack) {
   TwoEnds e;

@@ -1,5 +1,5 @@
-// EndpointOptions::seal_bulk: what leaves a process over tcp cannot be read on the way, and the sink's memory is not disclosed.
-#include "transport_test.hpp"
+// EndpointOptions::seal_bulk: what leaves a process cannot be read on the way, and the sink's memory is not disclosed.
+#include "transport_kv_request.hpp"
 
 #include "transport/endpoint.hpp"
 
@@ -105,6 +105,42 @@ TEST_P(Seal, WhatIsOnTheWireIsNotTheCache) {
     wire.read();
     EXPECT_GT(wire.bytes(), 2 * from.bytes() / 2) << "the wire was not listened to";
     EXPECT_EQ(wire.has({static_cast<uint8_t*>(must(source.map())) + 4096, 64}), !sealed);
+  }
+}
+
+class SealedOn : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(All, SealedOn, testing::ValuesIn(fabrics_under_test({"tcp"})), fabric_label);
+
+struct SealedEnds : TwoEnds {
+  SealedEnds() {
+    at_prefill.reset(), at_decode.reset();
+    decode = must(Endpoint::open(in, {.listen = test_listen(), .key = key, .name = "decode", .lease_ns = 1'500'000'000 * lease_slow(), .seal_bulk = true}));
+    connect();
+  }
+};
+
+TEST_P(SealedOn, TheOfferDoesNotTellOfTheMemory) {
+  SealedEnds e;
+  if (auto why = fabric_unusable(GetParam(), e.at_prefill->impl())) GTEST_SKIP() << *why;
+  std::vector<uint8_t> memory(1 << 20);
+  auto landing = must(make_landing(GetParam(), e.at_decode->impl(), {"id", memory.data(), memory.size(), -1, 0}));
+  const auto offer = must(landing->offer());
+  EXPECT_EQ(offer["base"], 0);
+  EXPECT_EQ(offer["key"], 0);
+  EXPECT_EQ(offer.dump().find(std::to_string(reinterpret_cast<uint64_t>(memory.data()))), std::string::npos);
+}
+
+TEST_P(SealedOn, EveryByteArrivesAlsoWhenSendersChange) {
+  SealedEnds e;
+  for (const auto order : {KvOrder::token_major, KvOrder::head_major}) {
+    KvLayout l = small_layout(order, 16, 64);
+    l.head_dim = 64; // 256 KiB a layer
+    Request r(e, small_layout(KvOrder::token_major, 16, 64), {small_layout(order, 16, 64)}, 1000);
+    for (int i = 0; i < 2; ++i) move_once(r, GetParam());
+    Request large(e, l, {l}, 1000);
+    for (int i = 0; i < 2; ++i) move_once(large, GetParam());
+    e.at_prefill.reset();
+    e.connect(); // a new sender, and its own cipher
   }
 }
 

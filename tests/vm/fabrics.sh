@@ -12,6 +12,9 @@ run() {
 }
 
 run transport_kv_link '--gtest_filter=All/OnFabric.*'
+run transport_kv_parts '--gtest_filter=All/Parts.*'
+run transport_kv_recode '--gtest_filter=All/RecodeOn.*'
+run transport_seal '--gtest_filter=All/SealedOn.*'
 run transport_process '--gtest_filter=All/DecodeHere.*:All/PrefillHere.*-*APort*'
 if [ "$BATON_TEST_FABRICS" = verbs ]; then # libfabric hears of no port: its writes fail when their retries are up
   run transport_verbs

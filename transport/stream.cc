@@ -1,4 +1,4 @@
-#include "transport/ofi_stream.hpp"
+#include "transport/stream.hpp"
 
 #include "transport/checksum.hpp"
 #include "transport/crypto.hpp"
@@ -24,6 +24,7 @@ Status Stage::make() {
   void* p = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   if (p == MAP_FAILED) return io_error(fmt::format("cannot map {} bytes to stage", kBytes), errno);
   p_ = p;
+  (void)madvise(p, kBytes, MADV_DONTFORK); // a pinned page that is copied at a fork() is no more the one that is written to
   return {};
 }
 
@@ -33,7 +34,7 @@ Stage::~Stage() {
 
 // ---- the sender ----
 
-Status StreamSender::start(const nlohmann::json& stage, uint64_t small_segment, const Session::Impl& session, bool sealed, nlohmann::json& cipher) {
+Status StreamSender::start(const nlohmann::json& stage, uint64_t small_segment, const Session::Impl& session, bool sealed, std::optional<ChunkHeader>& cipher) {
   const auto base = u64_of(stage, "base"), key = u64_of(stage, "key"), pieces = u64_of(stage, "pieces"), bytes = u64_of(stage, "piece_bytes"), number = u64_of(stage, "number");
   if (!base || !key || !number || pieces != kStreamPieces || bytes != kStreamPieceBytes) return Error(BATON_CORRUPT, "the sink's stage makes no sense", "run the same Baton version on both sides");
   base_ = *base, key_ = *key;
@@ -41,28 +42,27 @@ Status StreamSender::start(const nlohmann::json& stage, uint64_t small_segment, 
   if (!sealed) return {};
   const bool aes = stage.contains("aes") && stage["aes"] == true && aead_here(Aead::aes256gcm);
   BATON_ASSIGN(ChunkSealer sealer, ChunkSealer::create(aes ? Aead::aes256gcm : Aead::chacha20poly1305, session.bulk_tx(), *number));
-  cipher = hex(sealer.header());
+  cipher = sealer.header();
   sealer_.emplace(std::move(sealer));
   return {};
 }
 
 StreamSender::~StreamSender() {
-  if (stage_) domain_.forget(stage_.at(0));
+  if (open_) port_.close_stage(stage_.at(0));
 }
 
-bool StreamSender::make_room() {
-  if (stage_) return true;
-  if (!stage_.make().ok()) return false;
-  auto mr = domain_.source({stage_.at(0), Stage::kBytes});
-  if (!mr.ok()) return false;
-  desc_ = *mr ? fi_mr_desc(*mr) : nullptr;
-  return true;
+Status StreamSender::make_room() {
+  if (open_) return {};
+  if (!stage_) BATON_TRY(stage_.make());
+  BATON_TRY(port_.open_stage(stage_.at(0), Stage::kBytes));
+  open_ = true;
+  return {};
 }
 
 uint64_t StreamSender::step(Batch& b, uint64_t budget) {
   uint64_t done = 0;
-  if (!make_room()) {
-    b.error = Error(BATON_CAPACITY, fmt::format("cannot register {} bytes to stage", Stage::kBytes), "raise 'ulimit -l', or use larger blocks");
+  if (Status s = make_room(); !s.ok()) {
+    b.error = s.error();
     return 0;
   }
   for (uint32_t i = 0; i < kStreamPieces && done < budget && !b.posted() && !b.error; ++i) {
@@ -97,7 +97,6 @@ uint64_t StreamSender::step(Batch& b, uint64_t budget) {
 }
 
 bool StreamSender::post(Piece& p, uint32_t index) {
-  if (port_.outstanding >= port_.window()) return false;
   if (sealer_ && !p.sealed) {
     p.sealed = true;
     p.note.checksum = sealer_->chunks();
@@ -110,24 +109,15 @@ bool StreamSender::post(Piece& p, uint32_t index) {
       return true;
     }
   }
-  const ssize_t rc = port_.write(stage_.at(index), p.wire_bytes, desc_, to_, base_ + index * kStreamPieceBytes, key_, &p);
-  if (rc == -FI_EAGAIN) return false;
-  if (rc) {
-    const Error e = fi_error("fi_writemsg", rc);
-    p.state = State::posted;
-    p.written(&e);
-    return true;
-  }
+  const auto posted = port_.write(stage_.at(index), p.wire_bytes, base_ + index * kStreamPieceBytes, key_, &p);
+  if (posted.ok() && !*posted) return false;
   p.state = State::posted;
-  ++port_.outstanding;
+  if (!posted.ok()) p.written(&posted.error());
   return true;
 }
 
 void StreamSender::Piece::written(const Error* e) {
-  if (e && !batch->error) {
-    batch->error = *e;
-    batch->error->code = BATON_PEER_LOST;
-  }
+  if (e && !batch->error) batch->error = *e;
   if (!e && !batch->error && !batch->stopped) {
     state = State::written;
     return;
@@ -141,7 +131,7 @@ void StreamSender::flush() {
     Piece& p = pieces_[i];
     if (p.state == State::packed && !post(p, i)) return;
     if (p.state != State::written) continue;
-    if (fi_inject(port_.ep(), &p.note, sizeof p.note, to_) == -FI_EAGAIN) return; // another failure shows as a lost session, or in the queue
+    if (!port_.notify(p.note)) return;
     p.state = State::lent;
     --std::exchange(p.batch, nullptr)->outstanding;
   }
@@ -165,26 +155,28 @@ void StreamSender::credit(uint32_t pieces) {
 
 // ---- the landing ----
 
-Result<nlohmann::json> StreamLanding::offer() {
-  if (!stage_) {
-    BATON_TRY(stage_.make());
-    BATON_ASSIGN(mr_, domain_.target(stage_.at(0), Stage::kBytes));
-  }
-  const bool virt = domain_.info->domain_attr->mr_mode & FI_MR_VIRT_ADDR;
-  if (!number_) number_ = random_u64();
-  return nlohmann::json{{"base", virt ? reinterpret_cast<uint64_t>(stage_.at(0)) : 0}, {"key", fi_mr_key(mr_.get())}, {"pieces", kStreamPieces}, {"piece_bytes", kStreamPieceBytes},
-                        {"number", number_}, {"aes", aead_here(Aead::aes256gcm)}};
+Result<std::span<uint8_t>> StreamLanding::stage() {
+  if (!stage_) BATON_TRY(stage_.make());
+  return std::span<uint8_t>(stage_.at(0), Stage::kBytes);
 }
 
-Status StreamLanding::cipher(const nlohmann::json& header) {
-  const Error bad(BATON_CORRUPT, "the cipher of a stream makes no sense", "run the same Baton version on both sides");
-  const std::string text = header.is_string() ? header.get<std::string>() : "";
-  ChunkHeader bytes{};
-  size_t n = 0;
-  if (!sealed_ || opener_ || text.size() != 2 * bytes.size() || sodium_hex2bin(bytes.data(), bytes.size(), text.data(), text.size(), nullptr, &n, nullptr) || n != bytes.size()) return bad;
-  BATON_ASSIGN(ChunkOpener o, ChunkOpener::create(session_.bulk_rx(), number_, bytes));
+nlohmann::json StreamLanding::offer(uint64_t base, uint64_t key) {
+  if (!number_) number_ = random_u64();
+  return nlohmann::json{{"base", base}, {"key", key}, {"pieces", kStreamPieces}, {"piece_bytes", kStreamPieceBytes}, {"number", number_}, {"aes", aead_here(Aead::aes256gcm)}};
+}
+
+Status StreamLanding::cipher(std::span<const uint8_t> header) {
+  if (!sealed_ || opener_ || header.size() != std::tuple_size_v<ChunkHeader>) return Error(BATON_CORRUPT, "the cipher of a stream makes no sense", "run the same Baton version on both sides");
+  BATON_ASSIGN(ChunkOpener o, ChunkOpener::create(session_.bulk_rx(), number_, header.first<std::tuple_size_v<ChunkHeader>>()));
   opener_.emplace(std::move(o));
   return {};
+}
+
+void StreamLanding::restart() {
+  opener_.reset();
+  shut_.clear();
+  pieces_.clear();
+  credits_ = 0;
 }
 
 // Opened where it lies. False: it is not what was sealed, or was opened before.

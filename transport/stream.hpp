@@ -1,6 +1,7 @@
-// ofi_stream.hpp (internal): a layer of many small segments, or one that is converted, over libfabric: packed into pieces, written into a stage of the sink, unpacked there.
+// stream.hpp (internal): a layer of many small segments, or one that is converted or sealed, over a fabric of remote writes: packed into pieces, written
+// into a stage of the sink, unpacked there. What it needs of the fabric is StreamPort: libfabric and verbs have one.
 //
-// A provider that takes a microsecond or two for each write makes 16384 blocks of 4 KiB three times as slow as one of 64 MiB. So the sender packs
+// A fabric that takes a microsecond or two for each write makes 16384 blocks of 4 KiB three times as slow as one of 64 MiB. So the sender packs
 // (kv_pack.hpp) into pieces of 256 KiB that are still in the cache when they are sent, one write each; when a piece is complete a Note says
 // which bytes it is, with their checksum; the sink knows from the plan where they go, unpacks them, and returns pieces over the session: libfabric's shm has been seen to crash, and can hang, in
 // sending to a peer that is gone, which a sink then need not do.
@@ -9,12 +10,12 @@
 //
 //   free > packed > posted > written > (noted) lent to the sink > free
 //
-// Owner    OfiSender and OfiLanding, one each.   Threads  as the Instance; the far side is not trusted: what a Note says is checked.
+// Owner    a sender and a landing, one each.   Threads  as the Instance; the far side is not trusted: what a Note says is checked.
 // Cost     A pass through the cache on both sides, 16 pieces of 256 KiB a side, allocated at the first use.   Errors  CORRUPT, IO.
 #pragma once
 
 #include "transport/aead.hpp"
-#include "transport/ofi_port.hpp"
+#include "transport/fabric.hpp"
 
 #include <map>
 
@@ -39,12 +40,28 @@ class Stage {
   void* p_ = nullptr;
 };
 
+// A write of a piece: told when it is complete, or failed. Complete: a note that is sent now is not seen before its bytes.
+struct StreamPosted {
+  virtual ~StreamPosted() = default;
+  virtual void written(const Error*) = 0;
+};
+
+class StreamPort {
+ public:
+  virtual ~StreamPort() = default;
+  virtual Status open_stage(void* base, uint64_t bytes) = 0; // what write() will read
+  virtual void close_stage(void* base) = 0;
+  // False: the queue is full, try again. An error: this write has failed, and nobody else is told.
+  virtual Result<bool> write(const void* from, uint64_t bytes, uint64_t remote, uint64_t key, StreamPosted*) = 0;
+  virtual bool notify(const Note&) = 0; // false: try again; another failure shows in the fabric's own state
+};
+
 class StreamSender {
  public:
-  StreamSender(OfiDomain& d, OfiPort& p, fi_addr_t to) : domain_(d), port_(p), to_(to) {}
+  explicit StreamSender(StreamPort& p) : port_(p) {}
   ~StreamSender();
-  // What the landing offered; averages below that are streamed. In `cipher` what the sink needs to open the pieces, if they are sealed.
-  Status start(const nlohmann::json& stage, uint64_t small_segment, const Session::Impl&, bool sealed, nlohmann::json& cipher);
+  // What the landing offered; averages below that are streamed (0: for their size none). In `cipher` what the sink needs to open the pieces, if they are sealed.
+  Status start(const nlohmann::json& stage, uint64_t small_segment, const Session::Impl&, bool sealed, std::optional<ChunkHeader>& cipher);
   bool suits(const Batch& b) const { return sealer_ || b.units || (small_ && b.segments.size() > 4 && b.bytes / b.segments.size() < small_); }
   uint64_t step(Batch&, uint64_t budget); // as Sender::step
   void stop(Batch&);
@@ -53,7 +70,7 @@ class StreamSender {
 
  private:
   enum class State : uint8_t { free, packed, posted, written, lent };
-  struct Piece final : OfiPosted {
+  struct Piece final : StreamPosted {
     void written(const Error*) override;
     State state = State::free;
     Batch* batch = nullptr; // up to `written`
@@ -62,23 +79,24 @@ class StreamSender {
     Note note{};
   };
   bool post(Piece&, uint32_t index);
-  bool make_room();
+  Status make_room();
 
-  OfiDomain& domain_;
-  OfiPort& port_;
-  fi_addr_t to_;
+  StreamPort& port_;
   uint64_t small_ = 0, base_ = 0, key_ = 0;
   Stage stage_;
+  bool open_ = false; // the stage, at the port
   std::optional<ChunkSealer> sealer_;
-  void* desc_ = nullptr;
   Piece pieces_[kStreamPieces];
 };
 
 class StreamLanding {
  public:
-  StreamLanding(OfiDomain& d, const LandingMemory& m, const Session::Impl& s, bool sealed) : domain_(d), memory_(m), session_(s), sealed_(sealed) {}
-  Status cipher(const nlohmann::json&); // the sender's
-  Result<nlohmann::json> offer();
+  StreamLanding(const LandingMemory& m, const Session::Impl& s, bool sealed) : memory_(m), session_(s), sealed_(sealed) {}
+  Status cipher(std::span<const uint8_t> header); // the sender's
+  void restart(); // another sender comes: what the one before has sent and not noted for a layer is void
+  // The stage, to be registered for the peer to write into before the offer; registrations outlive neither it nor this.
+  Result<std::span<uint8_t>> stage();
+  nlohmann::json offer(uint64_t base, uint64_t key); // of the stage, as the peer writes to it
   void allow(uint64_t generation, uint32_t slot, const KvMoves* moves);
   void revoke(uint32_t slot);
   // Takes what the port received; appends to `out` the layers that are complete. False: the peer's notes make no sense.
@@ -104,12 +122,10 @@ class StreamLanding {
   bool open_sealed(const Note&);
   bool complete(const Note&);
 
-  OfiDomain& domain_;
   const LandingMemory& memory_;
   const Session::Impl& session_; // while the landing's port is open
   const bool sealed_;
   Stage stage_;
-  Fid<fid_mr> mr_;
   uint64_t number_ = 0;            // of the stream, ours to choose
   std::optional<ChunkOpener> opener_;
   std::vector<Note> shut_;         // sealed pieces that came before the cipher
