@@ -27,6 +27,22 @@ std::optional<std::string> fabric_unusable(const std::string& fabric, const Sess
   return std::nullopt;
 }
 
+static std::string no(const std::string& fabric) { return "unconnected:" + fabric; }
+
+std::vector<std::string> auto_fabrics(Session::Impl& s) {
+  if (s.same_host) return {"mapped", "tcp"};
+  static const bool efa = ofi_probe("efa").available;
+  std::vector<std::string> all;
+  if (verbs_at(s)) all.push_back("verbs");
+  if (efa) all.push_back("efa");
+  all.push_back("tcp");
+  std::erase_if(all, [&](const std::string& f) { return s.attached.contains(no(f)); });
+  return all;
+}
+void not_again(Session::Impl& s, const std::string& fabric) {
+  if (fabric != "tcp") s.attached[no(fabric)] = std::make_unique<Attachment>();
+}
+
 Result<std::unique_ptr<Landing>> make_landing(const std::string& fabric, Session::Impl& s, const LandingMemory& m) {
   if (fabric == "verbs") return make_verbs_landing(s, m);
   return fabric == "mapped" ? make_mapped_landing(s, m) : make_ofi_landing(fabric, s, m);

@@ -147,6 +147,11 @@ Result<std::unique_ptr<Sender>> make_sender(const std::string& fabric, Session::
 // Why this side cannot use `fabric` with that peer; nullopt: it can.
 std::optional<std::string> fabric_unusable(const std::string& fabric, const Session::Impl&);
 
+// What "auto" asks for, best first: on one host shared memory; else the RDMA that this side has at the session's address; tcp. The sink takes the first
+// that it has too. One that could not connect is not asked for again in this session.
+std::vector<std::string> auto_fabrics(Session::Impl&);
+void not_again(Session::Impl&, const std::string& fabric);
+
 // A registration that is about to dangle.
 void forget_source(Endpoint::Impl&, const void* base);
 

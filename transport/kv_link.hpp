@@ -9,7 +9,7 @@
 //
 // Fabrics: "mapped" (same host: the sender maps the sink's memory; one copy, no syscall on the path), "shm" and "tcp" (libfabric: providers
 // shm, tcp;ofi_rxm; one-sided writes, then a notification), "verbs" (InfiniBand, RoCE: rdma-core), "ofi-verbs" and "efa" (libfabric), "auto" (mapped on
-// one host, else tcp).
+// one host; between two verbs or efa where both sides have such a device, else tcp).
 //
 // Owner    The caller owns sink, incoming and transfer; destroy transfer and incoming before their session / sink. Registered memory is
 //          released with the sink / the source; a region is registered once, not once a request.

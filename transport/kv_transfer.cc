@@ -149,7 +149,7 @@ Status KvTransfer::Impl::check(const std::vector<KvSource>& all, uint64_t tokens
 
 Status KvTransfer::Impl::agree(const std::string& ticket, const std::vector<KvSource>& all, uint64_t tokens, const TransferOptions& o, uint64_t deadline_ns) {
   fabrics_ = {o.fabric};
-  if (o.fabric == "auto") fabrics_ = session->same_host ? std::vector<std::string>{"mapped", "tcp"} : std::vector<std::string>{"tcp"};
+  if (o.fabric == "auto") fabrics_ = auto_fabrics(*session);
   for (const auto& f : fabrics_)
     if (auto why = fabric_unusable(f, *session); why && fabrics_.size() == 1) return session->hop(Error(BATON_UNSUPPORTED, *why, "choose another fabric; 'devctl topo' lists them"));
   nlohmann::json list = nlohmann::json::array();
@@ -187,7 +187,10 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
     return session->hop(Error(BATON_MISMATCH, fmt::format("plans differ: prefill {:016x}, decode {:016x}", shares_.hash, *plan), "run the same Baton version on both sides"));
   generation_ = *generation;
   slot_ = uint32_t(*slot);
-  BATON_TRY(attach(*fabric, b["offer"], deadline_ns));
+  if (Status s = attach(*fabric, b["offer"], deadline_ns); !s.ok()) {
+    if (session) not_again(*session, *fabric);
+    return s;
+  }
   if (shares_.converts && !sender_->converts())
     return session->hop(Error(BATON_UNSUPPORTED, fmt::format("the fabric {} does not convert KV", *fabric), "use the same dtype and scales on both sides, or another fabric"));
   moves_.resize(all.size());

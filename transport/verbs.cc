@@ -385,6 +385,12 @@ std::optional<std::string> verbs_unusable(const Endpoint::Impl& ep) {
   return ep.attached.count(VerbsHub::kKey) ? std::nullopt : verbs_missing();
 }
 
+bool verbs_at(Session::Impl& s) {
+  if (verbs_unusable(*s.ep)) return false;
+  auto hub = VerbsHub::of(*s.ep);
+  return hub.ok() && (*hub)->has(local_host(s.fd.get()));
+}
+
 Result<std::unique_ptr<Landing>> make_verbs_landing(Session::Impl& s, const LandingMemory& m) {
   auto l = std::make_unique<VerbsLanding>(s, m);
   BATON_TRY(l->start(s));

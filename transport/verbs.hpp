@@ -21,6 +21,7 @@ namespace baton::transport {
 FabricInfo verbs_probe();
 // Why this endpoint cannot use it; nullopt: it can.
 std::optional<std::string> verbs_unusable(const Endpoint::Impl&);
+bool verbs_at(Session::Impl&); // an RDMA device has this side's address of the session
 Result<std::unique_ptr<Landing>> make_verbs_landing(Session::Impl&, const LandingMemory&);
 Result<std::unique_ptr<Sender>> make_verbs_sender(Session::Impl&, const nlohmann::json& offer);
 void verbs_forget_source(Endpoint::Impl&, const void* base);

@@ -64,8 +64,12 @@ VerbsHub::~VerbsHub() {
   listeners_.clear();
 }
 
-Result<VerbsHub::Listening> VerbsHub::listen(const std::string& host) {
-  if (const auto it = listeners_.find(host); it != listeners_.end()) return it->second.at;
+bool VerbsHub::has(const std::string& host) {
+  if (!error_ && !had_.contains(host) && bound(host).ok()) had_.insert(host);
+  return !error_ && had_.contains(host);
+}
+
+Result<CmId> VerbsHub::bound(const std::string& host) {
   BATON_ASSIGN(sockaddr_storage a, address_of(host, 0, "the session's own address"));
   rdma_cm_id* raw = nullptr;
   if (rdma_create_id(channel_.get(), &raw, nullptr, RDMA_PS_TCP)) return io_error("rdma_create_id", errno);
@@ -73,9 +77,16 @@ Result<VerbsHub::Listening> VerbsHub::listen(const std::string& host) {
   if (rdma_bind_addr(raw, reinterpret_cast<sockaddr*>(&a)) || !raw->verbs)
     return Error(BATON_UNSUPPORTED, fmt::format("verbs: no RDMA device of this host has the session's address {}: {}", host, strerror(raw->verbs ? errno : ENODEV)),
                  "let the endpoint listen on the address of an RDMA port ('rdma link', 'ip address')");
-  if (rdma_listen(raw, int(kMaxHandshakes))) return io_error("rdma_listen", errno);
-  BATON_ASSIGN(VerbsDevice * d, device(raw));
-  Listener l{std::move(id), {host, ntohs(rdma_get_src_port(raw)), d}};
+  return id;
+}
+
+Result<VerbsHub::Listening> VerbsHub::listen(const std::string& host) {
+  if (const auto it = listeners_.find(host); it != listeners_.end()) return it->second.at;
+  BATON_ASSIGN(CmId id, bound(host));
+  if (rdma_listen(id.get(), int(kMaxHandshakes))) return io_error("rdma_listen", errno);
+  BATON_ASSIGN(VerbsDevice * d, device(id.get()));
+  const uint16_t port = ntohs(rdma_get_src_port(id.get()));
+  Listener l{std::move(id), {host, port, d}};
   return listeners_.emplace(host, std::move(l)).first->second.at;
 }
 

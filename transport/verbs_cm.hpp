@@ -15,6 +15,8 @@
 
 #include <rdma/rdma_cma.h>
 
+#include <set>
+
 namespace baton::transport {
 
 // An event of one connection; librdmacm's own is released before this is handed on, so that the connection may be destroyed meanwhile.
@@ -48,6 +50,7 @@ class VerbsHub final : public Attachment, public Watcher {
     VerbsDevice* device;
   };
   Result<Listening> listen(const std::string& host); // numeric; once for each address
+  bool has(const std::string& host);                 // some RDMA device has the address
   // The first step towards a peer; the client hears of RDMA_CM_EVENT_ADDR_RESOLVED.
   Result<CmId> resolve(const std::string& from, const std::string& to, uint16_t port, CmClient*);
   Result<VerbsDevice*> device(rdma_cm_id*); // that this connection goes by
@@ -64,6 +67,7 @@ class VerbsHub final : public Attachment, public Watcher {
  private:
   explicit VerbsHub(Endpoint::Impl& ep) : ep_(ep) {}
   Status start();
+  Result<CmId> bound(const std::string& host);
   void request(CmId, const std::string& said);
   struct Listener {
     CmId id;
@@ -80,6 +84,7 @@ class VerbsHub final : public Attachment, public Watcher {
   std::unique_ptr<rdma_event_channel, ChannelFree> channel_;
   std::map<std::string, Listener> listeners_; // by address; gone before the channel
   std::map<std::string, CmAcceptor*> tokens_;
+  std::set<std::string> had_; // addresses
 };
 
 const char* cm_event_text(const CmEvent&);

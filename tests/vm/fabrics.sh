@@ -1,6 +1,7 @@
 # fabrics.sh: in the guest, the suites over fabrics on $BATON_TEST_FABRICS; $TESTS is the folder of the programs.
 export BATON_TEST_LISTEN=10.77.0.1 BATON_TEST_NETDEV=dummy0 BATON_TEST_SLOW=16
 status=0
+ulimit -n 16384 # 64 sessions in one process
 
 # Nothing run, or something skipped, is a failure: here everything is there.
 run() {
