@@ -72,7 +72,7 @@ struct Note {
   Kind kind;
   uint32_t part;       // piece: of the source's moves; layer: how many layers more
   uint64_t offset;     // layer: how many bytes of them came in pieces
-  uint64_t checksum;   // piece: xxh3, or if it is sealed its number in the stream; layer: of its bytes in the order of the sink's addresses, layer after layer and part after part; 0: none
+  uint64_t checksum;   // piece: xxh3, or if it is sealed its number in the stream; layer: kv_sum.hpp; 0: none
 };
 static_assert(sizeof(Note) == 64);
 

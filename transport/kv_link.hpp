@@ -119,8 +119,8 @@ struct TransferOptions {
   // that pushing layer by layer could gain next to nothing. stats().bulk says what was chosen.
   enum class Bulk : uint8_t { never, model, always };
   Bulk bulk = Bulk::never;
-  // Each layer goes with the checksum of what the source had once it was moved, and lands only if the sink's memory has the same: a pass over the
-  // bytes on both sides. Else CORRUPT, on both. (Streams of small segments over libfabric check each piece anyway.)
+  // Each layer goes with the checksum of what the source had as it was moved, and lands only if the sink's memory has the same: here a pass over
+  // what is in the cache, at the sink one over memory. Else CORRUPT, on both. (Streams check each piece anyway.)
   bool checksum = false;
 };
 

@@ -10,7 +10,6 @@ namespace baton::transport {
 namespace {
 
 constexpr uint32_t kHeads = 64;      // at once: their scales are on the stack
-constexpr uint64_t kAhead = 4096;    // of the source, prefetched: a page ends the hardware's prefetch
 
 float load(const uint8_t* p) {
   float f;
@@ -22,10 +21,6 @@ void store(uint8_t* p, float f) { std::memcpy(p, &f, sizeof f); }
 void copy_f32(void* d, const void* s, size_t n, float) { std::memcpy(d, s, n * 4); }
 void copy_16(void* d, const void* s, size_t n, float) { std::memcpy(d, s, n * 2); }
 void copy_8(void* d, const void* s, size_t n, float) { std::memcpy(d, s, n); }
-
-void prefetch(const uint8_t* p, uint64_t bytes) {
-  for (uint64_t line = 0; line < bytes; line += 64) __builtin_prefetch(p + line, 0, 3);
-}
 
 }  // namespace
 
@@ -172,13 +167,13 @@ void Recoder::run(const How& how, const Side& from, const Side& to, uint8_t* dst
     }
 }
 
-void LayerUnits::add_to(Checksum& sum, const uint8_t* base, bool landed) const {
-  std::vector<uint8_t> stream;
-  for (size_t i = 0; i < size(); ++i) {
+void LayerUnits::add_to(Checksum& sum, const uint8_t* base, bool landed, size_t begin, size_t end, std::vector<uint8_t>& scratch) const {
+  for (size_t i = begin; i < end; ++i) {
     const auto unit = move->unit(i);
-    stream.resize(how->unit_bytes(unit));
-    landed ? how->repack(stream.data(), base, layer, unit) : how->pack(stream.data(), base, layer, unit);
-    sum.add(stream.data(), stream.size());
+    const uint64_t bytes = how->unit_bytes(unit);
+    if (scratch.size() < bytes) scratch.resize(bytes);
+    landed ? how->repack(scratch.data(), base, layer, unit) : how->pack(scratch.data(), base, layer, unit);
+    sum.add(scratch.data(), bytes);
   }
 }
 

@@ -72,8 +72,8 @@ struct LayerUnits {
   // Moves units from `next` on: at least one, and no more than are `budget` bytes at the destination; returns the bytes.
   uint64_t step(uint8_t* dst, const uint8_t* src, size_t& next, uint64_t budget, CopyMode = CopyMode::cached) const;
   std::span<const KvRun> unit(size_t i) const { return i < size() ? move->unit(i) : std::span<const KvRun>(); }
-  // Adds the stream: of the source, converted once more, or of the destination, as it landed.
-  void add_to(Checksum&, const uint8_t* base, bool landed) const;
+  // Adds the stream of units [begin, end): of the source, converted once more, or of the destination, as it landed.
+  void add_to(Checksum&, const uint8_t* base, bool landed, size_t begin, size_t end, std::vector<uint8_t>& scratch) const;
 };
 
 }  // namespace baton::transport

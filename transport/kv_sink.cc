@@ -5,9 +5,9 @@
 // that still arrives matches nothing and is dropped. Its blocks stay in quarantine until the landing says that the slot is quiet; expect()
 // refuses them until then. If the session is lost, quiet means: mapped and shm, the peer's process is gone (or was not writing);
 // tcp and hardware, the endpoint is closed.
-#include "transport/checksum.hpp"
 #include "transport/fabric.hpp"
 #include "transport/kv_link.hpp"
+#include "transport/kv_sum.hpp"
 #include "transport/kv_wire.hpp"
 
 #include <fmt/format.h>
@@ -94,7 +94,7 @@ struct KvSink::Impl final : Service, Watcher {
   Status check_blocks(const std::vector<int32_t>&, uint64_t tokens) const;
   uint32_t collect();
   void take(const Note&);
-  bool matches(const Incoming::Impl&, const Note&) const;
+  bool matches(const Incoming::Impl&, const Note&);
   void finish_if_complete(Incoming::Impl&);
   void fail(Incoming::Impl&, Error);
   void leave(Incoming::Impl&); // from active: revoke, forget, quarantine
@@ -117,6 +117,7 @@ struct KvSink::Impl final : Service, Watcher {
   std::vector<std::unique_ptr<Link>> links_;
   std::vector<Quarantine> quarantine_;
   std::vector<Note> notes_;
+  std::vector<uint8_t> scratch_; // of checksums
   std::vector<std::pair<Incoming::Impl*, Error>> doomed_;
 };
 
@@ -457,16 +458,16 @@ uint32_t KvSink::Impl::collect() {
 }
 
 // What the memory holds now against what the source had.
-bool KvSink::Impl::matches(const Incoming::Impl& in, const Note& note) const {
+bool KvSink::Impl::matches(const Incoming::Impl& in, const Note& note) {
   if (note.source >= in.moves.parts.size()) return false;
-  Checksum sum;
-  for (uint32_t l = note.layer; l <= note.layer + note.part; ++l)
-    for (uint32_t i = 0; i < in.moves.parts[note.source].size(); ++i) {
-      const uint32_t layer = layout.layer_begin + l;
-      for (const KvSegment& g : in.moves.parts[note.source][i].layer(layer)) sum.add(memory.base + g.dst, g.bytes);
-      if (const LayerUnits units = in.moves.units(note.source, i, layer)) units.add_to(sum, memory.base, true);
-    }
-  return note.checksum == std::max<uint64_t>(sum.value(), 1);
+  std::vector<uint64_t> sums;
+  for (uint32_t l = note.layer; l <= note.layer + note.part; ++l) {
+    LayerSum sum;
+    for (uint32_t i = 0; i < in.moves.parts[note.source].size(); ++i)
+      sum.landed(memory.base, in.moves.parts[note.source][i].layer(layout.layer_begin + l), in.moves.units(note.source, i, layout.layer_begin + l), scratch_);
+    sums.push_back(sum.value());
+  }
+  return note.checksum == sum_of(sums);
 }
 
 void KvSink::Impl::take(const Note& note) {

@@ -2,9 +2,9 @@
 //
 // A poll does a bounded amount of work (kPollBytes), so that launches and other queues are driven between two pieces of a layer. Ops of the
 // queue may be in flight together; each completes, and its note goes out, when its own writes are visible at the sink.
-#include "transport/checksum.hpp"
 #include "transport/fabric.hpp"
 #include "transport/kv_link.hpp"
+#include "transport/kv_sum.hpp"
 #include "transport/kv_wire.hpp"
 
 #include <fmt/format.h>
@@ -90,7 +90,8 @@ struct KvTransfer::Impl final : Service {
 
  private:
   uint64_t id_ = random_u64(), generation_ = 0;
-  bool checksum_ = false;
+  std::vector<LayerSum> sums_; // by step, where checksums are asked for
+  std::vector<uint8_t> scratch_; // of theirs
   uint32_t slot_ = 0, first_layer_ = 0; // that the sink holds
   bool open_sent_ = false, has_timer_ = false, has_more_ = false;
   LinkModel model_;
@@ -204,6 +205,7 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
     }
     if (moves_[i].empty()) continue;
     BATON_ASSIGN(local[i], sender_->local(memory_[i]));
+    if (o.checksum && sender_->copies()) local[i] = nullptr; // the sink does not copy a share: the sum would find it cold, and the sink has its own to do
   }
   fds_.clear();
   sources = all.size();
@@ -214,7 +216,7 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
   noted_.resize(left_);
   pending_.reserve(left_);
   stats.fabric = *fabric;
-  checksum_ = o.checksum;
+  if (o.checksum) sums_.resize(left_);
   uint64_t bytes_in_all = 0, segments_in_all = 0;
   for (const auto& parts : moves_)
     for (const KvMove& m : parts) bytes_in_all += m.total_bytes(), segments_in_all += m.total_segments();
@@ -404,6 +406,7 @@ bool KvTransfer::Impl::next_part(Step& s, size_t index) {
   const auto& moves = moves_[source_of(index)];
   while (s.part < moves.size() && !moves[s.part].pieces(layer_of(index))) ++s.part;
   if (s.part >= moves.size()) return false;
+  if (!sums_.empty()) sums_[index].next_part();
   Batch& b = s.batch;
   b.part = uint32_t(s.part++);
   const KvMove& m = moves[b.part];
@@ -440,7 +443,8 @@ bool KvTransfer::Impl::advance(Step& s, size_t index, uint64_t& bytes) {
     if (stats.bulk && !all_together(index, [](const Step& x) { return x.state != Step::State::idle; })) return false; // the last is not submitted yet
     while (bytes) {
       if (b.posted() && !next_part(s, index)) break;
-      const uint64_t n = sender_->step(b, bytes);
+      const uint64_t n = sender_->step(b, sums_.empty() || !sender_->copies() ? bytes : std::min(bytes, kSumBytes));
+      if (!sums_.empty()) sums_[index].follow(b, scratch_);
       bytes -= std::min(n, bytes);
       if (!n) break;
     }
@@ -482,7 +486,7 @@ bool KvTransfer::Impl::note(size_t index) {
   note.part = uint32_t(last - begin - 1);
   note.slot = slot_;
   uint64_t start_ns = 0;
-  Checksum sum;
+  std::vector<uint64_t> sums;
   for (size_t i = begin; i < last; ++i) {
     start_ns = std::max(start_ns, steps_[i].start_ns);
     note.offset += steps_[i].batch.streamed;
@@ -490,12 +494,10 @@ bool KvTransfer::Impl::note(size_t index) {
       const KvMove& m = moves_[note.source][part];
       note.bytes += m.bytes(layer_of(i));
       note.segments += uint32_t(m.pieces(layer_of(i)));
-      if (!checksum_) continue;
-      for (const KvSegment& g : m.layer(layer_of(i))) sum.add(memory_[note.source].base + g.src, g.bytes);
-      if (m.converts()) LayerUnits{&recoders_[note.source][part], &m, layer_of(i)}.add_to(sum, memory_[note.source].base, false);
     }
+    if (!sums_.empty()) sums.push_back(sums_[i].value());
   }
-  if (checksum_) note.checksum = std::max<uint64_t>(sum.value(), 1);
+  if (!sums.empty()) note.checksum = sum_of(sums);
   note.modelled_ns = start_ns + uint64_t(std::llround(model_.cost_ns(note.bytes, note.segments)));
   if (!sender_->notify(note)) return false;
   if (stats.bulk) bulk_end_ns_ = std::max(bulk_end_ns_, note.modelled_ns);

@@ -42,6 +42,10 @@ void add(const Runs& r, Report& report) {
     Row row = beside(r, fmt::format("{} copy, one thread, same segments", kernel), r.one);
     row.aim_on = AimOn::ratio_below, row.aim = 1.1;
     report.add(std::move(row));
+  } else if (r.last.fabric == "mapped checked") {
+    Row row = beside(r, fmt::format("{} copy, one thread, same segments", kernel), r.one);
+    row.note += " With checksums: of the source as it is moved, and of the sink's memory before the layer counts as landed.";
+    report.add(std::move(row));
   } else if (r.last.fabric == "lend") {
     Row row = beside(r, "memcpy, one thread, same segments", r.plain);
     row.value.median *= 1e3, row.value.min *= 1e3, row.value.max *= 1e3;

@@ -75,10 +75,11 @@ struct Pair {
     const KvMove move = must(plan.instantiate(blocks, table(slot), 0, kTokens));
     const Recoder how(plan);
     Checksum want, is;
+    std::vector<uint8_t> scratch;
     for (uint32_t l = 0; l < from.layers; ++l) {
       const LayerUnits units{&how, &move, l};
-      units.add_to(want, static_cast<const uint8_t*>(must(source.map())), false);
-      units.add_to(is, static_cast<const uint8_t*>(must(landings[1].map())), true);
+      units.add_to(want, static_cast<const uint8_t*>(must(source.map())), false, 0, units.size(), scratch);
+      units.add_to(is, static_cast<const uint8_t*>(must(landings[1].map())), true, 0, units.size(), scratch);
     }
     return want.value() == is.value();
   }

@@ -173,8 +173,9 @@ void check_one(std::mt19937& rng, uint32_t& converting) {
           ASSERT_EQ(sum, move.bytes(y));
           ASSERT_EQ(bytes, move.bytes(y));
           Checksum sent, landed;
-          units.add_to(sent, from[i].bytes.data(), false);
-          units.add_to(landed, to.bytes.data(), true);
+          std::vector<uint8_t> scratch;
+          for (size_t u = 0; u < units.size(); ++u) units.add_to(sent, from[i].bytes.data(), false, u, u + 1, scratch);
+          units.add_to(landed, to.bytes.data(), true, 0, units.size(), scratch);
           ASSERT_EQ(sent.value(), landed.value());
         }
       }

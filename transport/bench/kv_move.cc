@@ -198,7 +198,8 @@ struct Prefill {
     const Shape& shape = shapes()[index];
     const KvLayout l = shape.layout();
     const bool asleep = way == "mapped asleep";
-    const std::string fabric = asleep ? "mapped" : way;
+    const bool checked = way == "mapped checked";
+    const std::string fabric = asleep || checked ? "mapped" : way;
     KvMoveRow r = begin(way, shape);
     BATON_TRY(session.send({"shape", {{"index", index}, {"awake", !asleep}}, {}}));
     std::vector<double> moved, opened;
@@ -211,7 +212,7 @@ struct Prefill {
       if (asleep) usleep(2000);
       const uint64_t before = now_ns();
       BATON_ASSIGN(KvTransfer t, KvTransfer::open(in, session, ticket.body.value("ticket", ""), {{&pool, l, table}}, shape.tokens(),
-                                                  {.fabric = fabric, .model = "kv_move"}, now_ns() + kStepNs));
+                                                  {.fabric = fabric, .model = "kv_move", .checksum = checked}, now_ns() + kStepNs));
       const uint64_t start = now_ns();
       BATON_TRY(t.queue().submit(t.copy(0, 0)));
       BATON_ASSIGN(Message ack, hear(in, session, "the acknowledgement"));
@@ -337,10 +338,11 @@ Result<std::vector<KvMoveRow>> prefill(const Instance& in, Endpoint& ep, const K
       rows.push_back(std::move(r));
     }
     if (f != "mapped") continue;
-    for (size_t i = 0; i < shapes().size(); ++i) {
-      BATON_ASSIGN(KvMoveRow r, p.move("mapped asleep", i, std::max(o.iterations, 1u)));
-      rows.push_back(std::move(r));
-    }
+    for (const char* way : {"mapped asleep", "mapped checked"})
+      for (size_t i = 0; i < shapes().size(); ++i) {
+        BATON_ASSIGN(KvMoveRow r, p.move(way, i, std::max(o.iterations, 1u)));
+        rows.push_back(std::move(r));
+      }
     for (size_t i = 0; i < shapes().size(); ++i) {
       uint64_t polled = 0, asleep = 0;
       const bool last = i + 1 == shapes().size();

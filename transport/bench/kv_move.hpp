@@ -28,7 +28,7 @@ struct KvMoveOptions {
 struct KvMoveRow {
   std::string name;  // "kv_move/mapped/4096x16KiB"
   std::string shape; // "1x64MiB", "4096x16KiB", "16384x4KiB"
-  std::string fabric; // or way: "mapped" (both sides awake), "mapped asleep" (the receiver), "lend" (no copy)
+  std::string fabric; // or way: "mapped" (both sides awake), "mapped asleep" (the receiver), "mapped checked" (with checksums), "lend" (no copy)
   uint64_t bytes = 0, segments = 0;
   double median_ms = 0;       // from the lists of blocks to the other side's acknowledgement
   double yardstick_ms = 0;    // memcpy of the same segments, one thread
