@@ -52,7 +52,7 @@ struct EndpointOptions {
   std::vector<std::string> accept_roles = {}; // who connects must have one of these, if its line names roles; empty: any
   uint64_t recheck_peers_ns = 0; // how often the sessions of peers that are no longer known are dropped; 0: when drop_unknown_peers() is called
   // KV that leaves this host, or comes to it, is encrypted and authenticated piece by piece (AES-256-GCM where both sides compute it); a peer is
-  // then given the way to a stage, never to the memory itself. Either side's wish is enough. Fabrics that cannot (verbs) are not used.
+  // then given the way to a stage, never to the memory itself. Either side's wish is enough.
   bool seal_bulk = false;
 };
 

@@ -1,5 +1,8 @@
 // verbs.hpp: the fabric "verbs": InfiniBand and RoCE by rdma-core directly; one reliable connected queue pair for each (session, sink).
 //
+// Large and small runs are written in place; what is converted, or all where a side seals, goes by a stream (stream.hpp), whose cipher comes with the
+// connection request.
+//
 // The sink registers its memory for one landing, in a protection domain of its own, and tells address and key over the authenticated session. The
 // sender connects (verbs_cm.hpp), then writes layers and posts a note behind each (verbs_write.hpp). The sink's processor is not
 // involved until a note's completion wakes it.
