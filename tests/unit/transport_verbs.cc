@@ -3,6 +3,7 @@
 
 #include "transport/endpoint.hpp"
 #include "transport/kv_wire.hpp"
+#include "transport/ofi.hpp"
 #include "transport/verbs.hpp"
 
 #include <linux/capability.h>
@@ -329,14 +330,14 @@ TEST(VerbsAuto, IsTakenBetweenHostsThatHaveItAndTcpElsewhere) {
 
 // The sink has no way for the first that is asked for, says nothing of it, and takes the next.
 TEST(VerbsAuto, ASinkWithoutItTakesTheNext) {
-  if (verbs_probe().available) GTEST_SKIP() << "this machine has RDMA";
+  if (ofi_probe("efa").available) GTEST_SKIP() << "this machine has EFA";
   TwoEnds e;
   Request r(e, small_layout(KvOrder::token_major, 16, 12), {small_layout(KvOrder::token_major, 16, 12)}, 50);
   Incoming in = r.expect();
   nlohmann::json sources = nlohmann::json::array({to_json(r.src[0])});
   std::vector<uint8_t> blocks;
   put_blocks(blocks, r.src_blocks[0]);
-  ASSERT_OK(send_transport(e.at_prefill->impl(), "kv.open", {{"id", 1}, {"ticket", in.ticket()}, {"model", "model-a"}, {"tokens", 50}, {"fabrics", {"verbs", "tcp"}}, {"sources", sources}}, blocks));
+  ASSERT_OK(send_transport(e.at_prefill->impl(), "kv.open", {{"id", 1}, {"ticket", in.ticket()}, {"model", "model-a"}, {"tokens", 50}, {"fabrics", {"efa", "tcp"}}, {"sources", sources}}, blocks));
   ASSERT_TRUE(poll_until(e.in, [&] { return !in.stats().fabric.empty() || !in.landed().value().ok(); }));
   ASSERT_OK(in.landed().value());
   EXPECT_EQ(in.stats().fabric, "tcp");
