@@ -202,6 +202,7 @@ Result<ConvertFn> kv_converter(DType from, DType to, ConvertIsa isa) {
     return Error(BATON_UNSUPPORTED, fmt::format("no conversion of KV from {} to {}", program::dtype_name(from), program::dtype_name(to)),
                  "f32, bf16, f16, f8e4m3 and f8e5m2 convert to one another");
   if (isa == ConvertIsa::avx512) return avx512_converter(from, to);
+  if (const ConvertFn own = isa == ConvertIsa::avx2 ? avx2_converter(from, to) : nullptr) return own;
   return kRows[index(from)].to[index(to)].run[size_t(isa)];
 }
 

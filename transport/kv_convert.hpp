@@ -4,7 +4,7 @@
 // e5m2 (IEEE: 57344 is the largest, what rounds above it becomes infinity). An FP8 number that has a scale is code * scale.
 // Each number becomes f32(x) * factor, then the nearest of the other dtype, ties to even. The factor is 1 / scale to FP8, the scale from FP8, 1
 // without scales. A NaN stays one (of one pattern for each dtype) and keeps its sign; so does zero.
-// One source is compiled for each instruction set: AVX-512 and AVX2 give the numbers of the baseline bit for bit. Chosen at run time.
+// AVX-512 and AVX2 give the numbers of the baseline bit for bit, by kernels of their own or the same source compiled for them. Chosen at run time.
 //
 // Owner    plain functions.   Threads  any.   Cost  at least half of memcpy's speed over the wide side; see the group convert of baton-bench.
 // Errors   UNSUPPORTED for a pair of dtypes that is none of these, or an instruction set that this CPU does not have.
@@ -25,7 +25,7 @@ enum class ConvertIsa : uint8_t { baseline, avx2, avx512 };
 const char* isa_name(ConvertIsa);
 ConvertIsa convert_isa(); // the widest that this CPU has
 
-// n elements; dst and src need no alignment and do not overlap.
+// n elements; dst and src need no alignment and do not overlap. The factor from bf16 is above 0 and finite; from others it may be anything, as scales may be.
 using ConvertFn = void (*)(void* dst, const void* src, size_t n, float factor);
 Result<ConvertFn> kv_converter(program::DType from, program::DType to, ConvertIsa = convert_isa());
 

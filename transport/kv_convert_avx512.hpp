@@ -13,6 +13,7 @@
 namespace baton::transport {
 
 ConvertFn avx512_converter(program::DType from, program::DType to); // nullptr for other dtypes, and where the compiler's target is not x86-64
+ConvertFn avx2_converter(program::DType from, program::DType to);   // kv_convert_avx2.cc; nullptr: the compiler's vectors
 LargestFn avx512_largest(program::DType);                            // of 16-bit numbers; nullptr as above
 RowsFn table_converter(program::DType from, program::DType to);      // kv_convert_tables.cc; nullptr: none for these, or for this CPU
 
