@@ -14,6 +14,7 @@ namespace baton::transport {
 namespace {
 
 constexpr const char* kFabrics[] = {"mapped", "shm", "tcp"};
+constexpr uint64_t kSoakLeaseMs = 20'000; // nobody dies here: a busy machine may stop either side for a while
 constexpr uint32_t kSlots = 4, kBlocks = 32, kTokens = kBlocks * 16 - 5;
 
 uint32_t number(const char* name, uint32_t otherwise) {
@@ -43,8 +44,8 @@ struct Pair {
   std::vector<Live> live = std::vector<Live>(kSlots);
 
   Pair(const Instance& i, Device& d, bool sealed)
-      : in(i), host(d), ep(must(Endpoint::open(i, {.listen = "127.0.0.1:0", .key = key, .name = "decode", .lease_ns = kLeaseMs * 5'000'000, .seal_bulk = sealed}))),
-        child("source", key, ep.address()) {
+      : in(i), host(d), ep(must(Endpoint::open(i, {.listen = "127.0.0.1:0", .key = key, .name = "decode", .lease_ns = kSoakLeaseMs * 1'000'000, .seal_bulk = sealed}))),
+        child("source", key, ep.address(), {}, kSoakLeaseMs) {
     EXPECT_TRUE(poll_until(in, [&] { return (session = ep.accept()) != nullptr; }, kSoonMs));
     for (int fp8 = 0; fp8 < 2; ++fp8) {
       KvLayout& l = layouts[fp8];

@@ -20,7 +20,7 @@ inline const uint64_t kSoonMs = (kSanitized ? 60000 : 30000) * test_slow();
 class Child {
  public:
   // `before` runs in the child before it becomes the peer.
-  Child(const std::string& role, const Key& key, const std::string& address, const std::function<void()>& before = {}) {
+  Child(const std::string& role, const Key& key, const std::string& address, const std::function<void()>& before = {}, uint64_t lease_ms = kLeaseMs) {
     int out[2];
     EXPECT_EQ(pipe2(out, O_CLOEXEC), 0);
     pid_ = fork();
@@ -28,7 +28,7 @@ class Child {
     if (pid_ == 0) {
       dup2(out[1], 1);
       if (before) before();
-      const std::string lease = std::to_string(kLeaseMs);
+      const std::string lease = std::to_string(lease_ms);
       const std::string k = hex(key);
       execl(BATON_BUILD_DIR "/tests/transport_peer", "transport_peer", role.c_str(), k.c_str(), address.c_str(), lease.c_str(), nullptr);
       _exit(127);
