@@ -83,6 +83,7 @@ struct Batch {
   uint32_t source = 0, part = 0, layer = 0; // which of the request's moves this is; the layer as in the model
   std::span<const KvSegment> segments; // empty where there are units: the plan converts
   LayerUnits units;
+  Checksum* sum = nullptr; // where one is asked for: whoever packs units adds them (kv_sum.hpp)
   uint64_t bytes = 0;    // of all segments or units
   CopyMode mode = CopyMode::cached;
   uint64_t generation = 0;

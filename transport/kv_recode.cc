@@ -18,9 +18,14 @@ float load(const uint8_t* p) {
 }
 void store(uint8_t* p, float f) { std::memcpy(p, &f, sizeof f); }
 
-void copy_f32(void* d, const void* s, size_t n, float) { std::memcpy(d, s, n * 4); }
-void copy_16(void* d, const void* s, size_t n, float) { std::memcpy(d, s, n * 2); }
-void copy_8(void* d, const void* s, size_t n, float) { std::memcpy(d, s, n); }
+template <size_t Element>
+void copy(void* d, const void* s, size_t n, float) {
+  std::memcpy(d, s, n * Element);
+}
+template <size_t Element>
+void copy_rows(const Rows& r, float) {
+  for (size_t i = 0; i < r.rows; ++i) copy_bytes(r.dst + i * r.dst_step, r.src + i * r.src_step, r.n * Element, r.stream ? CopyMode::streaming : CopyMode::cached);
+}
 
 }  // namespace
 
@@ -48,10 +53,10 @@ Recoder::Recoder(const KvPlan& plan)
   unit_.blocks = 1;
   const program::DType from = plan.src().dtype, to = unit_.dtype;
   const uint32_t in = program::dtype_bytes(from), out = program::dtype_bytes(to);
-  const ConvertFn same = out == 4 ? copy_f32 : out == 2 ? copy_16 : copy_8;
+  const ConvertFn same = out == 4 ? copy<4> : out == 2 ? copy<2> : copy<1>;
   auto made = kv_converter(from, to);
   how_ = {made.ok() ? *made : same, kv_row_converter(from, to), kv_largest(from), in, out, to, false};
-  copy_ = {same, nullptr, nullptr, out, out, to, true};
+  copy_ = {same, out == 4 ? copy_rows<4> : out == 2 ? copy_rows<2> : copy_rows<1>, nullptr, out, out, to, true};
 }
 
 uint64_t Recoder::unit_bytes(std::span<const KvRun> unit) const {
@@ -83,10 +88,10 @@ void Recoder::pack(uint8_t* stream, const uint8_t* src, uint32_t layer, std::spa
   run(how_, from_, packed(unit), stream, src, layer, unit, then);
 }
 
-void Recoder::unpack(uint8_t* dst, const uint8_t* stream, uint32_t layer, std::span<const KvRun> unit) const {
+void Recoder::unpack(uint8_t* dst, const uint8_t* stream, uint32_t layer, std::span<const KvRun> unit, CopyMode mode) const {
   const KvRun& first = unit.front();
   const KvRun whole{0, first.dst, first.dst_token, first.dst_token, unit.back().dst_token + unit.back().tokens - first.dst_token};
-  run(copy_, packed(unit), to_, dst, stream, layer, {&whole, 1});
+  run(copy_, packed(unit), to_, dst, stream, layer, {&whole, 1}, {}, mode == CopyMode::streaming);
 }
 
 void Recoder::repack(uint8_t* stream, const uint8_t* dst, uint32_t layer, std::span<const KvRun> unit) const {
@@ -167,24 +172,30 @@ void Recoder::run(const How& how, const Side& from, const Side& to, uint8_t* dst
     }
 }
 
-void LayerUnits::add_to(Checksum& sum, const uint8_t* base, bool landed, size_t begin, size_t end, std::vector<uint8_t>& scratch) const {
-  for (size_t i = begin; i < end; ++i) {
-    const auto unit = move->unit(i);
-    const uint64_t bytes = how->unit_bytes(unit);
+void LayerUnits::add_landed(Checksum& sum, const uint8_t* dst, std::vector<uint8_t>& scratch) const {
+  for (size_t i = 0; i < size(); ++i) {
+    const uint64_t bytes = how->unit_bytes(unit(i));
     if (scratch.size() < bytes) scratch.resize(bytes);
-    landed ? how->repack(scratch.data(), base, layer, unit) : how->pack(scratch.data(), base, layer, unit);
+    how->repack(scratch.data(), dst, layer, unit(i));
     sum.add(scratch.data(), bytes);
   }
 }
 
-uint64_t LayerUnits::step(uint8_t* dst, const uint8_t* src, size_t& next, uint64_t budget, CopyMode mode) const {
+uint64_t LayerUnits::step(uint8_t* dst, const uint8_t* src, size_t& next, uint64_t budget, CopyMode mode, Checksum* sum, std::vector<uint8_t>* scratch) const {
   uint64_t done = 0;
   for (; next < size(); ++next) {
     const auto unit = move->unit(next);
     const uint64_t bytes = how->unit_bytes(unit);
     if (done && done + bytes > budget) break;
-    how->move(dst, src, layer, unit, this->unit(next + 1), mode);
     done += bytes;
+    if (!sum) {
+      how->move(dst, src, layer, unit, this->unit(next + 1), mode);
+      continue;
+    }
+    if (scratch->size() < bytes) scratch->resize(bytes);
+    how->pack(scratch->data(), src, layer, unit, this->unit(next + 1));
+    sum->add(scratch->data(), bytes);
+    how->unpack(dst, scratch->data(), layer, unit, mode);
   }
   return done;
 }

@@ -33,7 +33,7 @@ class Recoder {
   // `then` is moved after it: its source is prefetched. Streamed stores need a copy_fence().
   void move(uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit, std::span<const KvRun> then = {}, CopyMode = CopyMode::cached) const;
   void pack(uint8_t* stream, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit, std::span<const KvRun> then = {}) const;
-  void unpack(uint8_t* dst, const uint8_t* stream, uint32_t layer, std::span<const KvRun> unit) const;
+  void unpack(uint8_t* dst, const uint8_t* stream, uint32_t layer, std::span<const KvRun> unit, CopyMode = CopyMode::cached) const;
   void repack(uint8_t* stream, const uint8_t* dst, uint32_t layer, std::span<const KvRun> unit) const; // of what has landed: the same stream
 
  private:
@@ -70,10 +70,10 @@ struct LayerUnits {
   explicit operator bool() const { return how; }
   size_t size() const { return move->units(layer); }
   // Moves units from `next` on: at least one, and no more than are `budget` bytes at the destination; returns the bytes.
-  uint64_t step(uint8_t* dst, const uint8_t* src, size_t& next, uint64_t budget, CopyMode = CopyMode::cached) const;
+  // With a sum: by way of `scratch`, as they are added to it.
+  uint64_t step(uint8_t* dst, const uint8_t* src, size_t& next, uint64_t budget, CopyMode = CopyMode::cached, Checksum* sum = nullptr, std::vector<uint8_t>* scratch = nullptr) const;
   std::span<const KvRun> unit(size_t i) const { return i < size() ? move->unit(i) : std::span<const KvRun>(); }
-  // Adds the stream of units [begin, end): of the source, converted once more, or of the destination, as it landed.
-  void add_to(Checksum&, const uint8_t* base, bool landed, size_t begin, size_t end, std::vector<uint8_t>& scratch) const;
+  void add_landed(Checksum&, const uint8_t* dst, std::vector<uint8_t>& scratch) const; // the same of all units, as they are there
 };
 
 }  // namespace baton::transport

@@ -1,11 +1,11 @@
 // kv_sum.hpp (internal): the checksum of a layer (TransferOptions::checksum): of its bytes in the order of the sink's addresses, part after part.
 //
-// The sender adds what has been moved while it is still in the cache, so that the source comes from memory once; what is converted is converted
-// once more, from there. The sink reads what its memory has. A note for several layers has the checksum of their sums.
+// The sender adds what has been moved while it is still in the cache, so that the source comes from memory once; units, which are converted, are added by
+// whoever packs them (Batch::sum). The sink reads what its memory has. A note for several layers has the checksum of their sums.
 //
 // Owner    a transfer, a sink.   Threads  one at a time.   Cost  the cache's bandwidth for what was just moved, else memory's.   Errors  none.
 //
-//     LayerSum sum;   ... sender.step(batch, budget); sum.follow(batch, scratch); ...   const uint64_t all[] = {sum.value()};   note.checksum = sum_of(all);
+//     LayerSum sum;   ... sender.step(batch, budget); sum.follow(batch); ...   const uint64_t all[] = {sum.value()};   note.checksum = sum_of(all);
 #pragma once
 
 #include "transport/checksum.hpp"
@@ -17,15 +17,15 @@ inline constexpr uint64_t kSumBytes = 256u << 10; // to be moved at once, so tha
 
 class LayerSum {
  public:
-  // What the batch has moved since, of its source. `scratch`: of units.
-  void follow(const Batch&, std::vector<uint8_t>& scratch);
+  void follow(const Batch&); // what it has moved since, of its source
+  Checksum* units() { return &sum_; }
   void next_part() { next_ = 0, offset_ = 0; }
   void landed(const uint8_t* base, std::span<const KvSegment>, const LayerUnits&, std::vector<uint8_t>& scratch); // a whole part, at the sink
   uint64_t value() const { return sum_.value(); }
 
  private:
   Checksum sum_;
-  size_t next_ = 0;     // segment or unit of the part
+  size_t next_ = 0;     // segment of the part
   uint64_t offset_ = 0; // in it
 };
 

@@ -91,7 +91,6 @@ struct KvTransfer::Impl final : Service {
  private:
   uint64_t id_ = random_u64(), generation_ = 0;
   std::vector<LayerSum> sums_; // by step, where checksums are asked for
-  std::vector<uint8_t> scratch_; // of theirs
   uint32_t slot_ = 0, first_layer_ = 0; // that the sink holds
   bool open_sent_ = false, has_timer_ = false, has_more_ = false;
   LinkModel model_;
@@ -231,6 +230,7 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
     batch.local = local[source_of(i)];
     batch.generation = generation_;
     batch.slot = slot_;
+    if (!sums_.empty()) batch.sum = sums_[i].units();
   }
   return {};
 }
@@ -444,7 +444,7 @@ bool KvTransfer::Impl::advance(Step& s, size_t index, uint64_t& bytes) {
     while (bytes) {
       if (b.posted() && !next_part(s, index)) break;
       const uint64_t n = sender_->step(b, sums_.empty() || !sender_->copies() ? bytes : std::min(bytes, kSumBytes));
-      if (!sums_.empty()) sums_[index].follow(b, scratch_);
+      if (!sums_.empty()) sums_[index].follow(b);
       bytes -= std::min(n, bytes);
       if (!n) break;
     }

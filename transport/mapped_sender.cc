@@ -99,7 +99,7 @@ class MappedSender final : public Sender, public Watcher {
       b.error = Error(BATON_CANCELLED, "the sink takes no more for this ticket", "ask the decode side for a new ticket");
       return 0;
     }
-    const uint64_t done = b.units ? b.units.step(memory_.get(), b.src, b.next, budget, b.mode) : b.job || open_job(b) ? share(b, budget) : alone(b, budget);
+    const uint64_t done = b.units ? b.units.step(memory_.get(), b.src, b.next, budget, b.mode, b.sum, &unit_) : b.job || open_job(b) ? share(b, budget) : alone(b, budget);
     if (b.mode == CopyMode::streaming) copy_fence();
     s.writing.store(0, std::memory_order_release);
     return done;
@@ -281,6 +281,7 @@ class MappedSender final : public Sender, public Watcher {
   };
   Mine jobs_[kJobs];
   std::optional<Status> state_;
+  std::vector<uint8_t> unit_; // converted, on its way
 };
 
 }  // namespace

@@ -70,6 +70,7 @@ uint64_t StreamSender::step(Batch& b, uint64_t budget) {
     if (p.state != State::free) continue;
     if (!b.pack) b.pack.emplace(b.packer());
     const uint64_t n = b.pack->pack(stage_.piece(i, sealer_ ? kStreamPieceBytes - kTagBytes : kStreamPieceBytes));
+    if (b.units && b.sum) b.sum->add(stage_.at(i), n);
     p.note = {};
     p.note.kind = Note::Kind::piece;
     p.note.generation = b.generation;

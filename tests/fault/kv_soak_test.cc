@@ -76,11 +76,12 @@ struct Pair {
     const KvMove move = must(plan.instantiate(blocks, table(slot), 0, kTokens));
     const Recoder how(plan);
     Checksum want, is;
-    std::vector<uint8_t> scratch;
+    std::vector<uint8_t> scratch, converted(layouts[1].bytes());
     for (uint32_t l = 0; l < from.layers; ++l) {
       const LayerUnits units{&how, &move, l};
-      units.add_to(want, static_cast<const uint8_t*>(must(source.map())), false, 0, units.size(), scratch);
-      units.add_to(is, static_cast<const uint8_t*>(must(landings[1].map())), true, 0, units.size(), scratch);
+      for (size_t next = 0; next < units.size();) units.step(converted.data(), static_cast<const uint8_t*>(must(source.map())), next, 1 << 20);
+      units.add_landed(want, converted.data(), scratch);
+      units.add_landed(is, static_cast<const uint8_t*>(must(landings[1].map())), scratch);
     }
     return want.value() == is.value();
   }
