@@ -37,6 +37,8 @@ struct Rows {
   const uint8_t* next = nullptr; // what will be read after it: prefetched near the end, as the rest is on the way
   bool warm = false;             // the source has been read: as much of `next` is prefetched all the way
   bool stream = false;           // stores that do not go through the cache; fence before publishing
+  uint8_t* also = nullptr;       // a second place for the same, through the cache
+  size_t also_step = 0;
 };
 using RowsFn = void (*)(const Rows&, float factor);
 RowsFn kv_row_converter(program::DType from, program::DType to); // nullptr: use kv_converter

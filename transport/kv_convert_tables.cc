@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cmath>
+#include <cstring>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -30,9 +31,15 @@ struct Table {
 [[BATON_VBMI, gnu::always_inline]] inline Table table(const uint8_t* bytes) { return {_mm512_loadu_si512(bytes), _mm512_loadu_si512(bytes + 64)}; }
 [[BATON_VBMI, gnu::always_inline]] inline __m512i look_up(const Table& t, __m512i index) { return _mm512_permutex2var_epi8(t.low, index, t.high); } // bits 0..6
 
+// Numbers [i, n) of a row.
+void rest(ConvertFn exact, const Rows& r, size_t row, size_t i, uint32_t in, uint32_t out, float factor) {
+  uint8_t* const d = r.dst + row * r.dst_step + i * out;
+  exact(d, r.src + row * r.src_step + i * in, r.n - i, factor);
+  if (r.also) std::memcpy(r.also + row * r.also_step + i * out, d, (r.n - i) * out);
+}
 void each_row(ConvertFn exact, const Rows& r, uint32_t in, uint32_t out, float factor) {
-  if (r.dst_step == r.n * out && r.src_step == r.n * in) return exact(r.dst, r.src, r.n * r.rows, factor);
-  for (size_t i = 0; i < r.rows; ++i) exact(r.dst + i * r.dst_step, r.src + i * r.src_step, r.n, factor);
+  if (!r.also && r.dst_step == r.n * out && r.src_step == r.n * in) return exact(r.dst, r.src, r.n * r.rows, factor);
+  for (size_t i = 0; i < r.rows; ++i) rest(exact, r, i, 0, in, out, factor);
 }
 
 [[BATON_VBMI, gnu::always_inline]] inline __m512i set8(int v) { return _mm512_set1_epi8(char(v)); }
@@ -56,9 +63,12 @@ constexpr size_t kAhead = 4096;
   if (p)
     for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(p + line, 0, 3);
 }
-[[BATON_VBMI, gnu::always_inline]] inline void put(uint8_t* d, __m512i x, bool stream) {
-  if (stream && reinterpret_cast<uintptr_t>(d) % 64 == 0) _mm512_stream_si512(reinterpret_cast<__m512i*>(d), x);
+// At byte `at` of a row.
+[[BATON_VBMI, gnu::always_inline]] inline void put(const Rows& r, size_t row, size_t at, __m512i x) {
+  uint8_t* const d = r.dst + row * r.dst_step + at;
+  if (r.stream && reinterpret_cast<uintptr_t>(d) % 64 == 0) _mm512_stream_si512(reinterpret_cast<__m512i*>(d), x);
   else _mm512_storeu_si512(d, x);
+  if (r.also) _mm512_storeu_si512(r.also + row * r.also_step + at, x);
 }
 
 template <DType From, DType To>
@@ -73,17 +83,16 @@ template <DType From, DType To>
   const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7); // so that the halves of lanes that unpack takes are neighbours in the end
   for (size_t row = 0; row < r.rows; ++row) {
     const uint8_t* s = r.src + row * r.src_step;
-    uint8_t* d = r.dst + row * r.dst_step;
     size_t i = 0;
     for (; i + 64 <= r.n; i += 64) {
       prefetch(r, s, row * r.n + i, r.n, 64);
       const __m512i c = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(s + i));
       const __m512i a = look_up(tl, c), b = _mm512_ternarylogic_epi64(look_up(th, c), c, set8(0x80), 0xf8); // | (c & sign)
       const __m512i first = _mm512_unpacklo_epi8(a, b), second = _mm512_unpackhi_epi8(a, b);
-      put(d + 2 * i, first, r.stream);
-      put(d + 2 * i + 64, second, r.stream);
+      put(r, row, 2 * i, first);
+      put(r, row, 2 * i + 64, second);
     }
-    if (i < r.n) exact(d + 2 * i, s + i, r.n - i, factor);
+    if (i < r.n) rest(exact, r, row, i, 1, 2, factor);
   }
 }
 
@@ -96,18 +105,18 @@ template <DType From, DType To>
   const Table t = table(all);
   for (size_t row = 0; row < r.rows; ++row) {
     const uint8_t* s = r.src + row * r.src_step;
-    uint8_t* d = r.dst + row * r.dst_step;
     size_t i = 0;
     for (; i + 64 <= r.n; i += 64) {
       const __m512i c = _mm512_loadu_si512(s + i);
-      _mm512_storeu_si512(d + i, _mm512_ternarylogic_epi64(look_up(t, c), c, set8(0x80), 0xf8));
+      put(r, row, i, _mm512_ternarylogic_epi64(look_up(t, c), c, set8(0x80), 0xf8));
     }
-    if (i < r.n) exact(d + i, s + i, r.n - i, factor);
+    if (i < r.n) rest(exact, r, row, i, 1, 1, factor);
   }
 }
 
-template <DType To>
-[[BATON_VBMI]] void from_bf16(const Rows& r, float factor) {
+// Few: hardly any code is a subnormal, and a branch that is foreseen costs less than both answers.
+template <DType To, bool Few>
+[[BATON_VBMI]] void from_bf16_as(const Rows& r, float factor) {
   constexpr int kMantissa = To == DType::f8e4m3 ? 3 : 2, kTop = To == DType::f8e4m3 ? 0x7e : 0x7c;
   const ConvertFn exact = avx512_converter(DType::bf16, To);
   if (r.n * r.rows < kFewest || !(factor > 0x1p-100f && factor < 0x1p+100f)) return each_row(exact, r, 2, 1, factor);
@@ -125,26 +134,33 @@ template <DType To>
     const __m512i a = _mm512_and_si512(w, set16(0x7fff));
     const __m512i step = _mm512_and_si512(_mm512_srli_epi16(a, 7 - kMantissa), set16(0xff << kMantissa));
     const __m512i sum = _mm512_add_epi16(step, _mm512_and_si512(look_up(t, w), set16(0xff)));
-    const __m512 even = _mm512_add_ps(_mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(a, 16)), times), magic);
-    const __m512 odd = _mm512_add_ps(_mm512_mul_ps(_mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32(int(0xffff0000)))), times), magic);
-    const __m512i subnormal = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_castps_si512(even), _mm512_slli_epi32(_mm512_castps_si512(odd), 16));
     __m512i c = _mm512_min_epu16(_mm512_sub_epi16(sum, base), set16(kTop));
-    c = _mm512_mask_mov_epi16(c, _mm512_cmplt_epu16_mask(sum, normal), subnormal);
-    c = _mm512_mask_mov_epi16(c, _mm512_cmpgt_epu16_mask(a, set16(0x7f80)), set16(0x7f));
+    const __mmask32 small = _mm512_cmplt_epu16_mask(sum, normal), nan = _mm512_cmpgt_epu16_mask(a, set16(0x7f80));
+    if (!Few || (small | nan)) {
+      const __m512 even = _mm512_add_ps(_mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(a, 16)), times), magic);
+      const __m512 odd = _mm512_add_ps(_mm512_mul_ps(_mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32(int(0xffff0000)))), times), magic);
+      c = _mm512_mask_mov_epi16(c, small, _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_castps_si512(even), _mm512_slli_epi32(_mm512_castps_si512(odd), 16)));
+      c = _mm512_mask_mov_epi16(c, nan, set16(0x7f));
+    }
     return _mm512_ternarylogic_epi64(c, _mm512_srli_epi16(w, 8), set16(0x80), 0xf8);
   };
   const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7); // undoes what packus does to lanes
   for (size_t row = 0; row < r.rows; ++row) {
     const uint8_t* s = r.src + row * r.src_step;
-    uint8_t* d = r.dst + row * r.dst_step;
     size_t i = 0;
     for (; i + 64 <= r.n; i += 64) {
       prefetch(r, s, 2 * (row * r.n + i), 2 * r.n, 128);
       const __m512i lo = half(_mm512_loadu_si512(s + 2 * i)), hi = half(_mm512_loadu_si512(s + 2 * i + 64));
-      put(d + i, _mm512_permutexvar_epi64(order, _mm512_packus_epi16(lo, hi)), r.stream);
+      put(r, row, i, _mm512_permutexvar_epi64(order, _mm512_packus_epi16(lo, hi)));
     }
-    if (i < r.n) exact(d + i, s + 2 * i, r.n - i, factor);
+    if (i < r.n) rest(exact, r, row, i, 2, 1, factor);
   }
+}
+
+// What has been read has been scaled, so that its largest is the largest code: 1 in 28672 of it and less is subnormal (e4m3).
+template <DType To>
+void from_bf16(const Rows& r, float factor) {
+  r.warm ? from_bf16_as<To, true>(r, factor) : from_bf16_as<To, false>(r, factor);
 }
 
 }  // namespace

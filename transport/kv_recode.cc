@@ -22,10 +22,6 @@ template <size_t Element>
 void copy(void* d, const void* s, size_t n, float) {
   std::memcpy(d, s, n * Element);
 }
-template <size_t Element>
-void copy_rows(const Rows& r, float) {
-  for (size_t i = 0; i < r.rows; ++i) copy_bytes(r.dst + i * r.dst_step, r.src + i * r.src_step, r.n * Element, r.stream ? CopyMode::streaming : CopyMode::cached);
-}
 
 }  // namespace
 
@@ -56,7 +52,7 @@ Recoder::Recoder(const KvPlan& plan)
   const ConvertFn same = out == 4 ? copy<4> : out == 2 ? copy<2> : copy<1>;
   auto made = kv_converter(from, to);
   how_ = {made.ok() ? *made : same, kv_row_converter(from, to), kv_largest(from), in, out, to, false};
-  copy_ = {same, out == 4 ? copy_rows<4> : out == 2 ? copy_rows<2> : copy_rows<1>, nullptr, out, out, to, true};
+  copy_ = {same, nullptr, nullptr, out, out, to, true};
 }
 
 uint64_t Recoder::unit_bytes(std::span<const KvRun> unit) const {
@@ -80,18 +76,18 @@ Recoder::Side Recoder::packed(std::span<const KvRun> unit) const {
   return s;
 }
 
-void Recoder::move(uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit, std::span<const KvRun> then, CopyMode mode) const {
-  run(how_, from_, to_, dst, src, layer, unit, then, mode == CopyMode::streaming);
+void Recoder::move(uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit, std::span<const KvRun> then, CopyMode mode, uint8_t* stream) const {
+  run(how_, from_, to_, dst, src, layer, unit, then, mode == CopyMode::streaming, stream);
 }
 
 void Recoder::pack(uint8_t* stream, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit, std::span<const KvRun> then) const {
   run(how_, from_, packed(unit), stream, src, layer, unit, then);
 }
 
-void Recoder::unpack(uint8_t* dst, const uint8_t* stream, uint32_t layer, std::span<const KvRun> unit, CopyMode mode) const {
+void Recoder::unpack(uint8_t* dst, const uint8_t* stream, uint32_t layer, std::span<const KvRun> unit) const {
   const KvRun& first = unit.front();
   const KvRun whole{0, first.dst, first.dst_token, first.dst_token, unit.back().dst_token + unit.back().tokens - first.dst_token};
-  run(copy_, packed(unit), to_, dst, stream, layer, {&whole, 1}, {}, mode == CopyMode::streaming);
+  run(copy_, packed(unit), to_, dst, stream, layer, {&whole, 1});
 }
 
 void Recoder::repack(uint8_t* stream, const uint8_t* dst, uint32_t layer, std::span<const KvRun> unit) const {
@@ -100,7 +96,8 @@ void Recoder::repack(uint8_t* stream, const uint8_t* dst, uint32_t layer, std::s
   run(copy_, to_, packed(unit), stream, dst, layer, {&whole, 1});
 }
 
-void Recoder::run(const How& how, const Side& from, const Side& to, uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit, std::span<const KvRun> then, bool stream) const {
+void Recoder::run(const How& how, const Side& from, const Side& to, uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit, std::span<const KvRun> then, bool stream, uint8_t* also) const {
+  const Side aside = also ? packed(unit) : Side();
   const uint64_t in_row = uint64_t(head_dim_) * how.from_element, out_row = uint64_t(head_dim_) * how.to_element;
   const bool scaled = from.scaled || to.scaled;
   const bool in_tokens = from.token == in_row;                                             // a head's tokens are neighbours
@@ -131,6 +128,7 @@ void Recoder::run(const How& how, const Side& from, const Side& to, uint8_t* dst
         return half + 1 < halves_ ? rows_of(r, half + 1) : i < then.size() ? rows_of(then[i], 0) : nullptr;
       };
       const bool read = to.scaled && !how.carry;
+      uint8_t* const also_scales = also ? also + aside.scales + half * aside.scale_half + 4 * uint64_t(first) : nullptr;
       if (to.scaled && how.carry) {
         std::memcpy(to_scales, from_scales(unit.front()), 4 * uint64_t(heads));
       } else if (to.scaled) {
@@ -146,6 +144,7 @@ void Recoder::run(const How& how, const Side& from, const Side& to, uint8_t* dst
         for (uint32_t h = 0; h < heads; ++h) {
           const float scale = kv_scale(most[h], how.to);
           store(to_scales + 4 * h, scale);
+          if (also) store(also_scales + 4 * h, scale);
           inverse[h] = 1 / scale;
         }
       }
@@ -154,12 +153,16 @@ void Recoder::run(const How& how, const Side& from, const Side& to, uint8_t* dst
           for (uint32_t h = 0; h < heads; ++h) factor[h] = from.scaled ? load(from_scales(r) + 4 * h) * inverse[h] : inverse[h];
         const uint8_t* s = rows_at(r);
         uint8_t* d = dst + (dst_layer + half * to.half + uint64_t(r.dst) * to.block + r.dst_token * to.token + first * to.head);
+        const uint64_t to_aside = aside.at + half * aside.half + r.dst_token * aside.token + first * aside.head;
         auto convert = [&](uint32_t head, uint64_t n, size_t rows, float f) {
           const uint8_t* next = read ? instead(r) : head + 1 < heads && !both_heads ? s + (head + 1) * from.head : after(r);
           if (read && next) next += head * n * rows * in_row;
-          const Rows all{d + head * to.head, s + head * from.head, n * head_dim_, rows, to.token, from.token, next, read, stream};
+          const Rows all{d + head * to.head, s + head * from.head, n * head_dim_, rows, to.token, from.token, next, read, stream, also ? also + (to_aside + head * aside.head) : nullptr, aside.token};
           if (how.rows) return how.rows(all, f);
-          for (size_t i = 0; i < rows; ++i) how.convert(all.dst + i * all.dst_step, all.src + i * all.src_step, all.n, f);
+          for (size_t i = 0; i < rows; ++i) {
+            how.convert(all.dst + i * all.dst_step, all.src + i * all.src_step, all.n, f);
+            if (all.also) std::memcpy(all.also + i * all.also_step, all.dst + i * all.dst_step, all.n * how.to_element);
+          }
         };
         if (both_heads && from.token == heads * in_row && to.token == heads * out_row) {
           convert(0, uint64_t(r.tokens) * heads, 1, factor[0]);
@@ -188,14 +191,9 @@ uint64_t LayerUnits::step(uint8_t* dst, const uint8_t* src, size_t& next, uint64
     const uint64_t bytes = how->unit_bytes(unit);
     if (done && done + bytes > budget) break;
     done += bytes;
-    if (!sum) {
-      how->move(dst, src, layer, unit, this->unit(next + 1), mode);
-      continue;
-    }
-    if (scratch->size() < bytes) scratch->resize(bytes);
-    how->pack(scratch->data(), src, layer, unit, this->unit(next + 1));
-    sum->add(scratch->data(), bytes);
-    how->unpack(dst, scratch->data(), layer, unit, mode);
+    if (sum && scratch->size() < bytes) scratch->resize(bytes);
+    how->move(dst, src, layer, unit, this->unit(next + 1), mode, sum ? scratch->data() : nullptr);
+    if (sum) sum->add(scratch->data(), bytes);
   }
   return done;
 }

@@ -30,10 +30,10 @@ class Recoder {
   explicit Recoder(const KvPlan&);
   uint64_t unit_bytes(std::span<const KvRun> unit) const; // at the destination and in the stream
   uint64_t dst_bytes() const { return dst_bytes_; }       // of the whole destination: nothing is written beyond
-  // `then` is moved after it: its source is prefetched. Streamed stores need a copy_fence().
-  void move(uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit, std::span<const KvRun> then = {}, CopyMode = CopyMode::cached) const;
+  // `then` is moved after it: its source is prefetched. Streamed stores need a copy_fence(). To `stream`, if given, it is packed as well.
+  void move(uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit, std::span<const KvRun> then = {}, CopyMode = CopyMode::cached, uint8_t* stream = nullptr) const;
   void pack(uint8_t* stream, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit, std::span<const KvRun> then = {}) const;
-  void unpack(uint8_t* dst, const uint8_t* stream, uint32_t layer, std::span<const KvRun> unit, CopyMode = CopyMode::cached) const;
+  void unpack(uint8_t* dst, const uint8_t* stream, uint32_t layer, std::span<const KvRun> unit) const;
   void repack(uint8_t* stream, const uint8_t* dst, uint32_t layer, std::span<const KvRun> unit) const; // of what has landed: the same stream
 
  private:
@@ -53,7 +53,7 @@ class Recoder {
   };
   static Side side(const KvLayout&, const KvPart&);
   Side packed(std::span<const KvRun> unit) const;
-  void run(const How&, const Side& from, const Side& to, uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit, std::span<const KvRun> then = {}, bool stream = false) const;
+  void run(const How&, const Side& from, const Side& to, uint8_t* dst, const uint8_t* src, uint32_t layer, std::span<const KvRun> unit, std::span<const KvRun> then = {}, bool stream = false, uint8_t* also = nullptr) const;
 
   KvLayout unit_; // the destination's, of the part's heads and one layer; block_tokens are those of a unit
   Side from_, to_;
@@ -70,7 +70,7 @@ struct LayerUnits {
   explicit operator bool() const { return how; }
   size_t size() const { return move->units(layer); }
   // Moves units from `next` on: at least one, and no more than are `budget` bytes at the destination; returns the bytes.
-  // With a sum: by way of `scratch`, as they are added to it.
+  // With a sum: they are added to it, from `scratch`.
   uint64_t step(uint8_t* dst, const uint8_t* src, size_t& next, uint64_t budget, CopyMode = CopyMode::cached, Checksum* sum = nullptr, std::vector<uint8_t>* scratch = nullptr) const;
   std::span<const KvRun> unit(size_t i) const { return i < size() ? move->unit(i) : std::span<const KvRun>(); }
   void add_landed(Checksum&, const uint8_t* dst, std::vector<uint8_t>& scratch) const; // the same of all units, as they are there

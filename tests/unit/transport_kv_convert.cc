@@ -207,8 +207,18 @@ TEST(KvConvert, TablesGiveTheSameBits) {
             std::memcpy(&src[i], &c, in);
           }
           for (size_t r = 0; r < rows; ++r) (*kv_converter(from, to))(&want[r * dst_step], &src[r * src_step], n, factor);
-          f({dst.data(), src.data(), n, rows, dst_step, src_step}, factor);
-          ASSERT_TRUE(dst == want) << program::dtype_name(from) << " to " << program::dtype_name(to) << " times " << factor << " n " << n;
+          std::vector<uint8_t> also(rows * n * out + 1, 0xa5);
+          Rows r{dst.data(), src.data(), n, rows, dst_step, src_step};
+          if (n % 2 || rows > 1) r.also = also.data(), r.also_step = n * out;
+          for (const bool warm : {false, true}) {
+            std::fill(dst.begin(), dst.end(), 0xa5);
+            std::fill(also.begin(), also.end(), 0xa5);
+            r.warm = warm;
+            f(r, factor);
+            for (size_t i = 0; r.also && i < rows; ++i) ASSERT_EQ(std::memcmp(&also[i * n * out], &want[i * dst_step], n * out), 0);
+            ASSERT_EQ(also.back(), 0xa5);
+            ASSERT_TRUE(dst == want) << (warm ? "warm " : "") << program::dtype_name(from) << " to " << program::dtype_name(to) << " times " << factor << " n " << n;
+          }
         }
     }
   if (tables == 0) GTEST_SKIP() << "this CPU has no AVX-512 VBMI";
