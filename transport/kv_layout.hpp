@@ -98,14 +98,15 @@ class KvMove {
   uint64_t bytes(uint32_t l) const { return has(l) ? layer_bytes_ : 0; } // at the destination, scales too
   uint64_t pieces(uint32_t l) const { return converts_ ? units(l) : layer(l).size(); }
   uint64_t total_bytes() const { return layer_bytes_ * layers_; }
-  uint64_t total_segments() const { return all_.size(); }
+  uint64_t total_segments() const { return each_ * layers_; }
 
  private:
   friend class KvPlan;
   bool has(uint32_t l) const { return l >= first_ && l - first_ < layers_; }
-  std::vector<KvSegment> all_;
+  std::vector<KvSegment> all_; // each_ * layers_, and what was there before
   std::vector<KvRun> runs_;    // sorted by the destination
   std::vector<uint32_t> ends_; // of units, in runs_
+  std::vector<uint32_t> scratch_; // of instantiate(), kept for its memory
   bool converts_ = false;
   size_t each_ = 0;       // segments of a layer
   uint32_t first_ = 0, layers_ = 0;
@@ -143,10 +144,13 @@ class KvPlan {
     uint64_t count, src, dst;
   };
   enum class Scope : uint8_t { run, block, request }; // what V follows at the destination: its K of a run, of a block, of all
+  class Out;
   void nest();
-  void put(std::vector<KvSegment>&, const KvRun&, uint64_t half) const;
+  void put(Out&, const KvRun&, uint64_t half) const;
+  Status sorted_runs(std::span<const int32_t> src_blocks, std::span<const int32_t> dst_blocks, uint64_t begin, uint64_t end, bool dense, KvMove&) const;
   Status segments(KvMove&) const;
-  void put_scales(KvMove&) const;
+  Status layers_of(const Out&, size_t numbers, KvMove&) const;
+  void put_scales(Out&, const std::vector<KvRun>&) const;
 
   KvLayout src_, dst_;
   KvPart part_;
@@ -154,6 +158,7 @@ class KvPlan {
   Dim dims_[3] = {};                  // of a run, outermost at the destination first
   uint32_t n_dims_ = 0, token_dim_ = 0;
   Scope scope_ = Scope::run;
+  std::vector<KvSegment> whole_[2];   // what most runs are: a whole block on both sides, block 0 to block 0; V apart if it follows all of K. May be empty
   uint64_t row_bytes_ = 0, src_base_ = 0, dst_base_ = 0;
   bool converts_ = false;
 };

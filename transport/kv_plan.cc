@@ -7,6 +7,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <bit>
 
 namespace baton::transport {
 namespace {
@@ -31,11 +32,12 @@ Status check_table(const char* side, std::span<const int32_t> table, const KvLay
     return Error(BATON_INVALID_ARGUMENT,
                  fmt::format("the {} block table has {} blocks of {} tokens; {} tokens need {}", side, table.size(), l.block_tokens, end, need),
                  "give every block of the request");
-  for (uint64_t i = 0; i < need; ++i)
-    if (table[i] < 0 || uint32_t(table[i]) >= l.blocks)
-      return Error(BATON_INVALID_ARGUMENT, fmt::format("{} block table entry {} is {}; the buffer has blocks 0..{}", side, i, table[i], l.blocks - 1),
-                   "pass the block table of this buffer");
-  return {};
+  uint32_t high = 0; // as unsigned, so that a negative one is the highest; without a branch an entry it takes a quarter of the time
+  for (uint64_t i = 0; i < need; ++i) high = std::max(high, uint32_t(table[i]));
+  if (high < l.blocks) return {};
+  const auto bad = std::find_if(table.begin(), table.end(), [&](int32_t b) { return uint32_t(b) >= l.blocks; });
+  return Error(BATON_INVALID_ARGUMENT, fmt::format("{} block table entry {} is {}; the buffer has blocks 0..{}", side, bad - table.begin(), *bad, l.blocks - 1),
+               "pass the block table of this buffer");
 }
 
 program::KvView in_bytes(program::KvView v, uint32_t element) {
@@ -43,21 +45,9 @@ program::KvView in_bytes(program::KvView v, uint32_t element) {
   return v;
 }
 
-// Appends, growing the last segment where both sides continue it.
-void emit(std::vector<KvSegment>& to, uint64_t src, uint64_t dst, uint64_t bytes) {
-  if (!to.empty() && to.back().src + to.back().bytes == src && to.back().dst + to.back().bytes == dst) to.back().bytes += bytes;
-  else to.push_back({src, dst, bytes});
-}
+constexpr uint64_t kWholeRows = 2048; // a block of more rows is put together for each run: its segments are many, or its blocks are few
 
-void sort_and_merge(std::vector<KvSegment>& all) {
-  std::sort(all.begin(), all.end(), [](const KvSegment& a, const KvSegment& b) { return a.dst < b.dst; });
-  size_t n = 0;
-  for (size_t i = 1; i < all.size(); ++i) {
-    if (all[n].src + all[n].bytes == all[i].src && all[n].dst + all[n].bytes == all[i].dst) all[n].bytes += all[i].bytes;
-    else all[++n] = all[i];
-  }
-  all.resize(n + 1);
-}
+bool lands_before(const KvRun& a, const KvRun& b) { return a.dst != b.dst ? a.dst < b.dst : a.dst_token < b.dst_token; }
 
 // Into the order of destination blocks, by counting; runs of one block stay as they are, which is in the order of tokens. `scratch` is kept for its
 // memory.
@@ -75,7 +65,121 @@ void sort_by_block(std::vector<KvRun>& runs, uint32_t blocks, std::vector<uint32
     }
 }
 
+// Which entry of a table each block is: a bit for each block, so that they can be had in their order without sorting.
+class Marks {
+ public:
+  // Entries [first, last) of blocks below `blocks`. False: one is there twice.
+  bool set(std::span<const int32_t> table, uint64_t first, uint64_t last, uint32_t blocks, std::vector<uint32_t>& scratch) {
+    const size_t words = (size_t(blocks) + 31) / 32;
+    if (scratch.size() < words + blocks) scratch.resize(words + blocks);
+    bits_ = scratch.data(), entry_ = bits_ + words; // of blocks without a bit it is anything
+    std::fill(bits_, bits_ + words, 0);
+    uint32_t twice = 0;
+    for (uint64_t i = first; i < last; ++i) {
+      const uint32_t b = uint32_t(table[i]), bit = 1u << b % 32;
+      twice |= bits_[b / 32] & bit;
+      bits_[b / 32] |= bit;
+      entry_[b] = uint32_t(i);
+    }
+    return !twice;
+  }
+  // f(block, entry) for those in [from, to).
+  template <class F>
+  void each(uint32_t from, uint32_t to, F f) const {
+    for (uint32_t w = from / 32; uint64_t(w) * 32 < to; ++w) {
+      uint32_t left = bits_[w];
+      if (w == from / 32) left &= ~0u << from % 32;
+      if (w == to / 32) left &= (1u << to % 32) - 1;
+      for (; left; left &= left - 1) {
+        const uint32_t b = w * 32 + uint32_t(std::countr_zero(left));
+        f(b, entry_[b]);
+      }
+    }
+  }
+
+ private:
+  uint32_t *bits_ = nullptr, *entry_ = nullptr;
+};
+
+// Token range [begin, end) in blocks of one size on both sides: entry i of the tables.
+KvRun run_of(std::span<const int32_t> src, std::span<const int32_t> dst, uint64_t i, uint32_t block_tokens, uint64_t begin, uint64_t end) {
+  const uint64_t from = i * block_tokens, skip = begin > from ? begin - from : 0, last = std::min<uint64_t>(from + block_tokens, end);
+  return {src[i], dst[i], uint32_t(skip), uint32_t(skip), uint32_t(last - from - skip)};
+}
+
 }  // namespace
+
+// Segments of layer 0 as they come, into a vector whose memory is kept: it is never shorter than what it was.
+class KvPlan::Out {
+ public:
+  // Into `to` from entry `at` on; about as many as `expected` are to come.
+  Out(std::vector<KvSegment>& to, size_t at, size_t expected) : to_(to) {
+    if (to.size() < at + expected) to.resize(at + expected);
+    begin_ = to.data(), at_ = begin_ + at, end_ = begin_ + to.size();
+  }
+  size_t size() const { return size_t(at_ - begin_); }
+  std::span<KvSegment> all() { return {begin_, size()}; }
+  bool sorted() const { return sorted_; }
+  // Grows the last one where both sides continue it.
+  void emit(uint64_t src, uint64_t dst, uint64_t bytes) {
+    KvSegment* const last = at_ - 1;
+    if (at_ != begin_ && last->src + last->bytes == src && last->dst + last->bytes == dst) {
+      last->bytes += bytes;
+      return;
+    }
+    sorted_ &= at_ == begin_ || last->dst < dst;
+    append({src, dst, bytes});
+  }
+  void append(const KvSegment& s) {
+    make_room(1);
+    *at_++ = s;
+  }
+  // Whole blocks, each of which is `whole`, shifted: those that `next(f)` calls f(src, dst) for, at most `blocks`.
+  template <class Next>
+  void emit_whole(std::span<const KvSegment> whole, size_t blocks, uint64_t src_stride, uint64_t dst_stride, Next next) {
+    make_room(blocks * whole.size());
+    KvSegment* at = at_;
+    bool sorted = true;
+    uint64_t src_end = UINT64_MAX, dst_end = 0; // of the last one
+    if (at != begin_) src_end = at[-1].src + at[-1].bytes, dst_end = at[-1].dst + at[-1].bytes;
+    next([&](uint64_t src_block, uint64_t dst_block) {
+      for (const KvSegment& w : whole) {
+        const KvSegment s{w.src + src_block * src_stride, w.dst + dst_block * dst_stride, w.bytes};
+        if (s.src == src_end && s.dst == dst_end) {
+          at[-1].bytes += s.bytes;
+        } else {
+          sorted &= s.dst >= dst_end;
+          *at++ = s;
+        }
+        src_end = s.src + s.bytes, dst_end = s.dst + s.bytes;
+      }
+    });
+    at_ = at;
+    sorted_ &= sorted;
+  }
+  void sort_and_merge() {
+    const auto s = all();
+    std::sort(s.begin(), s.end(), [](const KvSegment& a, const KvSegment& b) { return a.dst < b.dst; });
+    size_t n = 0;
+    for (size_t i = 1; i < s.size(); ++i) {
+      if (s[n].src + s[n].bytes == s[i].src && s[n].dst + s[n].bytes == s[i].dst) s[n].bytes += s[i].bytes;
+      else s[++n] = s[i];
+    }
+    at_ = begin_ + n + 1;
+  }
+
+ private:
+  void make_room(size_t more) {
+    if (size_t(end_ - at_) >= more) return;
+    const size_t n = size();
+    to_.resize(std::max<size_t>({64, n + more, 2 * n}));
+    begin_ = to_.data(), at_ = begin_ + n, end_ = begin_ + to_.size();
+  }
+
+  std::vector<KvSegment>& to_;
+  KvSegment *begin_, *at_, *end_; // the first; the next one's place; the end of the memory
+  bool sorted_ = true;
+};
 
 Status same_kv_model(const KvLayout& s, const KvLayout& d) {
   auto num = [](uint32_t v) { return std::to_string(v); };
@@ -152,6 +256,13 @@ void KvPlan::nest() {
   if (scope_ == Scope::run && src_.halves() == 2) dims_[n_dims_++] = {2, from_.v_offset, to_.v_offset};
   std::sort(dims_, dims_ + n_dims_, [](const Dim& a, const Dim& b) { return a.dst > b.dst; });
   token_dim_ = uint32_t(std::find_if(dims_, dims_ + n_dims_, [](const Dim& d) { return d.count == kTokens; }) - dims_);
+  if (src_.block_tokens != dst_.block_tokens || uint64_t(dst_.block_tokens) * part_.head_count > kWholeRows) return;
+  for (uint32_t half = 0; half < (scope_ == Scope::run ? 1 : src_.halves()); ++half) {
+    auto& whole = whole_[scope_ == Scope::request ? half : 0];
+    Out out(whole, whole.size(), 0);
+    put(out, {0, 0, 0, 0, dst_.block_tokens}, half);
+    whole.resize(out.size());
+  }
 }
 
 uint64_t KvPlan::hash() const {
@@ -161,7 +272,7 @@ uint64_t KvPlan::hash() const {
 }
 
 // Emits one run of layer 0 in the order of destination addresses: K of it, V of it (half 1), or both where V is nested in the run.
-void KvPlan::put(std::vector<KvSegment>& to, const KvRun& r, uint64_t half) const {
+void KvPlan::put(Out& to, const KvRun& r, uint64_t half) const {
   const uint64_t src = src_base_ + half * from_.v_offset + uint64_t(r.src) * from_.block_stride + r.src_token * from_.token_stride;
   const uint64_t dst = dst_base_ + half * to_.v_offset + uint64_t(r.dst) * to_.block_stride + r.dst_token * to_.token_stride;
   Dim d[3] = {{1, 0, 0}, {1, 0, 0}, {1, 0, 0}};
@@ -173,7 +284,7 @@ void KvPlan::put(std::vector<KvSegment>& to, const KvRun& r, uint64_t half) cons
   for (uint64_t a = 0; a < d[0].count; ++a)
     for (uint64_t b = 0; b < d[1].count; ++b)
       for (uint64_t c = 0; c < d[2].count; ++c)
-        emit(to, src + a * d[0].src + b * d[1].src + c * d[2].src, dst + a * d[0].dst + b * d[1].dst + c * d[2].dst, bytes);
+        to.emit(src + a * d[0].src + b * d[1].src + c * d[2].src, dst + a * d[0].dst + b * d[1].dst + c * d[2].dst, bytes);
 }
 
 Result<KvMove> KvPlan::instantiate(std::span<const int32_t> src_blocks, std::span<const int32_t> dst_blocks, uint64_t begin, uint64_t end) const {
@@ -183,7 +294,6 @@ Result<KvMove> KvPlan::instantiate(std::span<const int32_t> src_blocks, std::spa
 }
 
 Status KvPlan::instantiate(std::span<const int32_t> src_blocks, std::span<const int32_t> dst_blocks, uint64_t begin, uint64_t end, KvMove& m) const {
-  m.all_.clear();
   m.runs_.clear();
   m.ends_.clear();
   m.converts_ = converts_;
@@ -196,33 +306,48 @@ Status KvPlan::instantiate(std::span<const int32_t> src_blocks, std::span<const 
                  fmt::format("begin at token {}", begin - begin % dst_.block_tokens));
   BATON_TRY(check_table("source", src_blocks, src_, end));
   BATON_TRY(check_table("destination", dst_blocks, dst_, end));
-  std::vector<KvRun>& runs = m.runs_;
-  for (uint64_t t = begin; t < end;) {
-    const uint32_t st = uint32_t(t % src_.block_tokens), dt = uint32_t(t % dst_.block_tokens);
-    const uint32_t n = uint32_t(std::min<uint64_t>({src_.block_tokens - st, dst_.block_tokens - dt, end - t}));
-    runs.push_back({src_blocks[t / src_.block_tokens], dst_blocks[t / dst_.block_tokens], st, dt, n});
-    t += n;
-  }
-  auto lands_before = [](const KvRun& a, const KvRun& b) { return a.dst != b.dst ? a.dst < b.dst : a.dst_token < b.dst_token; };
-  const auto sorted = [&] { return std::is_sorted(runs.begin(), runs.end(), lands_before); };
-  if (!sorted() && dst_.blocks / 16 <= runs.size()) {
-    sort_by_block(runs, dst_.blocks, m.ends_); // of a random table of 16384 blocks it saves half a millisecond
-    m.ends_.clear();
-  }
-  if (!sorted()) std::sort(runs.begin(), runs.end(), lands_before); // few of many blocks; or a block twice, its end before its beginning
-  uint64_t blocks = !runs.empty(); // of the destination
-  for (size_t i = 1; i < runs.size(); ++i) {
-    blocks += runs[i].dst != runs[i - 1].dst;
-    if (runs[i - 1].dst == runs[i].dst && runs[i - 1].dst_token + runs[i - 1].tokens > runs[i].dst_token)
-      return Error(BATON_INVALID_ARGUMENT, fmt::format("destination block {} is in the table twice: tokens would overwrite each other", runs[i].dst),
-                   "give each destination block once");
-  }
-  if (converts_) {
-    for (size_t i = 1; i < runs.size(); ++i)
-      if (runs[i].dst != runs[i - 1].dst || runs[i].dst_token != runs[i - 1].dst_token + runs[i - 1].tokens) m.ends_.push_back(uint32_t(i));
-    if (!runs.empty()) m.ends_.push_back(uint32_t(runs.size()));
+  const uint32_t block_tokens = dst_.block_tokens;
+  const uint64_t first = begin / block_tokens, last = begin < end ? (end + block_tokens - 1) / block_tokens : first; // entries, where blocks are of one size
+  const bool dense = dst_.blocks / 16 < last - first; // a walk over all blocks is worth it
+  Marks marks;
+  const bool marked = dense && src_.block_tokens == block_tokens && marks.set(dst_blocks, first, last, dst_.blocks, m.scratch_);
+  uint64_t blocks = last - first; // of the destination
+  if (marked && !converts_ && !scales && !whole_[0].empty()) {
+    Out out(m.all_, 0, blocks * (whole_[0].size() + whole_[1].size()));
+    KvRun cut[2]; // blocks of which a part moves
+    size_t cuts = 0;
+    if (begin % block_tokens) cut[cuts++] = run_of(src_blocks, dst_blocks, first, block_tokens, begin, end);
+    if (end % block_tokens && (last - first > 1 || !cuts)) cut[cuts++] = run_of(src_blocks, dst_blocks, last - 1, block_tokens, begin, end);
+    if (cuts == 2 && lands_before(cut[1], cut[0])) std::swap(cut[0], cut[1]);
+    const uint64_t halves = scope_ == Scope::run ? 1 : src_.halves();
+    for (uint64_t pass = 0; pass < (scope_ == Scope::request ? halves : 1); ++pass) {
+      uint32_t from = 0;
+      for (size_t i = 0; i <= cuts; ++i) {
+        const uint32_t to = i < cuts ? uint32_t(cut[i].dst) : dst_.blocks;
+        out.emit_whole(whole_[pass], last - first, from_.block_stride, to_.block_stride,
+                       [&](auto emit) { marks.each(from, to, [&](uint32_t b, uint32_t entry) { emit(uint64_t(src_blocks[entry]), b); }); });
+        from = to + 1;
+        for (uint64_t half = pass; i < cuts && half < (scope_ == Scope::block ? halves : pass + 1); ++half) put(out, cut[i], half);
+      }
+    }
+    if (!out.sorted()) out.sort_and_merge();
+    BATON_TRY(layers_of(out, out.size(), m));
   } else {
-    BATON_TRY(segments(m));
+    std::vector<KvRun>& runs = m.runs_;
+    if (marked) {
+      marks.each(0, dst_.blocks, [&](uint32_t, uint32_t entry) { runs.push_back(run_of(src_blocks, dst_blocks, entry, block_tokens, begin, end)); });
+    } else {
+      BATON_TRY(sorted_runs(src_blocks, dst_blocks, begin, end, dense, m));
+      blocks = !runs.empty();
+      for (size_t i = 1; i < runs.size(); ++i) blocks += runs[i].dst != runs[i - 1].dst;
+    }
+    if (converts_) {
+      for (size_t i = 1; i < runs.size(); ++i)
+        if (runs[i].dst != runs[i - 1].dst || runs[i].dst_token != runs[i - 1].dst_token + runs[i - 1].tokens) m.ends_.push_back(uint32_t(i));
+      if (!runs.empty()) m.ends_.push_back(uint32_t(runs.size()));
+    } else {
+      BATON_TRY(segments(m));
+    }
   }
   m.first_ = part_.layer_begin;
   m.layers_ = part_.layer_count;
@@ -230,46 +355,66 @@ Status KvPlan::instantiate(std::span<const int32_t> src_blocks, std::span<const 
   return {};
 }
 
+// Runs in the order of destination blocks, whatever the sizes of blocks.
+Status KvPlan::sorted_runs(std::span<const int32_t> src_blocks, std::span<const int32_t> dst_blocks, uint64_t begin, uint64_t end, bool dense, KvMove& m) const {
+  std::vector<KvRun>& runs = m.runs_;
+  for (uint64_t t = begin; t < end;) {
+    const uint32_t st = uint32_t(t % src_.block_tokens), dt = uint32_t(t % dst_.block_tokens);
+    const uint32_t n = uint32_t(std::min<uint64_t>({src_.block_tokens - st, dst_.block_tokens - dt, end - t}));
+    runs.push_back({src_blocks[t / src_.block_tokens], dst_blocks[t / dst_.block_tokens], st, dt, n});
+    t += n;
+  }
+  const auto sorted = [&] { return std::is_sorted(runs.begin(), runs.end(), lands_before); };
+  if (dense && !sorted()) sort_by_block(runs, dst_.blocks, m.scratch_);
+  if (!sorted()) std::sort(runs.begin(), runs.end(), lands_before); // few of many blocks; or a block twice, its end before its beginning
+  for (size_t i = 1; i < runs.size(); ++i)
+    if (runs[i - 1].dst == runs[i].dst && runs[i - 1].dst_token + runs[i - 1].tokens > runs[i].dst_token)
+      return Error(BATON_INVALID_ARGUMENT, fmt::format("destination block {} is in the table twice: tokens would overwrite each other", runs[i].dst),
+                   "give each destination block once");
+  return {};
+}
+
 // Scales that go over as they are: the blocks of both sides are the same tokens.
-void KvPlan::put_scales(KvMove& m) const {
+void KvPlan::put_scales(Out& to, const std::vector<KvRun>& runs) const {
   const uint32_t sh = part_.head_begin - src_.head_begin, dh = part_.head_begin - dst_.head_begin;
-  const size_t numbers = m.all_.size();
+  const size_t numbers = to.size();
   for (uint32_t half = 0; half < src_.halves(); ++half)
-    for (const KvRun& r : m.runs_) {
+    for (const KvRun& r : runs) {
       const KvSegment s{src_.scale_at(0, half, uint32_t(r.src), sh), dst_.scale_at(0, half, uint32_t(r.dst), dh), 4 * uint64_t(part_.head_count)};
-      if (m.all_.size() == numbers) m.all_.push_back(s); // never one with the numbers: other layers are elsewhere
-      else emit(m.all_, s.src, s.dst, s.bytes);
+      if (to.size() == numbers) to.append(s); // never one with the numbers: other layers are elsewhere
+      else to.emit(s.src, s.dst, s.bytes);
     }
 }
 
 Status KvPlan::segments(KvMove& m) const {
   const std::vector<KvRun>& runs = m.runs_;
   const uint64_t halves = scope_ == Scope::run ? 1 : src_.halves();
+  Out out(m.all_, 0, runs.size());
   for (size_t i = 0; i < runs.size();) {
     size_t j = scope_ == Scope::request ? runs.size() : i + 1;
     while (scope_ == Scope::block && j < runs.size() && runs[j].dst == runs[i].dst) ++j;
     for (uint64_t half = 0; half < halves; ++half)
-      for (size_t k = i; k < j; ++k) put(m.all_, runs[k], half);
+      for (size_t k = i; k < j; ++k) put(out, runs[k], half);
     i = j;
   }
-  // Within a block head_major lands head by head, so runs that share a destination block interleave.
-  auto by_dst = [](const KvSegment& a, const KvSegment& b) { return a.dst < b.dst; };
-  if (!std::is_sorted(m.all_.begin(), m.all_.end(), by_dst)) sort_and_merge(m.all_);
-  const size_t numbers = m.all_.size();
-  if (dst_.scales != KvScales::none) put_scales(m); // behind all numbers, and sorted as the runs are
+  if (!out.sorted()) out.sort_and_merge(); // within a block head_major lands head by head, so runs that share a destination block interleave
+  const size_t numbers = out.size();
+  if (dst_.scales != KvScales::none) put_scales(out, runs); // behind all numbers, and sorted as the runs are
+  return layers_of(out, numbers, m);
+}
 
-  // Every layer is layer 0, shifted.
-  const size_t n = m.all_.size();
-  if (uint64_t(n) * part_.layer_count > UINT32_MAX) {
-    m.all_.clear();
+// Every layer is layer 0, shifted: of `out`, whose first `numbers` are no scales.
+Status KvPlan::layers_of(const Out& out, size_t numbers, KvMove& m) const {
+  const size_t n = out.size();
+  if (uint64_t(n) * part_.layer_count > UINT32_MAX)
     return Error(BATON_CAPACITY, fmt::format("{} segments for each of {} layers", n, part_.layer_count), "use a larger block or the same order on both sides");
-  }
   const uint64_t src_scales = 4 * uint64_t(src_.halves()) * src_.blocks * src_.head_count, dst_scales = 4 * uint64_t(dst_.halves()) * dst_.blocks * dst_.head_count;
-  m.all_.resize(n * part_.layer_count);
+  if (m.all_.size() < n * part_.layer_count) m.all_.resize(n * part_.layer_count);
   for (uint32_t l = part_.layer_count; l-- > 0;) { // the first layer last: the others are made of layer 0
     const uint64_t sl = uint64_t(part_.layer_begin - src_.layer_begin) + l, dl = uint64_t(part_.layer_begin - dst_.layer_begin) + l;
     KvSegment* to = m.all_.data() + l * n;
     auto shift = [&](size_t from, size_t end, uint64_t ds, uint64_t dd) {
+      if (!l && !ds && !dd) return;
       for (size_t i = from; i < end; ++i) to[i] = {m.all_[i].src + ds, m.all_[i].dst + dd, m.all_[i].bytes};
     };
     shift(0, numbers, sl * from_.layer_stride, dl * to_.layer_stride);
