@@ -8,6 +8,7 @@
 #include "transport/fabric.hpp"
 #include "transport/kv_link.hpp"
 #include "transport/kv_sum.hpp"
+#include "transport/kv_spare.hpp"
 #include "transport/kv_wire.hpp"
 
 #include <fmt/format.h>
@@ -225,6 +226,7 @@ void KvSink::Impl::leave(Incoming::Impl& in) {
   if (!in.landing) return;
   std::erase(active_, &in);
   in.landing->revoke(in.slot);
+  SpareMoves::of(*ep).keep(in.moves.parts);
   in.quiet = in.landing->quiet(in.slot);
   if (!in.quiet) quarantine_.push_back({in.landing, in.slot, in.session, in.transfer, in.blocks, &in});
   in.landing = nullptr;
@@ -386,9 +388,7 @@ void KvSink::Impl::plan(Incoming::Impl& in) {
     in.moves.bytes.push_back(0);
     for (const KvPlan& p : in.shares.plans[i]) {
       in.moves.bytes.back() = p.src().bytes();
-      auto m = p.instantiate(in.tables[i], in.blocks, in.held, in.tokens);
-      if (!m.ok()) return void(parts.clear());
-      parts.push_back(std::move(*m));
+      if (!p.instantiate(in.tables[i], in.blocks, in.held, in.tokens, parts.emplace_back(SpareMoves::of(*ep).take())).ok()) return void(parts.clear());
       how.push_back(p.converts() ? Recoder(p) : Recoder());
     }
   }

@@ -5,6 +5,7 @@
 #include "transport/fabric.hpp"
 #include "transport/kv_link.hpp"
 #include "transport/kv_sum.hpp"
+#include "transport/kv_spare.hpp"
 #include "transport/kv_wire.hpp"
 
 #include <fmt/format.h>
@@ -198,8 +199,7 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
   std::vector<void*> local(all.size());
   for (size_t i = 0; i < all.size(); ++i) {
     for (const KvPlan& p : shares_.plans[i]) {
-      BATON_ASSIGN(KvMove m, p.instantiate(all[i].blocks, *blocks, *held, tokens));
-      moves_[i].push_back(std::move(m));
+      BATON_TRY(p.instantiate(all[i].blocks, *blocks, *held, tokens, moves_[i].emplace_back(SpareMoves::of(*ep).take())));
       recoders_[i].push_back(p.converts() ? Recoder(p) : Recoder());
     }
     if (moves_[i].empty()) continue;
@@ -307,7 +307,9 @@ KvTransfer::Impl::~Impl() {
   if (sender_ && in_flight()) sender_->abandon();
   if (!sealed) tell_abort();
   if (sender_ && session) --sender_->users;
-  if (ep) ep->remove(this);
+  if (!ep) return;
+  ep->remove(this);
+  SpareMoves::of(*ep).keep(moves_);
 }
 
 uint32_t KvTransfer::Impl::in_flight() const {
