@@ -11,6 +11,14 @@ namespace baton::transport {
 
 using nlohmann::json;
 
+namespace {
+
+struct BlocksHead { // of a block table
+  uint32_t count, width;
+};
+
+}  // namespace
+
 // What is as it always was is left out: an older peer reads it. It would overlook the rest, and then its plan has another hash.
 json to_json(const KvLayout& l) {
   json j = {{"layers", l.layers},           {"kv_heads", l.kv_heads},
@@ -50,22 +58,42 @@ std::optional<std::vector<std::string>> texts_of(const json& j, const char* key)
 }
 
 void put_blocks(std::vector<uint8_t>& to, std::span<const int32_t> blocks) {
-  const uint32_t n = uint32_t(blocks.size());
+  uint32_t high = 0;
+  for (const int32_t b : blocks) high = std::max(high, uint32_t(b));
+  const BlocksHead head{uint32_t(blocks.size()), high <= UINT16_MAX ? uint32_t(sizeof(uint16_t)) : uint32_t(sizeof(int32_t))};
   const size_t at = to.size();
-  to.resize(at + sizeof n + blocks.size_bytes());
-  std::memcpy(to.data() + at, &n, sizeof n);
-  if (n) std::memcpy(to.data() + at + sizeof n, blocks.data(), blocks.size_bytes());
+  to.resize(at + sizeof head + blocks.size() * head.width);
+  uint8_t* ids = to.data() + at + sizeof head;
+  std::memcpy(to.data() + at, &head, sizeof head);
+  if (head.width == sizeof(int32_t)) std::memcpy(ids, blocks.data(), blocks.size_bytes());
+  else
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      const uint16_t id = uint16_t(blocks[i]);
+      std::memcpy(ids + i * sizeof id, &id, sizeof id);
+    }
 }
 
 std::optional<std::vector<int32_t>> take_blocks(std::span<const uint8_t>& from) {
-  uint32_t n = 0;
-  if (from.size() < sizeof n) return std::nullopt;
-  std::memcpy(&n, from.data(), sizeof n);
-  if ((from.size() - sizeof n) / sizeof(int32_t) < n) return std::nullopt;
-  std::vector<int32_t> all(n);
-  if (n) std::memcpy(all.data(), from.data() + sizeof n, n * sizeof(int32_t));
-  from = from.subspan(sizeof n + n * sizeof(int32_t));
-  if (std::any_of(all.begin(), all.end(), [](int32_t b) { return b < 0; })) return std::nullopt;
+  BlocksHead head;
+  if (from.size() < sizeof head) return std::nullopt;
+  std::memcpy(&head, from.data(), sizeof head);
+  if (head.width != sizeof(uint16_t) && head.width != sizeof(int32_t)) return std::nullopt;
+  if ((from.size() - sizeof head) / head.width < head.count) return std::nullopt;
+  const uint8_t* ids = from.data() + sizeof head;
+  from = from.subspan(sizeof head + size_t(head.count) * head.width);
+  std::vector<int32_t> all(head.count);
+  if (head.width == sizeof(int32_t)) {
+    if (head.count) std::memcpy(all.data(), ids, all.size() * sizeof(int32_t));
+    int32_t low = 0;
+    for (const int32_t b : all) low = std::min(low, b);
+    if (low < 0) return std::nullopt;
+    return all;
+  }
+  for (size_t i = 0; i < all.size(); ++i) {
+    uint16_t id;
+    std::memcpy(&id, ids + i * sizeof id, sizeof id);
+    all[i] = id;
+  }
   return all;
 }
 

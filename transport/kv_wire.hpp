@@ -32,7 +32,8 @@ Error error_from(const nlohmann::json&);
 std::optional<uint64_t> u64_of(const nlohmann::json&, const char* key);
 std::optional<std::string> text_of(const nlohmann::json&, const char* key);
 std::optional<std::vector<std::string>> texts_of(const nlohmann::json&, const char* key);
-// Block tables go as bytes: a u32 count, then as many i32. take_blocks cuts one off the front; nullopt: cut short, or a negative block.
+// Block tables go as bytes: u32 count, u32 width, then as many ids of 2 bytes, where they fit, or 4: sealing and opening them is what agreeing takes
+// longest for. take_blocks cuts one off the front; nullopt: cut short, another width, or a negative block.
 void put_blocks(std::vector<uint8_t>& to, std::span<const int32_t> blocks);
 std::optional<std::vector<int32_t>> take_blocks(std::span<const uint8_t>& from);
 
