@@ -34,14 +34,7 @@ Status wait_for(const Instance& in, F done, const char* what) {
   return {};
 }
 
-Result<Message> hear(const Instance& in, Session& s, const char* what) {
-  std::optional<Message> m;
-  BATON_TRY(wait_for(in, [&] { return (m = s.receive()) || !s.alive().ok(); }, what));
-  if (!m) return s.alive().error();
-  return std::move(*m);
-}
-
-// Waits as the receiver of a row does: it polls without end, or sleeps until it is woken.
+// Waits as the sides of a row do: polling without end, or asleep until woken.
 template <class F>
 Status receive_until(const Instance& in, bool awake, F done, const char* what) {
   if (!awake) return wait_for(in, done, what);
@@ -51,6 +44,13 @@ Status receive_until(const Instance& in, bool awake, F done, const char* what) {
     if (i % 1024 == 0 && now_ns() > until) return Error(BATON_DEADLINE, fmt::format("kv_move: {} took longer than {} s", what, kStepNs / 1'000'000'000), "run it on a quieter machine");
   }
   return {};
+}
+
+Result<Message> hear(const Instance& in, Session& s, const char* what, bool awake = false) {
+  std::optional<Message> m;
+  BATON_TRY(receive_until(in, awake, [&] { return (m = s.receive()) || !s.alive().ok(); }, what));
+  if (!m) return s.alive().error();
+  return std::move(*m);
 }
 
 // The other process: for each "shape" a sink or a borrower; for each "next" a ticket, then an acknowledgement when everything has landed.
@@ -215,7 +215,7 @@ struct Prefill {
                                                   {.fabric = fabric, .model = "kv_move", .checksum = checked}, now_ns() + kStepNs));
       const uint64_t start = now_ns();
       BATON_TRY(t.queue().submit(t.copy(0, 0)));
-      BATON_ASSIGN(Message ack, hear(in, session, "the acknowledgement"));
+      BATON_ASSIGN(Message ack, hear(in, session, "the acknowledgement", !asleep));
       const uint64_t end = now_ns();
       BATON_TRY(t.seal({"end", nlohmann::json::object(), {}}, now_ns() + kStepNs));
       BATON_ASSIGN(Message done, hear(in, session, "the verification"));
@@ -253,7 +253,7 @@ struct Prefill {
       const uint64_t start = now_ns();
       BATON_ASSIGN(KvMove move, plan.instantiate(from, to, 0, shape.tokens()));
       BATON_TRY(source->move(move.layer(0), now_ns() + kStepNs));
-      BATON_ASSIGN(Message ack, hear(in, session, "the acknowledgement"));
+      BATON_ASSIGN(Message ack, hear(in, session, "the acknowledgement", true));
       if (i) ms.push_back(double(now_ns() - start) / 1e6);
     }
     BATON_ASSIGN(Message done, hear(in, session, "the verification"));

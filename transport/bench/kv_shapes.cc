@@ -63,18 +63,19 @@ uint64_t wrong(const uint8_t* pool, const Shape& s, const std::vector<int32_t>& 
 double Floor::memcpy_ms(const Shape& s, std::mt19937& rng) {
   const KvMove move = move_of(s, rng);
   const uint64_t start = now_ns();
-  for (const KvSegment& g : move.layer(0)) std::memcpy(&to_[g.dst], &from_[g.src], g.bytes);
+  for (const KvSegment& g : move.layer(0)) std::memcpy(&plain_.to[g.dst], &plain_.from[g.src], g.bytes);
   return double(now_ns() - start) / 1e6;
 }
 
 double Floor::streamed_ms(const Shape& s, std::mt19937& rng, uint32_t threads) {
   const KvMove move = move_of(s, rng);
   const KvPieces pieces(move.layer(0), move.bytes(0));
+  Pair& pair = threads > 1 ? two_ : one_;
   std::atomic<uint32_t> next{0}, ready{0}, done{0};
   std::atomic<bool> go{false};
   auto work = [&] {
     for (uint32_t i; (i = next.fetch_add(1)) < pieces.count();) {
-      pieces.copy(i, to_.data(), from_.data(), CopyMode::streaming);
+      pieces.copy(i, pair.to.data(), pair.from.data(), CopyMode::streaming);
       copy_fence();
       done.fetch_add(1);
     }

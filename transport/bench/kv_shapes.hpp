@@ -29,15 +29,18 @@ std::span<const Shape> shapes();
 void fill(uint8_t* pool, const Shape&, const std::vector<int32_t>& table, uint64_t salt);
 uint64_t wrong(const uint8_t* pool, const Shape&, const std::vector<int32_t>& table, uint64_t salt); // words
 
-// What the machine takes, in this process, out of and into memory that was last touched long ago.
+// What the machine takes, in this process, out of and into memory that was last touched long ago. Each yardstick has a pair of pools of its own, which
+// is touched once a round as a fabric's is: a large L3 keeps much of what the yardstick before read, and 64 MiB out of it take two thirds of the time.
 class Floor {
  public:
-  Floor() : from_(kPool, 1), to_(kPool, 1) {}
   double memcpy_ms(const Shape&, std::mt19937&);
   double streamed_ms(const Shape&, std::mt19937&, uint32_t threads); // the copy kernel that the fabric mapped uses; 1 or 2
 
  private:
-  std::vector<uint8_t> from_, to_;
+  struct Pair {
+    std::vector<uint8_t> from = std::vector<uint8_t>(kPool, 1), to = from;
+  };
+  Pair plain_, one_, two_;
 };
 
 double median(std::vector<double>);
