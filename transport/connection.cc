@@ -149,20 +149,20 @@ void Session::Impl::read_some() {
   const bool open = state >= State::header;
   size_t got = 0;
   while (state != State::lost && got < kBound) {
-    const size_t at = in_.size(), room = open ? kChunk : 512;
-    in_.resize(at + room);
-    const ssize_t n = recv(fd.get(), in_.data() + at, room, MSG_DONTWAIT);
+    const size_t room = open ? kChunk : 512;
+    if (in_.size() - in_end_ < room) in_.resize(in_end_ + room); // what is behind in_end_ stays as it is: clearing 256 KiB for each read costs as much as a message
+    const ssize_t n = recv(fd.get(), in_.data() + in_end_, room, MSG_DONTWAIT);
     const int err = errno;
-    in_.resize(at + (n > 0 ? size_t(n) : 0));
     if (n > 0) {
       got += size_t(n);
+      in_end_ += size_t(n);
       last_rx_ns_ = now_ns();
       while (state != State::lost && step()) {}
-      if (in_at_ == in_.size()) {
-        in_.clear();
-        in_at_ = 0;
+      if (in_at_ == in_end_) {
+        in_at_ = in_end_ = 0;
       } else if (in_at_ > (1u << 20)) {
-        in_.erase(in_.begin(), in_.begin() + ptrdiff_t(in_at_));
+        std::memmove(in_.data(), in_.data() + in_at_, in_end_ - in_at_);
+        in_end_ -= in_at_;
         in_at_ = 0;
       }
       if (size_t(n) < room) return;
