@@ -40,6 +40,8 @@ std::string boot_id() {
   return s.empty() ? random_hex(16) : s; // unknown: equal to nobody's
 }
 
+std::string dump(const nlohmann::json& j) { return j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace); }
+
 }  // namespace
 
 Identity my_identity(const EndpointOptions& o) {
@@ -199,7 +201,7 @@ Status Session::Impl::send_frame(FrameKind kind, const Message& m) {
   if (!sealed_) return Error(BATON_INTERNAL, "a frame before the session is sealed", "report this");
   std::string json;
   if (kind != FrameKind::heartbeat && kind != FrameKind::bye)
-    json = nlohmann::json{{"t", m.type}, {"b", m.body.is_null() ? nlohmann::json::object() : m.body}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    json = fmt::format(R"({{"t":{},"b":{}}})", dump(m.type), m.body.is_null() ? "{}" : dump(m.body));
   const size_t plain_bytes = 5 + json.size() + m.bytes.size();
   if (plain_bytes > kMaxMessageBytes)
     return Error(BATON_INVALID_ARGUMENT, fmt::format("a message of {} bytes; the limit is {}", plain_bytes, kMaxMessageBytes), "send bulk bytes through a transfer, or in parts");
@@ -265,11 +267,11 @@ bool Session::Impl::take_frame() {
     return false;
   }
   if (json_too_deep({reinterpret_cast<const char*>(plain.data()) + 5, json_bytes})) return corrupt("its JSON has too many brackets");
-  const auto json = nlohmann::json::parse(plain.begin() + 5, plain.begin() + 5 + json_bytes, nullptr, false);
+  auto json = nlohmann::json::parse(plain.begin() + 5, plain.begin() + 5 + json_bytes, nullptr, false);
   if (!json.is_object() || !json.contains("t") || !json["t"].is_string() || !json.contains("b")) return corrupt("its JSON is not a message");
   Message m;
   m.type = json["t"].get<std::string>();
-  m.body = json["b"];
+  m.body = std::move(json["b"]);
   m.bytes.assign(plain.begin() + 5 + json_bytes, plain.end());
   if (kind == FrameKind::refuse) {
     take_refusal(m.body);

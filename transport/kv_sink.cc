@@ -6,9 +6,9 @@
 // refuses them until then. If the session is lost, quiet means: mapped and shm, the peer's process is gone (or was not writing);
 // tcp and hardware, the endpoint is closed.
 #include "transport/fabric.hpp"
+#include "transport/kv_kept.hpp"
 #include "transport/kv_link.hpp"
 #include "transport/kv_sum.hpp"
-#include "transport/kv_spare.hpp"
 #include "transport/kv_wire.hpp"
 
 #include <fmt/format.h>
@@ -226,7 +226,7 @@ void KvSink::Impl::leave(Incoming::Impl& in) {
   if (!in.landing) return;
   std::erase(active_, &in);
   in.landing->revoke(in.slot);
-  SpareMoves::of(*ep).keep(in.moves.parts);
+  KvKept::of(*ep).keep(in.moves.parts);
   in.quiet = in.landing->quiet(in.slot);
   if (!in.quiet) quarantine_.push_back({in.landing, in.slot, in.session, in.transfer, in.blocks, &in});
   in.landing = nullptr;
@@ -350,7 +350,7 @@ Status KvSink::Impl::agree(Session::Impl& s, Incoming::Impl& in, const Message& 
     BATON_ASSIGN(KvLayout l, layout_from(j));
     sources.push_back(l);
   }
-  BATON_ASSIGN(Shares shares, share_heads(sources, layout));
+  BATON_ASSIGN(Shares shares, KvKept::of(*ep).shares(sources, layout));
   in.tables.clear();
   std::span<const uint8_t> bytes(m.bytes);
   for (size_t i = 0; i < sources.size(); ++i) {
@@ -388,7 +388,7 @@ void KvSink::Impl::plan(Incoming::Impl& in) {
     in.moves.bytes.push_back(0);
     for (const KvPlan& p : in.shares.plans[i]) {
       in.moves.bytes.back() = p.src().bytes();
-      if (!p.instantiate(in.tables[i], in.blocks, in.held, in.tokens, parts.emplace_back(SpareMoves::of(*ep).take())).ok()) return void(parts.clear());
+      if (!p.instantiate(in.tables[i], in.blocks, in.held, in.tokens, parts.emplace_back(KvKept::of(*ep).move())).ok()) return void(parts.clear());
       how.push_back(p.converts() ? Recoder(p) : Recoder());
     }
   }

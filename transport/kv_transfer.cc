@@ -3,9 +3,9 @@
 // A poll does a bounded amount of work (kPollBytes), so that launches and other queues are driven between two pieces of a layer. Ops of the
 // queue may be in flight together; each completes, and its note goes out, when its own writes are visible at the sink.
 #include "transport/fabric.hpp"
+#include "transport/kv_kept.hpp"
 #include "transport/kv_link.hpp"
 #include "transport/kv_sum.hpp"
-#include "transport/kv_spare.hpp"
 #include "transport/kv_wire.hpp"
 
 #include <fmt/format.h>
@@ -58,6 +58,7 @@ struct KvTransfer::Impl final : Service {
   Status agree(const std::string& ticket, const std::vector<KvSource>&, uint64_t tokens, const TransferOptions&, uint64_t deadline_ns);
   Status accept(const std::vector<KvSource>&, uint64_t tokens, const TransferOptions&, uint64_t deadline_ns);
   Status attach(const std::string& fabric, const nlohmann::json& offer, uint64_t deadline_ns);
+  Status make_descriptors();
   Status make_queue(const Instance&);
   bool advance(Step&, size_t index, uint64_t& bytes); // true: settled, remove it
   void finish(Step&, size_t index, const Error*);
@@ -162,6 +163,7 @@ Status KvTransfer::Impl::agree(const std::string& ticket, const std::vector<KvSo
   BATON_TRY(send_transport(*session, "kv.open", {{"id", id_}, {"ticket", ticket}, {"model", o.model}, {"tokens", tokens}, {"fabrics", fabrics_}, {"sources", list}, {"checksum", o.checksum}},
                            std::move(blocks)));
   open_sent_ = true;
+  BATON_TRY(make_descriptors()); // while the other side reads it
   if (!ep->drive(deadline_ns, [&] { return answer_ || failure; }))
     return session->hop(Error(BATON_DEADLINE, "the decode side did not answer before the deadline", "check that it polls"));
   if (failure) return *failure;
@@ -183,7 +185,7 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
   if (std::find(fabrics_.begin(), fabrics_.end(), *fabric) == fabrics_.end())
     return session->hop(Error(BATON_MISMATCH, fmt::format("the decode side chose the fabric '{}', which was not offered", fabric->substr(0, 40)), "run the same Baton version on both sides"));
   BATON_ASSIGN(KvLayout sink, layout_from(b["layout"]));
-  BATON_ASSIGN(shares_, share_heads(layouts_, sink));
+  BATON_ASSIGN(shares_, KvKept::of(*ep).shares(layouts_, sink));
   if (shares_.hash != *plan)
     return session->hop(Error(BATON_MISMATCH, fmt::format("plans differ: prefill {:016x}, decode {:016x}", shares_.hash, *plan), "run the same Baton version on both sides"));
   generation_ = *generation;
@@ -199,7 +201,7 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
   std::vector<void*> local(all.size());
   for (size_t i = 0; i < all.size(); ++i) {
     for (const KvPlan& p : shares_.plans[i]) {
-      BATON_TRY(p.instantiate(all[i].blocks, *blocks, *held, tokens, moves_[i].emplace_back(SpareMoves::of(*ep).take())));
+      BATON_TRY(p.instantiate(all[i].blocks, *blocks, *held, tokens, moves_[i].emplace_back(KvKept::of(*ep).move())));
       recoders_[i].push_back(p.converts() ? Recoder(p) : Recoder());
     }
     if (moves_[i].empty()) continue;
@@ -258,13 +260,17 @@ Status KvTransfer::Impl::attach(const std::string& fabric, const nlohmann::json&
   return {};
 }
 
-Status KvTransfer::Impl::make_queue(const Instance& in) {
+Status KvTransfer::Impl::make_descriptors() {
   BATON_ASSIGN(epoll_, epoll_new());
   more_ = Fd(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
   timer_ = Fd(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
   if (!more_ || !timer_) return io_error("eventfd or timerfd", errno);
   epoll_add(epoll_.get(), more_.get(), EPOLLIN, 0);
   epoll_add(epoll_.get(), timer_.get(), EPOLLIN, 0);
+  return {};
+}
+
+Status KvTransfer::Impl::make_queue(const Instance& in) {
   if (sender_->fd() >= 0) epoll_add(epoll_.get(), sender_->fd(), EPOLLIN, 0);
   table_.struct_size = sizeof table_;
   table_.abi_version = BATON_ABI_VERSION;
@@ -309,7 +315,7 @@ KvTransfer::Impl::~Impl() {
   if (sender_ && session) --sender_->users;
   if (!ep) return;
   ep->remove(this);
-  SpareMoves::of(*ep).keep(moves_);
+  KvKept::of(*ep).keep(moves_);
 }
 
 uint32_t KvTransfer::Impl::in_flight() const {

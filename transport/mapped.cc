@@ -129,7 +129,7 @@ class MappedLanding final : public Landing, public Watcher, public MappedHost {
   }
 
  private:
-  static constexpr uint64_t kPollBytes = 1u << 20; // what a poll copies of the sender's jobs, about 0.1 ms
+  static constexpr uint64_t kPollBytes = 2u << 20; // what a poll copies of the sender's jobs, about 0.2 ms
 
   Control& control() { return *reinterpret_cast<Control*>(control_map_.get()); }
   void disconnect() {
