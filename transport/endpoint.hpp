@@ -208,7 +208,7 @@ struct Endpoint::Impl final : Watcher {
   Status take_credentials();
 
   uint64_t last_wait_ns_ = 0, next_tick_ns_ = UINT64_MAX, tick_ns_ = 0, next_recheck_ns_ = 0;
-  bool iterating_ = false;
+  bool iterating_ = false, put_off_ = false; // put_off_: the last poll did not look at the descriptors
   std::unordered_map<uint64_t, Watcher*> watchers_;
   std::vector<Session::Impl*> live_;              // all with a socket
   std::vector<std::unique_ptr<Session::Impl>> handshakes_; // incoming, not yet authenticated

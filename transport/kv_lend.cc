@@ -56,15 +56,12 @@ void wake(std::atomic<uint32_t>& parked, const Fd& peer) {
   (void)unix_send(peer.get(), {&byte, 1}); // full: it has been woken already
 }
 
-// Reads wake-ups; false: the other end is closed.
+// Reads a wake-up, of which there is hardly ever more than one; false: the other end is closed.
 bool drain(const Fd& peer) {
   uint8_t buf[64];
   std::array<Fd, 4> none;
-  for (;;) {
-    const ssize_t n = unix_recv(peer.get(), buf, none);
-    if (n > 0) continue;
-    return n < 0 && (errno == EAGAIN || errno == EINTR);
-  }
+  const ssize_t n = unix_recv(peer.get(), buf, none);
+  return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
 }
 
 }  // namespace

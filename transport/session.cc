@@ -121,7 +121,9 @@ uint32_t Endpoint::Impl::poll(uint32_t budget) {
     iterating_ = false;
     std::erase(services, nullptr);
   }
-  if (now - last_wait_ns_ >= kEpollEveryNs) {
+  // What a service has found goes to the caller first, and the descriptor that woke it stays readable for the next poll: but not twice in a row.
+  put_off_ = handled && !put_off_;
+  if (!put_off_ && now - last_wait_ns_ >= kEpollEveryNs) {
     last_wait_ns_ = now;
     epoll_event events[16];
     const int n = epoll_wait(epoll.get(), events, int(std::clamp<uint32_t>(budget, 1, 16)), 0);
