@@ -24,6 +24,11 @@ namespace {
 constexpr uint64_t kOpenNs = 2'000'000'000; // for a decode side that asked for a pull to accept it
 constexpr size_t kIdsABeat = 4096;
 
+Status check(const HoldOptions& o) {
+  if (o.lease_ns >= 1'000'000) return {};
+  return Error(BATON_INVALID_ARGUMENT, fmt::format("a lease of {} ns", o.lease_ns), "a millisecond or more; 30 s is usual");
+}
+
 // A timer of the endpoint's: wakes who sleeps on the instance.
 class Alarm final : public Watcher {
  public:
@@ -60,26 +65,27 @@ class Alarm final : public Watcher {
 struct KvHolder::Impl final : Service {
   struct Pull {
     KvTransfer transfer;
-    Timeline sent; // rises with each (layer, source)
+    Timeline sent;         // rises with each (layer, source)
+    bool submitted = false; // the decode side has accepted it
   };
   struct Hold {
     std::vector<KvSource> sources;
+    HoldOptions options;
     uint64_t tokens = 0, until_ns = 0;
-    bool dropped = false, confirmed = false, opening = false;
+    void keep() { until_ns = std::max(until_ns, now_ns() + options.extend_ns); }
+    bool dropped = false, confirmed = false;
     std::vector<std::unique_ptr<Pull>> pulls; // under way
   };
 
-  Impl(const Instance& i, Endpoint::Impl& e, HoldOptions o) : in(i), ep(&e), options(std::move(o)), alarm(e) {
-    if (!options.extend_ns) options.extend_ns = options.lease_ns / 3 * 2;
-    ep->add(this);
-  }
+  Impl(const Instance& i, Endpoint::Impl& e, HoldOptions o) : in(i), ep(&e), options(std::move(o)), alarm(e) { ep->add(this); }
   ~Impl() override { ep->remove(this); }
 
   bool on_message(Session::Impl&, Message&) override;
   void on_lost(Session::Impl&, const Error&) override;
   uint32_t on_poll(uint64_t now) override;
   Status serve();
-  Result<Pull> open(const Hold&, const std::string& ticket, Session::Impl&);
+  Result<Pull> begin(const Hold&, const std::string& ticket, Session::Impl&);
+  Result<bool> advance(const std::string& id, Hold&, Pull&); // true: it is sealed
   void unheld(Session::Impl&, const std::string& id);
 
   const Instance& in;
@@ -105,7 +111,7 @@ bool KvHolder::Impl::on_message(Session::Impl& s, Message& m) {
     const auto ids = texts_of(m.body, "ids");
     for (const std::string& id : ids.value_or(std::vector<std::string>())) {
       const auto it = holds.find(id);
-      if (it != holds.end()) it->second.until_ns = std::max(it->second.until_ns, now_ns() + options.extend_ns);
+      if (it != holds.end()) it->second.keep();
       else unheld(s, id);
       if (s.cause) break;
     }
@@ -120,7 +126,7 @@ bool KvHolder::Impl::on_message(Session::Impl& s, Message& m) {
     unheld(s, id);
   } else {
     asked.push_back({&s, id, text_of(m.body, "ticket").value_or("")});
-    it->second.until_ns = std::max(it->second.until_ns, now_ns() + options.extend_ns);
+    it->second.keep();
   }
   return true;
 }
@@ -136,7 +142,7 @@ uint32_t KvHolder::Impl::on_poll(uint64_t now) {
   for (auto it = holds.begin(); it != holds.end();) {
     Hold& h = it->second;
     const bool asked_for = std::any_of(asked.begin(), asked.end(), [&](const Asked& a) { return a.id == it->first; });
-    if (!h.pulls.empty() || h.opening || asked_for) { // serve() looks at them
+    if (!h.pulls.empty() || asked_for) { // serve() looks at them
       ++it;
       continue;
     }
@@ -153,46 +159,49 @@ uint32_t KvHolder::Impl::on_poll(uint64_t now) {
   return n;
 }
 
-Result<KvHolder::Impl::Pull> KvHolder::Impl::open(const Hold& h, const std::string& ticket, Session::Impl& session) {
-  BATON_ASSIGN(KvTransfer t, KvTransfer::open(in, session, ticket, h.sources, h.tokens,
-                                              {.fabric = options.fabric, .model = options.model, .link_model = options.link_model}, now_ns() + kOpenNs));
+Result<KvHolder::Impl::Pull> KvHolder::Impl::begin(const Hold& h, const std::string& ticket, Session::Impl& session) {
   BATON_ASSIGN(Timeline sent, in.timeline("pulled"));
-  uint64_t n = 0;
-  for (uint32_t l = 0; l < t.layers(); ++l)
-    for (uint32_t s = 0; s < h.sources.size(); ++s) BATON_TRY(t.queue().submit(t.copy(s, l).signal(sent, ++n)));
+  BATON_ASSIGN(KvTransfer t, KvTransfer::begin(in, session, ticket, h.sources, h.tokens,
+                                               {.fabric = h.options.fabric, .model = h.options.model, .link_model = h.options.link_model}, now_ns() + kOpenNs));
   return Pull{std::move(t), std::move(sent)};
+}
+
+Result<bool> KvHolder::Impl::advance(const std::string& id, Hold& h, Pull& p) {
+  if (!p.submitted) {
+    const auto opened = p.transfer.opened();
+    if (!opened) return false;
+    BATON_TRY(*opened);
+    uint64_t n = 0;
+    for (uint32_t l = 0; l < p.transfer.layers(); ++l)
+      for (uint32_t s = 0; s < h.sources.size(); ++s) BATON_TRY(p.transfer.queue().submit(p.transfer.copy(s, l).signal(p.sent, ++n)));
+    p.submitted = true;
+  }
+  BATON_ASSIGN(const uint64_t sent, p.sent.value());
+  if (sent < uint64_t(p.transfer.layers()) * h.sources.size()) return false;
+  BATON_TRY(p.transfer.seal({"pulled", {{"hold", id}}, {}}, now_ns()));
+  h.keep(); // for the confirmation
+  return true;
 }
 
 Status KvHolder::Impl::serve() {
   Status first;
-  auto keep = [&](Status s) {
-    if (!s.ok() && first.ok()) first = std::move(s);
+  auto keep = [&](const Error& e) {
+    if (first.ok()) first = e;
   };
-  while (!asked.empty()) { // opening polls: more may come, sessions may go
-    const Asked a = asked.front();
-    asked.erase(asked.begin());
+  for (const Asked& a : std::exchange(asked, {})) {
     const auto it = holds.find(a.id);
-    if (it == holds.end()) continue;
-    it->second.opening = true;
-    auto p = open(it->second, a.ticket, *a.session); // polls: the request stays, sessions may go
-    it->second.opening = false;
+    if (it == holds.end() || a.session->cause) continue; // its pull fails with the session
+    auto p = begin(it->second, a.ticket, *a.session);
     if (p.ok()) it->second.pulls.push_back(std::make_unique<Pull>(std::move(*p)));
     else keep(p.error());
   }
-  for (auto& entry : holds) {
-    const std::string& id = entry.first;
-    Hold& h = entry.second;
-    std::erase_if(h.pulls, [&](const std::unique_ptr<Pull>& p) {
-      const auto v = p->sent.value();
-      if (!v.ok()) {
-        keep(v.error());
-        return true; // it may be asked for again
-      }
-      if (*v < uint64_t(p->transfer.layers()) * h.sources.size()) return false;
-      keep(p->transfer.seal({"pulled", {{"hold", id}}, {}}, now_ns()));
-      h.until_ns = std::max(h.until_ns, now_ns() + options.extend_ns); // for the confirmation
-      return true;
-    });
+  for (auto& [id, h] : holds) {
+    for (auto& p : h.pulls) {
+      const auto done = advance(id, h, *p);
+      if (!done.ok()) keep(done.error()); // it may be asked for again
+      if (!done.ok() || *done) p.reset(); // that may poll: the hold has it in its list until it is gone
+    }
+    std::erase(h.pulls, nullptr);
   }
   on_poll(now_ns());
   return first;
@@ -256,18 +265,22 @@ KvHolder::KvHolder(std::unique_ptr<Impl> i) : impl_(std::move(i)) {}
 KvHolder::KvHolder(KvHolder&&) noexcept = default;
 KvHolder::~KvHolder() = default;
 Result<KvHolder> KvHolder::create(const Instance& in, Endpoint& ep, HoldOptions o) {
-  if (o.lease_ns < 1'000'000) return Error(BATON_INVALID_ARGUMENT, fmt::format("a lease of {} ns", o.lease_ns), "a millisecond or more; 30 s is usual");
+  BATON_TRY(check(o));
   auto impl = std::make_unique<Impl>(in, ep.impl(), std::move(o));
   if (!impl->alarm) return io_error("timerfd_create", errno);
   return KvHolder(std::move(impl));
 }
-Result<std::string> KvHolder::hold(std::vector<KvSource> sources, uint64_t tokens) {
+Result<std::string> KvHolder::hold(std::vector<KvSource> sources, uint64_t tokens) { return hold(std::move(sources), tokens, impl_->options); }
+Result<std::string> KvHolder::hold(std::vector<KvSource> sources, uint64_t tokens, HoldOptions o) {
+  BATON_TRY(check(o));
   if (sources.empty() || !tokens) return Error(BATON_INVALID_ARGUMENT, "a request without sources or tokens", "hold what was prefilled");
   std::string id = random_hex(16);
   KvHolder::Impl::Hold& h = impl_->holds[id];
   h.sources = std::move(sources);
   h.tokens = tokens;
-  h.until_ns = now_ns() + impl_->options.lease_ns;
+  h.until_ns = now_ns() + o.lease_ns;
+  if (!o.extend_ns) o.extend_ns = o.lease_ns / 3 * 2;
+  h.options = std::move(o);
   impl_->on_poll(now_ns()); // the alarm
   return id;
 }
@@ -277,6 +290,13 @@ void KvHolder::drop(const std::string& id) {
   it->second.dropped = true;
   for (auto& p : it->second.pulls)
     p->transfer.abort(Error(BATON_CANCELLED, "the prefill side dropped the request", "prefill it again"));
+}
+void KvHolder::end(const std::string& id) {
+  const auto it = impl_->holds.find(id);
+  if (it == impl_->holds.end()) return;
+  drop(id);
+  for (auto& p : it->second.pulls) p.reset(); // polls: the list keeps the request from the reaper meanwhile
+  impl_->holds.erase(it);
 }
 Status KvHolder::serve() { return impl_->serve(); }
 void KvHolder::ended(std::vector<Ended>& to) {
@@ -302,13 +322,16 @@ Status KvPuller::track(Session& s, const std::string& id) {
   return {};
 }
 Result<Incoming> KvPuller::pull(const std::string& id, KvSink& sink, std::vector<int32_t> blocks, uint64_t tokens, uint64_t held) {
+  BATON_ASSIGN(Incoming in, sink.expect(std::move(blocks), tokens, held));
+  BATON_TRY(pull(id, in));
+  return in;
+}
+Status KvPuller::pull(const std::string& id, const Incoming& in) {
   const auto it = impl_->ids.find(id);
   if (it == impl_->ids.end()) return Error(BATON_NOT_FOUND, "an id that is not tracked, or whose session was lost", "track it over a session to its holder");
   if (it->second.refused) return *it->second.refused;
-  BATON_ASSIGN(Incoming in, sink.expect(std::move(blocks), tokens, held));
   it->second.ticket = in.ticket();
-  BATON_TRY(send_transport(*it->second.session, "kv.pull", {{"hold", id}, {"ticket", in.ticket()}}));
-  return in;
+  return send_transport(*it->second.session, "kv.pull", {{"hold", id}, {"ticket", in.ticket()}});
 }
 void KvPuller::confirm(const std::string& id) {
   const auto it = impl_->ids.find(id);

@@ -7,7 +7,7 @@
 //
 // Owner    The caller owns both, and the buffers until ended() names the request. The Instance stays where it is meanwhile. A puller goes before its
 //          sessions and sinks.
-// Threads  As the Instance. serve() opens transfers, so call it in the loop, not from within a poll.
+// Threads  As the Instance. serve() opens transfers, so call it in the loop, not from within a poll; it waits for nobody.
 // Cost     A heartbeat: one small message for all of a session's ids. Nothing a block.
 // Errors   NOT_FOUND (id unknown or expired) fails the pull's Incoming; else as kv_link.hpp.
 //
@@ -39,7 +39,9 @@ class KvHolder {
   ~KvHolder(); // what is under way is cancelled
   // 32 hex digits, not to be guessed. The blocks of the sources stay as they are until ended() names it.
   Result<std::string> hold(std::vector<KvSource> sources, uint64_t tokens);
+  Result<std::string> hold(std::vector<KvSource> sources, uint64_t tokens, HoldOptions); // of its own model, fabric and lease
   void drop(const std::string& id);  // not wanted any more: ends as CANCELLED once nothing is under way
+  void end(const std::string& id);   // the blocks are the caller's on return: what is under way is cancelled, which may block 1 s for writes in flight
   Status serve();                    // opens the transfers of pulls that came, seals those that are through; the first error of a pull, if any: it is the pull's alone
   struct Ended {
     std::string id;
@@ -64,9 +66,10 @@ class KvPuller {
   KvPuller(KvPuller&&) noexcept;
   ~KvPuller();
   Status track(Session&, const std::string& id); // heartbeats begin; the first goes at once
-  // Asks for tokens [held, tokens) into these blocks of the sink (as KvSink::expect). When all has landed and is sealed, it is confirmed and the
+  // Asks for tokens [held, tokens) into these blocks of the sink (as KvSink::expect), or into what expects them already. When all has landed and is sealed, it is confirmed and the
   // id forgotten. The ids of a lost session are forgotten: track them over a new one.
   Result<Incoming> pull(const std::string& id, KvSink& sink, std::vector<int32_t> blocks, uint64_t tokens, uint64_t held = 0);
+  Status pull(const std::string& id, const Incoming&);
   void confirm(const std::string& id);           // everything is here; the holder may free it
   void forget(const std::string& id);            // no more heartbeats; the lease runs out
   std::optional<Error> refused(const std::string& id); // why the holder does not serve it; once

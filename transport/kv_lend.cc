@@ -71,7 +71,8 @@ bool drain(const Fd& peer) {
 struct KvLender::Impl final : Service, Watcher, MappedHost {
   Impl(Session::Impl& s, const KvLayout& l) : session(&s), ep(s.ep), layout(l) {}
   ~Impl() override;
-  Status open(const Buffer& pool, const LendOptions&, uint64_t deadline_ns);
+  Status begin(const HostMemory& pool, LendOptions, uint64_t deadline_ns);
+  std::optional<Status> opened();
   Result<uint64_t> lend(std::span<const int32_t> blocks, const KvLoanTerms&);
   void returned(std::vector<uint64_t>& loans);
   void recall(uint64_t loan);
@@ -96,7 +97,12 @@ struct KvLender::Impl final : Service, Watcher, MappedHost {
   Page& page() { return *reinterpret_cast<Page*>(page_.get()); }
   std::optional<uint32_t> room(uint32_t count);
   void lose(const Error&);
+  Status ask();
+  Status on_answer(const Message&);
 
+  LendOptions options_;
+  enum class Stage : uint8_t { asked, later, shown, open } stage_ = Stage::asked; // later: asks again at again_ns_. shown: the way to the memory
+  uint64_t deadline_ns_ = 0, again_ns_ = 0;
   uint64_t id_ = random_u64(), tag_ = 0, next_ = 1, head_ = 0, freed_ = 0, back_tail_ = 0;
   uint64_t ids_head_ = 0, ids_tail_ = 0; // count ids for ever; a place is their remainder
   Fd pool_fd_, page_fd_, peer_;
@@ -118,17 +124,16 @@ KvLender::Impl::~Impl() {
   if (ep) ep->remove(this);
 }
 
-Status KvLender::Impl::open(const Buffer& pool, const LendOptions& o, uint64_t deadline_ns) {
+Status KvLender::Impl::begin(const HostMemory& pool, LendOptions o, uint64_t deadline_ns) {
   if (session->cause) return *session->cause;
   BATON_TRY(layout.check());
-  if (pool.bytes() < layout.bytes())
-    return Error(BATON_INVALID_ARGUMENT, fmt::format("the pool has {} bytes, its layout needs {}", pool.bytes(), layout.bytes()), "allocate KvLayout::bytes()");
+  if (pool.bytes < layout.bytes())
+    return Error(BATON_INVALID_ARGUMENT, fmt::format("the pool has {} bytes, its layout needs {}", pool.bytes, layout.bytes()), "allocate KvLayout::bytes()");
   if (!session->same_host)
     return session->hop(Error(BATON_UNSUPPORTED, "lending needs both processes on one host, under one user and network namespace", "use a transfer (kv_link.hpp)"));
-  auto x = pool.export_fd();
-  if (!x.ok()) return x.error();
-  pool_fd_ = Fd(x->fd);
-  pool_offset_ = x->offset;
+  pool_fd_ = Fd(fcntl(pool.fd, F_DUPFD_CLOEXEC, 0));
+  if (!pool_fd_) return Error(BATON_UNSUPPORTED, "the pool is no memory that another process can map", "use a memfd or an exportable buffer, or a transfer (kv_link.hpp)");
+  pool_offset_ = pool.fd_offset;
   BATON_TRY(mapped::check_object(pool_fd_.get(), pool_offset_ + layout.bytes()));
   page_fd_ = Fd(memfd_create("baton-loans", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!page_fd_ || ftruncate(page_fd_.get(), sizeof(Page))) return io_error("memfd_create", errno);
@@ -138,29 +143,48 @@ Status KvLender::Impl::open(const Buffer& pool, const LendOptions& o, uint64_t d
   page().magic = lend::kMagic;
   BATON_ASSIGN(hub_, MappedHub::of(*ep));
   ep->add(this);
-  for (;;) {
-    answer_.reset();
-    BATON_TRY(send_transport(*session, "kv.lend", {{"id", id_}, {"name", o.name}, {"model", o.model}, {"layout", to_json(layout)}}));
-    if (!ep->drive(deadline_ns, [&] { return answer_ || cause; }))
-      return session->hop(Error(BATON_DEADLINE, "the decode side did not answer before the deadline", "check that it polls"));
-    if (cause) return *cause;
-    if (answer_->type == "kv.borrow") break;
-    const Error no = session->hop(error_from(answer_->body));
+  options_ = std::move(o);
+  deadline_ns_ = deadline_ns;
+  return ask();
+}
+
+Status KvLender::Impl::ask() {
+  stage_ = Stage::asked;
+  return send_transport(*session, "kv.lend", {{"id", id_}, {"name", options_.name}, {"model", options_.model}, {"layout", to_json(layout)}});
+}
+
+Status KvLender::Impl::on_answer(const Message& m) {
+  if (m.type != "kv.borrow") {
+    const Error no = session->hop(error_from(m.body));
     const bool later = no.code == BATON_NOT_FOUND || no.code == BATON_BUSY; // no borrower yet, or one that is about to go
-    if (!later || now_ns() + kAskAgainNs > deadline_ns) return no;
-    ep->drive(now_ns() + kAskAgainNs, [&] { return cause.has_value(); });
-    if (cause) return *cause;
+    again_ns_ = now_ns() + kAskAgainNs;
+    if (stage_ != Stage::asked || !later || again_ns_ > deadline_ns_) return no;
+    stage_ = Stage::later;
+    return {};
+  }
+  if (stage_ == Stage::shown) {
+    stage_ = Stage::open;
+    return {};
   }
   // Only now is the way to the memory told.
+  stage_ = Stage::shown;
   const std::string token = random_hex(32);
   hub_->expect(token, this);
-  BATON_TRY(send_transport(*session, "kv.way", {{"id", id_}, {"socket", hub_->name()}, {"token", token}}));
-  answer_.reset();
-  if (!ep->drive(deadline_ns, [&] { return cause || answer_; }))
-    return session->hop(Error(BATON_DEADLINE, "the decode side did not map the pool before the deadline", "check that it polls"));
+  return send_transport(*session, "kv.way", {{"id", id_}, {"socket", hub_->name()}, {"token", token}});
+}
+
+std::optional<Status> KvLender::Impl::opened() {
+  Status ok;
   if (cause) return *cause;
-  if (answer_->type != "kv.borrow") return session->hop(error_from(answer_->body));
-  return {};
+  if (stage_ == Stage::later && now_ns() >= again_ns_) ok = ask();
+  if (answer_) ok = on_answer(*std::exchange(answer_, std::nullopt));
+  if (ok.ok() && stage_ == Stage::open) return Status();
+  if (ok.ok() && now_ns() < deadline_ns_) return std::nullopt;
+  if (ok.ok())
+    ok = session->hop(Error(BATON_DEADLINE, stage_ == Stage::shown ? "the decode side did not map the pool before the deadline" : "the decode side did not answer before the deadline",
+                            "check that it polls"));
+  lose(ok.error());
+  return ok;
 }
 
 void KvLender::Impl::welcome(Fd peer) {
@@ -221,6 +245,7 @@ std::optional<uint32_t> KvLender::Impl::room(uint32_t count) {
 
 Result<uint64_t> KvLender::Impl::lend(std::span<const int32_t> blocks, const KvLoanTerms& t) {
   if (cause) return *cause;
+  if (stage_ != Stage::open) return Error(BATON_BUSY, "the borrower has not mapped the pool yet", "poll until opened() says so");
   const uint64_t need = (t.tokens + layout.block_tokens - 1) / layout.block_tokens;
   if (!t.tokens || blocks.size() < need || blocks.size() > kIds)
     return Error(BATON_INVALID_ARGUMENT, fmt::format("{} blocks for {} tokens, which need {} of {}", blocks.size(), t.tokens, need, layout.block_tokens), "give every block, at most 2^20");
@@ -246,6 +271,10 @@ Result<uint64_t> KvLender::Impl::lend(std::span<const int32_t> blocks, const KvL
 // What came back, into back_.
 uint32_t KvLender::Impl::on_poll(uint64_t now) {
   if (!page_.get() || cause) return 0;
+  if (stage_ != Stage::open) {
+    if (stage_ == Stage::later) ep->look_again(again_ns_ > now ? again_ns_ - now : 1); // for whoever sleeps before opened() is asked again
+    return 0;
+  }
   Page& p = page();
   doze_.look(now);
   uint32_t n = 0;
@@ -287,7 +316,7 @@ void KvLender::Impl::recall(uint64_t loan) {
 // ---- the borrower ----
 
 struct KvBorrower::Impl final : Service, Watcher {
-  Impl(Session::Impl& s, const Device& d, const KvLayout& l, LendOptions o) : session(&s), ep(s.ep), device(d), layout(l), options(std::move(o)) { ep->add(this); }
+  Impl(Session::Impl& s, const Device* d, const KvLayout& l, LendOptions o) : session(&s), ep(s.ep), device(d), layout(l), options(std::move(o)) { ep->add(this); }
   ~Impl() override {
     if (tag_) ep->unwatch(tag_, peer_.get());
     if (ep) ep->remove(this);
@@ -307,11 +336,12 @@ struct KvBorrower::Impl final : Service, Watcher {
 
   Session::Impl* session;
   Endpoint::Impl* ep;
-  const Device& device;
+  const Device* device; // nullptr: mapped
   KvLayout layout;
   LendOptions options;
   std::optional<Error> cause;
   Buffer memory;
+  Mapping mapped;
 
  private:
   Status agree(const Message&);
@@ -371,7 +401,11 @@ Status KvBorrower::Impl::attach(const Welcome& w, std::array<Fd, 4>& fds) {
     return Error(BATON_CORRUPT, "the lender's answer makes no sense", "run the same Baton version on both sides");
   BATON_TRY(mapped::check_object(fds[0].get(), w.fd_offset + w.bytes));
   BATON_TRY(mapped::check_object(fds[1].get(), sizeof(Page)));
-  BATON_ASSIGN(memory, device.import_fd(fds[0].get(), w.fd_offset, w.bytes));
+  if (device) {
+    BATON_ASSIGN(memory, device->import_fd(fds[0].get(), w.fd_offset, w.bytes));
+  } else {
+    BATON_ASSIGN(mapped, Mapping::of(fds[0].get(), w.fd_offset, w.bytes, Mapping::Use::read));
+  }
   BATON_ASSIGN(page_, Mapping::of(fds[1].get(), 0, sizeof(Page), Mapping::Use::write));
   return {};
 }
@@ -451,10 +485,21 @@ KvLender::KvLender(std::unique_ptr<Impl> i) : impl_(std::move(i)) {}
 KvLender::KvLender(KvLender&&) noexcept = default;
 KvLender::~KvLender() = default;
 Result<KvLender> KvLender::open(const Instance&, Session& s, const Buffer& pool, const KvLayout& l, LendOptions o, uint64_t deadline_ns) {
+  auto x = pool.export_fd();
+  if (!x.ok()) return x.error();
+  const Fd fd(x->fd);
+  BATON_ASSIGN(KvLender lender, begin(s, HostMemory{nullptr, pool.bytes(), fd.get(), x->offset}, l, std::move(o), deadline_ns));
+  std::optional<Status> opened;
+  s.impl().ep->drive(BATON_NO_DEADLINE, [&] { return (opened = lender.opened()).has_value(); });
+  if (!opened->ok()) return opened->error();
+  return lender;
+}
+Result<KvLender> KvLender::begin(Session& s, const HostMemory& pool, const KvLayout& l, LendOptions o, uint64_t deadline_ns) {
   auto impl = std::make_unique<Impl>(s.impl(), l);
-  BATON_TRY(impl->open(pool, o, deadline_ns));
+  BATON_TRY(impl->begin(pool, std::move(o), deadline_ns));
   return KvLender(std::move(impl));
 }
+std::optional<Status> KvLender::opened() { return impl_->opened(); }
 Result<uint64_t> KvLender::lend(std::span<const int32_t> blocks, const KvLoanTerms& t) { return impl_->lend(blocks, t); }
 void KvLender::returned(std::vector<uint64_t>& loans) { impl_->returned(loans); }
 void KvLender::recall(uint64_t loan) { impl_->recall(loan); }
@@ -464,14 +509,17 @@ Status KvLender::alive() const { return impl_->cause ? Status(*impl_->cause) : S
 KvBorrower::KvBorrower(std::unique_ptr<Impl> i) : impl_(std::move(i)) {}
 KvBorrower::KvBorrower(KvBorrower&&) noexcept = default;
 KvBorrower::~KvBorrower() = default;
-Result<KvBorrower> KvBorrower::create(const Instance&, Session& s, const Device& device, const KvLayout& l, LendOptions o) {
+Result<KvBorrower> KvBorrower::make(Session& s, const Device* device, const KvLayout& l, LendOptions o) {
   if (s.impl().cause) return *s.impl().cause;
   KvLayout any = l;
   any.blocks = std::max(any.blocks, 1u);
   BATON_TRY(any.check());
   return KvBorrower(std::make_unique<Impl>(s.impl(), device, l, std::move(o)));
 }
-bool KvBorrower::ready() const { return bool(impl_->memory); }
+Result<KvBorrower> KvBorrower::create(const Instance&, Session& s, const Device& device, const KvLayout& l, LendOptions o) { return make(s, &device, l, std::move(o)); }
+Result<KvBorrower> KvBorrower::create(Session& s, const KvLayout& l, LendOptions o) { return make(s, nullptr, l, std::move(o)); }
+bool KvBorrower::ready() const { return impl_->memory || impl_->mapped.get(); }
+const void* KvBorrower::base() const { return impl_->mapped.get(); }
 const Buffer& KvBorrower::memory() const { return impl_->memory; }
 const KvLayout& KvBorrower::layout() const { return impl_->layout; }
 bool KvBorrower::take(KvLoan& into) { return impl_->take(into); }

@@ -19,8 +19,7 @@
 //     l.returned(ids);                                                   upload(b.memory(), loan.blocks);  BATON_TRY(b.check(loan));  b.give_back(loan);
 #pragma once
 
-#include "transport/kv_layout.hpp"
-#include "transport/session.hpp"
+#include "transport/kv_link.hpp"
 
 #include <memory>
 #include <string>
@@ -43,6 +42,9 @@ class KvLender {
  public:
   // `pool` must be exportable. Polls until a KvBorrower of that name has mapped it, or the deadline.
   static Result<KvLender> open(const Instance&, Session&, const Buffer& pool, const KvLayout&, LendOptions, uint64_t deadline_ns);
+  // The same without waiting: opened() is asked after polls, until it says how it went; nullopt: not yet. The descriptor is not consumed.
+  static Result<KvLender> begin(Session&, const HostMemory& pool, const KvLayout&, LendOptions, uint64_t deadline_ns);
+  std::optional<Status> opened();
   KvLender(KvLender&&) noexcept;
   ~KvLender();                                   // recalls what is out
   // The blocks hold `terms.tokens` tokens and stay as they are until returned() names the loan, or recall().
@@ -68,12 +70,14 @@ struct KvLoan {
 class KvBorrower {
  public:
   // Returns at once; answers the session's lender of that name when it comes. `layout` is what this side can read; its `blocks` may be 0: any number.
-  // The memory is imported into `device`.
+  // The memory is imported into `device`; without one it is mapped into this process alone, see base().
   static Result<KvBorrower> create(const Instance&, Session&, const Device& device, const KvLayout& layout, LendOptions);
+  static Result<KvBorrower> create(Session&, const KvLayout& layout, LendOptions);
   KvBorrower(KvBorrower&&) noexcept;
   ~KvBorrower();
-  bool ready() const;                // memory() is mapped
-  const Buffer& memory() const;      // the lender's pool, to be read only
+  bool ready() const;                // the lender's pool is mapped
+  const Buffer& memory() const;      // it, to be read only; not of a borrower without a device
+  const void* base() const;          // it, in this process; of a borrower without a device alone
   const KvLayout& layout() const;    // its layout, blocks and all
   bool take(KvLoan& into);           // the next loan, if any, into a value whose memory is reused
   Status check(const KvLoan&) const; // after reading, before using: OK if nothing can have changed meanwhile; CANCELLED if it was taken back
@@ -81,6 +85,7 @@ class KvBorrower {
   struct Impl;
 
  private:
+  static Result<KvBorrower> make(Session&, const Device*, const KvLayout&, LendOptions);
   explicit KvBorrower(std::unique_ptr<Impl>);
   std::unique_ptr<Impl> impl_;
 };

@@ -126,10 +126,15 @@ struct TransferOptions {
 
 class KvTransfer {
  public:
-  // Polls the instance until the sink has accepted. Ranks that hold the same head: the lowest sends it; a source that sends nothing still
+  // Polls the instance until the sink has accepted, or why not. Ranks that hold the same head: the lowest sends it; a source that sends nothing still
   // has its ops (they complete at once).
   static Result<KvTransfer> open(const Instance&, Session&, const std::string& ticket, std::vector<KvSource> sources, uint64_t tokens,
                                  const TransferOptions&, uint64_t deadline_ns);
+  // The same without waiting: opened() is asked after polls, not from within one, until it says how it went; nullopt: not yet. Before it is OK there
+  // are no layers and no queue. Destroyed before, or aborted, the sink's side fails as it does later.
+  static Result<KvTransfer> begin(const Instance&, Session&, const std::string& ticket, std::vector<KvSource> sources, uint64_t tokens,
+                                  const TransferOptions&, uint64_t deadline_ns);
+  std::optional<Status> opened();
   KvTransfer(KvTransfer&&) noexcept;
   ~KvTransfer();                   // neither sealed nor aborted: the sink's side is poisoned with CANCELLED
   const Queue& queue() const;
@@ -153,8 +158,8 @@ class KvTransfer {
 
  private:
   friend class KvHolder;
-  static Result<KvTransfer> open(const Instance&, Session::Impl&, const std::string& ticket, std::vector<KvSource> sources, uint64_t tokens,
-                                 const TransferOptions&, uint64_t deadline_ns);
+  static Result<KvTransfer> begin(const Instance&, Session::Impl&, const std::string& ticket, std::vector<KvSource> sources, uint64_t tokens,
+                                  const TransferOptions&, uint64_t deadline_ns);
   explicit KvTransfer(std::unique_ptr<Impl>);
   std::unique_ptr<Impl> impl_;
 };

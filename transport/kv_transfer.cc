@@ -24,6 +24,7 @@ namespace {
 
 constexpr uint64_t kPollBytes = 2u << 20;      // about 0.2 ms of copying
 constexpr uint64_t kDrainNs = 1'000'000'000;   // for writes in flight when a transfer is destroyed
+constexpr uint64_t kConnectLookNs = 500'000;
 constexpr long kTickNs = 50'000;               // looks for completions where there is no descriptor to wait on
 
 } // namespace
@@ -42,24 +43,27 @@ struct KvTransfer::Impl final : Service {
   Impl(const Instance& in, Session::Impl& s) : instance(in.get()), session(&s), ep(s.ep), host(baton_queue_host(in.get())) {}
   ~Impl() override;
 
-  Status open(const Instance&, const std::string& ticket, std::vector<KvSource>, uint64_t tokens, const TransferOptions&, uint64_t deadline_ns);
+  Status begin(const std::string& ticket, std::vector<KvSource>, uint64_t tokens, const TransferOptions&, uint64_t deadline_ns);
+  std::optional<Status> opened();
   void fail(Error);
   void tell_abort();
   Status seal(const Message&, uint64_t deadline_ns);
 
   bool on_message(Session::Impl&, Message&) override;
   void on_lost(Session::Impl&, const Error&) override;
+  uint32_t on_poll(uint64_t now) override;
 
   int32_t submit(const baton_driver_op*, uint32_t count, uint32_t* taken);
   uint32_t poll();
 
  private:
   Status check(const std::vector<KvSource>&, uint64_t tokens);
-  Status agree(const std::string& ticket, const std::vector<KvSource>&, uint64_t tokens, const TransferOptions&, uint64_t deadline_ns);
-  Status accept(const std::vector<KvSource>&, uint64_t tokens, const TransferOptions&, uint64_t deadline_ns);
-  Status attach(const std::string& fabric, const nlohmann::json& offer, uint64_t deadline_ns);
+  Status ask(const std::string& ticket);
+  Status accept();
+  Status attach(const std::string& fabric, const nlohmann::json& offer);
+  Status settle();
   Status make_descriptors();
-  Status make_queue(const Instance&);
+  Status make_queue();
   bool advance(Step&, size_t index, uint64_t& bytes); // true: settled, remove it
   void finish(Step&, size_t index, const Error*);
   bool next_part(Step&, size_t index);
@@ -110,6 +114,16 @@ struct KvTransfer::Impl final : Service {
   uint64_t bulk_end_ns_ = 0;   // modelled
   size_t left_ = 0; // steps not done
   std::optional<Message> answer_;
+  struct Opening { // from begin() until it is open
+    std::vector<KvSource> all;
+    uint64_t tokens;
+    TransferOptions options;
+    uint64_t deadline_ns;
+    uint64_t held = 0;      // from here on as the sink answered
+    KvLayout sink{};
+    std::vector<int32_t> blocks{};
+  };
+  std::optional<Opening> opening_;
   Sender* sender_ = nullptr;
   baton_driver table_{};
   Fd epoll_, more_, timer_;
@@ -149,38 +163,37 @@ Status KvTransfer::Impl::check(const std::vector<KvSource>& all, uint64_t tokens
   return {};
 }
 
-Status KvTransfer::Impl::agree(const std::string& ticket, const std::vector<KvSource>& all, uint64_t tokens, const TransferOptions& o, uint64_t deadline_ns) {
+Status KvTransfer::Impl::ask(const std::string& ticket) {
+  const TransferOptions& o = opening_->options;
   fabrics_ = {o.fabric};
   if (o.fabric == "auto") fabrics_ = auto_fabrics(*session);
   for (const auto& f : fabrics_)
     if (auto why = fabric_unusable(f, *session); why && fabrics_.size() == 1) return session->hop(Error(BATON_UNSUPPORTED, *why, "choose another fabric; 'devctl topo' lists them"));
   nlohmann::json list = nlohmann::json::array();
   std::vector<uint8_t> blocks;
-  for (size_t i = 0; i < all.size(); ++i) {
+  for (size_t i = 0; i < layouts_.size(); ++i) {
     list.push_back(to_json(layouts_[i]));
-    put_blocks(blocks, all[i].blocks);
+    put_blocks(blocks, opening_->all[i].blocks);
   }
-  BATON_TRY(send_transport(*session, "kv.open", {{"id", id_}, {"ticket", ticket}, {"model", o.model}, {"tokens", tokens}, {"fabrics", fabrics_}, {"sources", list}, {"checksum", o.checksum}},
+  BATON_TRY(send_transport(*session, "kv.open",
+                           {{"id", id_}, {"ticket", ticket}, {"model", o.model}, {"tokens", opening_->tokens}, {"fabrics", fabrics_}, {"sources", list}, {"checksum", o.checksum}},
                            std::move(blocks)));
   open_sent_ = true;
   BATON_TRY(make_descriptors()); // while the other side reads it
-  if (!ep->drive(deadline_ns, [&] { return answer_ || failure; }))
-    return session->hop(Error(BATON_DEADLINE, "the decode side did not answer before the deadline", "check that it polls"));
-  if (failure) return *failure;
-  if (answer_->type == "kv.refuse") {
-    told = true;
-    return session->hop(error_from(answer_->body));
-  }
   return {};
 }
 
-Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t tokens, const TransferOptions& o, uint64_t deadline_ns) {
+Status KvTransfer::Impl::accept() {
   const nlohmann::json& b = answer_->body;
+  if (answer_->type == "kv.refuse") {
+    told = true;
+    return session->hop(error_from(b));
+  }
   const auto generation = u64_of(b, "generation"), slot = u64_of(b, "slot"), plan = u64_of(b, "plan"), held = u64_of(b, "held");
   const auto fabric = text_of(b, "fabric");
   std::span<const uint8_t> bytes(answer_->bytes);
-  const auto blocks = take_blocks(bytes);
-  if (!generation || !slot || *slot > UINT32_MAX || !plan || !held || *held >= tokens || !fabric || !blocks || !b.contains("layout") || !b.contains("offer"))
+  auto blocks = take_blocks(bytes);
+  if (!generation || !slot || *slot > UINT32_MAX || !plan || !held || *held >= opening_->tokens || !fabric || !blocks || !b.contains("layout") || !b.contains("offer"))
     return session->hop(Error(BATON_CORRUPT, "the decode side's answer has missing or malformed fields", "run the same Baton version on both sides"));
   if (std::find(fabrics_.begin(), fabrics_.end(), *fabric) == fabrics_.end())
     return session->hop(Error(BATON_MISMATCH, fmt::format("the decode side chose the fabric '{}', which was not offered", fabric->substr(0, 40)), "run the same Baton version on both sides"));
@@ -190,18 +203,32 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
     return session->hop(Error(BATON_MISMATCH, fmt::format("plans differ: prefill {:016x}, decode {:016x}", shares_.hash, *plan), "run the same Baton version on both sides"));
   generation_ = *generation;
   slot_ = uint32_t(*slot);
-  if (Status s = attach(*fabric, b["offer"], deadline_ns); !s.ok()) {
-    if (session) not_again(*session, *fabric);
-    return s;
+  stats.fabric = *fabric;
+  opening_->held = *held;
+  opening_->sink = std::move(sink);
+  opening_->blocks = std::move(*blocks);
+  Status s = attach(*fabric, b["offer"]);
+  if (!s.ok() && session) not_again(*session, *fabric);
+  return s;
+}
+
+// The fabric is connected: everything that the first op needs.
+Status KvTransfer::Impl::settle() {
+  const std::vector<KvSource>& all = opening_->all;
+  const TransferOptions& o = opening_->options;
+  const KvLayout& sink = opening_->sink;
+  if (!sender_->state()->ok()) {
+    not_again(*session, stats.fabric);
+    return session->hop(sender_->state()->error());
   }
   if (shares_.converts && !sender_->converts())
-    return session->hop(Error(BATON_UNSUPPORTED, fmt::format("the fabric {} does not convert KV", *fabric), "use the same dtype and scales on both sides, or another fabric"));
+    return session->hop(Error(BATON_UNSUPPORTED, fmt::format("the fabric {} does not convert KV", stats.fabric), "use the same dtype and scales on both sides, or another fabric"));
   moves_.resize(all.size());
   recoders_.resize(all.size());
   std::vector<void*> local(all.size());
   for (size_t i = 0; i < all.size(); ++i) {
     for (const KvPlan& p : shares_.plans[i]) {
-      BATON_TRY(p.instantiate(all[i].blocks, *blocks, *held, tokens, moves_[i].emplace_back(KvKept::of(*ep).move())));
+      BATON_TRY(p.instantiate(all[i].blocks, opening_->blocks, opening_->held, opening_->tokens, moves_[i].emplace_back(KvKept::of(*ep).move())));
       recoders_[i].push_back(p.converts() ? Recoder(p) : Recoder());
     }
     if (moves_[i].empty()) continue;
@@ -216,7 +243,6 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
   steps_.resize(left_);
   noted_.resize(left_);
   pending_.reserve(left_);
-  stats.fabric = *fabric;
   if (o.checksum) sums_.resize(left_);
   uint64_t bytes_in_all = 0, segments_in_all = 0;
   for (const auto& parts : moves_)
@@ -234,10 +260,10 @@ Status KvTransfer::Impl::accept(const std::vector<KvSource>& all, uint64_t token
     batch.slot = slot_;
     if (!sums_.empty()) batch.sum = sums_[i].units();
   }
-  return {};
+  return make_queue();
 }
 
-Status KvTransfer::Impl::attach(const std::string& fabric, const nlohmann::json& offer, uint64_t deadline_ns) {
+Status KvTransfer::Impl::attach(const std::string& fabric, const nlohmann::json& offer) {
   auto& slot = session->attached[sender_key(fabric, text_of(offer, "sink").value_or(""))];
   if (slot) {
     const auto state = static_cast<Sender*>(slot.get())->state();
@@ -253,10 +279,6 @@ Status KvTransfer::Impl::attach(const std::string& fabric, const nlohmann::json&
   }
   sender_ = static_cast<Sender*>(slot.get());
   ++sender_->users;
-  if (!ep->drive(deadline_ns, [&] { return sender_->state() || failure; }))
-    return session->hop(Error(BATON_DEADLINE, fmt::format("the {} fabric did not connect before the deadline", fabric), "check that the decode side polls"));
-  if (failure) return *failure;
-  if (!sender_->state()->ok()) return session->hop(sender_->state()->error());
   return {};
 }
 
@@ -270,7 +292,7 @@ Status KvTransfer::Impl::make_descriptors() {
   return {};
 }
 
-Status KvTransfer::Impl::make_queue(const Instance& in) {
+Status KvTransfer::Impl::make_queue() {
   if (sender_->fd() >= 0) epoll_add(epoll_.get(), sender_->fd(), EPOLLIN, 0);
   table_.struct_size = sizeof table_;
   table_.abi_version = BATON_ABI_VERSION;
@@ -281,23 +303,45 @@ Status KvTransfer::Impl::make_queue(const Instance& in) {
   const std::string name = fmt::format("link {} > {} ({})", ep->options.name.empty() ? "prefill" : ep->options.name, session->peer.name.empty() ? session->address : session->peer.name, stats.fabric);
   Error e;
   baton_queue* q = nullptr;
-  if (baton_queue_from_table(in.get(), name.c_str(), &table_, this, epoll_.get(), &q, &e)) return e;
+  if (baton_queue_from_table(instance, name.c_str(), &table_, this, epoll_.get(), &q, &e)) return e;
   queue = Queue(q);
   return {};
 }
 
-Status KvTransfer::Impl::open(const Instance& in, const std::string& ticket, std::vector<KvSource> all, uint64_t tokens, const TransferOptions& o, uint64_t deadline_ns) {
+Status KvTransfer::Impl::begin(const std::string& ticket, std::vector<KvSource> all, uint64_t tokens, const TransferOptions& o, uint64_t deadline_ns) {
   if (session->cause) return *session->cause;
   BATON_TRY(check(all, tokens));
   BATON_ASSIGN(model_, link_model(o.link_model));
   ep->add(this);
-  BATON_TRY(agree(ticket, all, tokens, o, deadline_ns));
-  if (Status s = accept(all, tokens, o, deadline_ns); !s.ok()) {
-    fail(s.error());
-    return s;
+  opening_.emplace(Opening{std::move(all), tokens, o, deadline_ns});
+  return ask(ticket);
+}
+
+// Not from within a poll: the queue is registered here.
+std::optional<Status> KvTransfer::Impl::opened() {
+  if (failure) return *failure;
+  if (!opening_) return Status();
+  Status ok;
+  if (answer_ && !sender_) ok = accept();
+  const bool ready = ok.ok() && sender_ && sender_->state();
+  if (ready) {
+    ok = settle();
+  } else if (ok.ok()) {
+    if (now_ns() < opening_->deadline_ns) return std::nullopt;
+    if (sender_) not_again(*session, stats.fabric);
+    ok = session->hop(sender_ ? Error(BATON_DEADLINE, fmt::format("the {} fabric did not connect before the deadline", stats.fabric), "check that the decode side polls")
+                              : Error(BATON_DEADLINE, "the decode side did not answer before the deadline", "check that it polls"));
   }
+  if (!ok.ok()) fail(ok.error());
+  opening_.reset();
   answer_.reset();
-  return make_queue(in);
+  return ok;
+}
+
+// A fabric that connects may have no descriptor yet.
+uint32_t KvTransfer::Impl::on_poll(uint64_t) {
+  if (opening_ && sender_ && !failure && !sender_->state()) ep->look_again(kConnectLookNs);
+  return 0;
 }
 
 // ---- ending ----
@@ -562,15 +606,24 @@ KvTransfer::~KvTransfer() = default;
 
 Result<KvTransfer> KvTransfer::open(const Instance& in, Session& s, const std::string& ticket, std::vector<KvSource> sources, uint64_t tokens, const TransferOptions& o,
                                     uint64_t deadline_ns) {
-  return open(in, s.impl(), ticket, std::move(sources), tokens, o, deadline_ns);
+  BATON_ASSIGN(KvTransfer t, begin(in, s, ticket, std::move(sources), tokens, o, deadline_ns));
+  std::optional<Status> opened;
+  t.impl_->ep->drive(BATON_NO_DEADLINE, [&] { return (opened = t.opened()).has_value(); });
+  if (!opened->ok()) return opened->error();
+  return t;
 }
-Result<KvTransfer> KvTransfer::open(const Instance& in, Session::Impl& s, const std::string& ticket, std::vector<KvSource> sources, uint64_t tokens, const TransferOptions& o,
-                                    uint64_t deadline_ns) {
+Result<KvTransfer> KvTransfer::begin(const Instance& in, Session& s, const std::string& ticket, std::vector<KvSource> sources, uint64_t tokens, const TransferOptions& o,
+                                     uint64_t deadline_ns) {
+  return begin(in, s.impl(), ticket, std::move(sources), tokens, o, deadline_ns);
+}
+Result<KvTransfer> KvTransfer::begin(const Instance& in, Session::Impl& s, const std::string& ticket, std::vector<KvSource> sources, uint64_t tokens, const TransferOptions& o,
+                                     uint64_t deadline_ns) {
   auto impl = std::make_unique<Impl>(in, s);
-  BATON_TRY(impl->open(in, ticket, std::move(sources), tokens, o, deadline_ns));
+  BATON_TRY(impl->begin(ticket, std::move(sources), tokens, o, deadline_ns));
   return KvTransfer(std::move(impl));
 }
 
+std::optional<Status> KvTransfer::opened() { return impl_->opened(); }
 const Queue& KvTransfer::queue() const { return impl_->queue; }
 uint32_t KvTransfer::layers() const { return uint32_t(impl_->layers); }
 const KvTransfer::Stats& KvTransfer::stats() const { return impl_->stats; }
