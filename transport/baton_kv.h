@@ -2,7 +2,8 @@
  *
  * An endpoint has sessions with its peers and pools of KV blocks: memory that the caller has, and its layout. The decode side grants blocks of a pool
  * for a request, and the ticket goes to whoever prefills, by a pull or by any road of the caller's. The prefill side pushes its own blocks into that
- * ticket, whole or layer by layer; block size, order, and shards may differ. What happens comes out of baton_kv_poll as events.
+ * ticket, whole or layer by layer; block size, order, and shards may differ. Or it holds them, under a lease, until they are pulled; or, on one host,
+ * lends them, and nothing is copied. What happens comes out of baton_kv_poll as events.
  *
  * Unless a declaration says otherwise, for every function here:
  *
@@ -37,6 +38,9 @@ typedef struct baton_kv_session baton_kv_session;   /* one authenticated peer, a
 typedef struct baton_kv_pool baton_kv_pool;         /* registered memory with a KV layout */
 typedef struct baton_kv_grant baton_kv_grant;       /* decode side: blocks that one push may fill */
 typedef struct baton_kv_push baton_kv_push;         /* prefill side: one request on its way */
+typedef struct baton_kv_hold baton_kv_hold;         /* prefill side: one request kept until it is pulled */
+typedef struct baton_kv_lender baton_kv_lender;     /* prefill side: a pool that one session may read in place */
+typedef struct baton_kv_borrower baton_kv_borrower; /* decode side: the pool of a lender */
 
 /* ---- describe: layouts ------------------------------------------------------------------------------------------- */
 
@@ -109,6 +113,29 @@ BATON_API int32_t baton_kv_layout_facts(const baton_kv_layout*, uint64_t* hash, 
  * Errors   MISMATCH: no; the text names the first difference. INVALID_ARGUMENT: one of them contradicts itself. */
 BATON_API int32_t baton_kv_layout_compare(const baton_kv_layout* source, const baton_kv_layout* target, baton_error*);
 
+/* ---- who one is ---------------------------------------------------------------------------------------------------- */
+
+/* An identity's public half. */
+typedef struct baton_kv_identity {
+  uint32_t struct_size;  /* sizeof(baton_kv_identity), set by the caller; 0: this version's */
+  uint32_t reserved;     /* 0 */
+  char public_key[72];   /* 64 hex digits: as a known-peers file has it, "NAME KEY roles=decode" a line */
+  char fingerprint[40];  /* of it, to compare by eye */
+} baton_kv_identity;
+
+/* Makes a key file (64 hex digits) that both sides are to hold, mode 0600.
+ * Threads  any; no state.
+ * Errors   BUSY: the file exists, and is never overwritten. IO. */
+BATON_API int32_t baton_kv_key_new(const char* path, baton_error*);
+/* Makes an X25519 identity, mode 0600, and fills `out` (may be NULL).
+ * Threads  any; no state.
+ * Errors   BUSY: the file exists, and is never overwritten. IO. */
+BATON_API int32_t baton_kv_identity_new(const char* path, baton_kv_identity* out, baton_error*);
+/* Fills `out` from an identity file.
+ * Threads  any; no state.
+ * Errors   NOT_FOUND. PERMISSION: others may read it. CORRUPT. */
+BATON_API int32_t baton_kv_identity_read(const char* path, baton_kv_identity* out, baton_error*);
+
 /* ---- endpoint and sessions --------------------------------------------------------------------------------------- */
 
 /* How an endpoint is reached and whom it believes. Zero is the default for each; without a key and without an identity it is refused. */
@@ -123,12 +150,16 @@ typedef struct baton_kv_endpoint_options {
   const char* identity;      /* file of an X25519 identity; NULL: none */
   const char* known_peers;   /* file that lists who is believed, with `identity` */
   uint64_t lease_ns;         /* a peer that is silent for so long is lost; 0: 1.5 s */
+  const char* accept_roles;  /* with `identity`: who connects must have one of these, with commas, if its line names roles. NULL: any */
+  uint64_t recheck_peers_ns; /* how often the known peers are read again and sessions of those that are gone end; 0: never by itself */
+  uint64_t hold_beat_ns;     /* how often holds that are tracked are kept; 0: 5 s, a sixth of the usual lease */
+  uint32_t seal_bulk;        /* 1: KV that leaves this host or comes to it is encrypted and authenticated; either side's wish is enough */
+  uint32_t reserved2;        /* 0 */
 } baton_kv_endpoint_options;
 
 /* Opens an endpoint. NULL options are refused: there is no key.
  * Cost     a few descriptors (hal/HOST_SURFACE.md).
- * Errors   INVALID_ARGUMENT: no key, an address. PERMISSION: others may read the key file. BUSY: the port. UNSUPPORTED: identities, in a build
- *          without. IO. */
+ * Errors   INVALID_ARGUMENT: no key, an address. PERMISSION: others may read the key file or the identity. BUSY: the port. IO. */
 BATON_API int32_t baton_kv_endpoint_open(const baton_kv_endpoint_options*, baton_kv_endpoint** out, baton_error*);
 /* Ends everything that belongs to it: peers see their side fail with PEER_LOST or CANCELLED.
  * Cost     may block: 1 s a push whose writes are in flight. */
@@ -141,10 +172,27 @@ BATON_API baton_instance* baton_kv_endpoint_instance(const baton_kv_endpoint*);
  * Owner    the endpoint: watch it, never close or read it. -1 for NULL. */
 BATON_API int baton_kv_endpoint_fd(const baton_kv_endpoint*);
 
+/* Reads the known peers again and ends, with PERMISSION on both sides, the sessions of those that are gone from it. Returns how many. A file that
+ * cannot be read knows nobody. */
+BATON_API uint32_t baton_kv_endpoint_drop_unknown_peers(baton_kv_endpoint*);
+
 /* Connects and authenticates. Blocks by polling until that is done, or CLOCK_MONOTONIC passes deadline_ns.
  * Owner    the caller: baton_kv_session_close.
  * Errors   PERMISSION: not the same key, an unknown peer. DEADLINE. IO: nobody listens. VERSION. */
 BATON_API int32_t baton_kv_connect(baton_kv_endpoint*, const char* address, uint64_t deadline_ns, baton_kv_session** out, baton_error*);
+/* What a peer must be, beside known. */
+typedef struct baton_kv_connect_options {
+  uint32_t struct_size; /* sizeof(baton_kv_connect_options); 0: this version's */
+  uint32_t reserved;    /* 0 */
+  const char* peer;     /* its name in the known-peers file; NULL: any */
+  const char* role;     /* one of its roles, if its line names any; NULL: any */
+} baton_kv_connect_options;
+
+/* As baton_kv_connect, to that peer alone. NULL options: any.
+ * Owner    the caller: baton_kv_session_close.
+ * Errors   PERMISSION: another peer than that. INVALID_ARGUMENT: an endpoint without identities cannot tell. As baton_kv_connect. */
+BATON_API int32_t baton_kv_connect_to(baton_kv_endpoint*, const char* address, const baton_kv_connect_options*, uint64_t deadline_ns, baton_kv_session** out,
+                                      baton_error*);
 /* The next peer that connected and is authenticated. Blocks by polling until there is one, or deadline_ns; 0 looks once.
  * Owner    the caller: baton_kv_session_close.
  * Errors   DEADLINE: nobody came; if a peer was refused meanwhile, the text says why. */
@@ -159,6 +207,12 @@ typedef struct baton_kv_session_info {
   uint32_t same_host;   /* 1: memory can be shared with it */
   char name[64];        /* as the peer told, authenticated */
   char address[64];     /* of its end */
+  char epoch[40];       /* 32 hex digits: another once the peer was restarted */
+  char peer[72];        /* its name in the known-peers file; "" without identities, as the next two */
+  char fingerprint[40]; /* of its public key */
+  char roles[128];      /* of its line, with commas */
+  uint32_t bulk_sealed; /* 1: KV that goes to another host by this session is encrypted */
+  uint32_t reserved;    /* 0 */
 } baton_kv_session_info;
 
 /* Fills `out`.
@@ -231,6 +285,10 @@ BATON_API const char* baton_kv_grant_ticket(const baton_kv_grant*);
 /* A timeline at the number of layers that are there, of those that the pool holds; poisoned if the grant fails. For ops of this instance that wait.
  * Owner    the grant. NULL for NULL. */
 BATON_API baton_timeline* baton_kv_grant_landed(const baton_kv_grant*);
+/* Asks for a hold of that peer's to be pushed into the grant: the holding side's library answers, no event is seen there. The hold must be tracked.
+ * The grant is bound to the session from here on. Of one request several grants may be pulled, one after another or at once.
+ * Errors   NOT_FOUND: it is not tracked. BUSY: the grant was asked for already. PEER_LOST. */
+BATON_API int32_t baton_kv_pull_hold(baton_kv_grant*, const char* hold, baton_error*);
 /* Asks the peer to push into the grant: its poll shows a PULL with these bytes, which say what is wanted in the caller's own words, and the ticket.
  * The grant is bound to the session from here on.
  * Errors   BUSY: it was asked for already. PEER_LOST. INVALID_ARGUMENT: more than BATON_KV_NOTE_BYTES. */
@@ -254,6 +312,14 @@ typedef struct baton_kv_source {
   uint64_t block_count;  /* enough for the tokens */
 } baton_kv_source;
 
+/* Whether the layers of a source go out together, and land and are sent together, once the last of them was pushed: less to wait for than by layers, where
+ * prefill is quick. No layer may then wait for another one's. */
+typedef enum baton_kv_bulk {
+  BATON_KV_BULK_NEVER = 0,  /* by layers */
+  BATON_KV_BULK_MODEL = 1,  /* if the model of the link says that all of it moves in less than the time from a push to its being seen */
+  BATON_KV_BULK_ALWAYS = 2, /* together */
+} baton_kv_bulk;
+
 /* What is pushed. */
 typedef struct baton_kv_push_options {
   uint32_t struct_size;           /* sizeof(baton_kv_push_options); 0: this version's */
@@ -266,15 +332,22 @@ typedef struct baton_kv_push_options {
   uint64_t user;                  /* the caller's, in its events */
   uint32_t checksum;              /* 1: each layer lands only if the sums of both sides are equal, else CORRUPT: a pass over the bytes on both */
   uint32_t reserved;              /* 0 */
+  uint32_t bulk;                  /* baton_kv_bulk */
+  uint32_t reserved2;             /* 0 */
 } baton_kv_push_options;
 
-/* Agrees with the decode side on layouts, plan and fabric; nothing is sent yet. Its events: SENT, then COMPLETE after a seal; or FAILED.
- * Blocks by polling for one round trip, in which the peer must poll; the first of a session connects the fabric.
+/* Begins to agree with the decode side on layouts, plan and fabric, and returns at once. Its events: READY with its `layers` once that is done, SENT, then
+ * COMPLETE after a seal; or FAILED. Layers may be pushed before READY, and the push sealed: they go out from then on. FAILED says what baton_kv_push_open
+ * returns, and INVALID_ARGUMENT if a layer was pushed that the decode side turns out not to have.
+ * Owner    the caller: baton_kv_push_release. The pools' blocks must stay as they are until they are sent; points that layers wait for, until READY.
+ * Errors   what is wrong on this side: INVALID_ARGUMENT, MISMATCH of the sources' models, UNSUPPORTED: the fabric. PEER_LOST. */
+BATON_API int32_t baton_kv_push_begin(baton_kv_session*, const baton_kv_push_options*, baton_kv_push** out, baton_error*);
+/* The same, and blocks by polling until it is done: one round trip, in which the peer must poll; the first of a session connects the fabric. No READY is told.
  * Owner    the caller: baton_kv_push_release. The pools' blocks must stay as they are until they are sent.
  * Errors   MISMATCH: layout, model or tokens, the first difference named. PERMISSION: an unknown or used ticket. PEER_LOST. UNSUPPORTED: the fabric,
  *          with the reason. DEADLINE. */
 BATON_API int32_t baton_kv_push_open(baton_kv_session*, const baton_kv_push_options*, baton_kv_push** out, baton_error*);
-/* How many layers each source has to push: those that the decode side's pool holds. 0 for NULL. */
+/* How many layers each source has to push: those that the decode side's pool holds. 0 for NULL, and before READY. */
 BATON_API uint32_t baton_kv_push_layers(const baton_kv_push*);
 /* Sends one layer of one source, once: layer 0 is the first that the decode side holds. `wait` (may be NULL): a point of this instance's after which the
  * layer is there to be read. The bytes move in baton_kv_poll.
@@ -300,6 +373,8 @@ typedef struct baton_kv_stats {
   uint64_t segments;    /* runs of bytes, by the plan */
   uint64_t layers;      /* landed; of a push: sent, summed over its sources */
   char fabric[16];      /* "mapped"; "" before a push was agreed on */
+  uint32_t bulk;        /* of a push, 1: layers go together */
+  uint32_t reserved2;   /* 0 */
 } baton_kv_stats;
 
 /* Fills `out` with what came into the grant. */
@@ -307,18 +382,91 @@ BATON_API int32_t baton_kv_grant_stats(const baton_kv_grant*, baton_kv_stats* ou
 /* Fills `out` with what the push sent. */
 BATON_API int32_t baton_kv_push_stats(const baton_kv_push*, baton_kv_stats* out, baton_error*);
 
+/* ---- hold: blocks that are kept until they are pulled ---------------------------------------------------------------- */
+
+/* What is held. */
+typedef struct baton_kv_hold_options {
+  uint32_t struct_size;           /* sizeof(baton_kv_hold_options); 0: this version's */
+  uint32_t source_count;          /* as of a push */
+  const baton_kv_source* sources; /* source_count of them */
+  const char* fabric;             /* as of a push */
+  uint64_t tokens;                /* that the blocks have */
+  uint64_t lease_ns;              /* it ends when nobody has kept it for so long; 0: 30 s */
+  uint64_t extend_ns;             /* a beat keeps it for so long from then on; 0: 2/3 of the lease */
+  uint64_t user;                  /* the caller's, in its events */
+} baton_kv_hold_options;
+
+/* Prefill side: keeps a request's blocks for whoever is told its id. Pulls are answered in baton_kv_poll. Its events: COMPLETE, pulled and confirmed; or
+ * FAILED: DEADLINE, nobody kept it, or CANCELLED. After either the blocks are the caller's again, and not before.
+ * Owner    the caller: baton_kv_hold_release. The blocks must stay as they are until its event.
+ * Errors   INVALID_ARGUMENT: no sources or tokens, a block that is not of its pool, a lease under 1 ms. MISMATCH: the sources' models. */
+BATON_API int32_t baton_kv_hold_blocks(baton_kv_endpoint*, const baton_kv_hold_options*, baton_kv_hold** out, baton_error*);
+/* Its id: 32 hex digits, not to be guessed; for the decode side. The hold's. "" for NULL. */
+BATON_API const char* baton_kv_hold_id(const baton_kv_hold*);
+/* It is not wanted any more: FAILED with CANCELLED once nothing of it is under way. */
+BATON_API void baton_kv_hold_cancel(baton_kv_hold*);
+/* Gives the handle up, and the blocks back at once; what is not over is cancelled.
+ * Cost     may block: 1 s a pull whose writes are in flight. */
+BATON_API void baton_kv_hold_release(baton_kv_hold*);
+/* Decode side: keeps a hold of that peer's alive by heartbeats, until it is confirmed or untracked or the session is lost. The first goes at once. If the
+ * peer does not hold it, or no longer, there is an UNHELD.
+ * Errors   PEER_LOST. INVALID_ARGUMENT: an id that is none. */
+BATON_API int32_t baton_kv_track(baton_kv_session*, const char* hold, baton_error*);
+/* Decode side: everything is here, after COMPLETE of what was pulled of it; the holding side may free it. Not of one that is tracked: nothing. */
+BATON_API void baton_kv_confirm(baton_kv_endpoint*, const char* hold);
+/* Decode side: it is not wanted any more; its lease runs out. */
+BATON_API void baton_kv_untrack(baton_kv_endpoint*, const char* hold);
+
+/* ---- lend: blocks that are read where they are -------------------------------------------------------------------------- */
+
+/* Prefill side: lets the peer's borrower of that name (NULL: "kv") read the pool in place, on one host, and returns at once. Its events: READY; RETURNED for
+ * each loan; FAILED if the borrower did not come or is gone: all its blocks are the caller's then, and check says so to who still reads.
+ * The pool's memory is a memfd or an exportable buffer. `deadline_ns`: for READY; 0: 5 s from now.
+ * Owner    the caller: baton_kv_lender_close.
+ * Errors   UNSUPPORTED: another host, memory that cannot be shared. PEER_LOST. */
+BATON_API int32_t baton_kv_lender_open(baton_kv_session*, baton_kv_pool*, const char* name, uint64_t deadline_ns, baton_kv_lender** out, baton_error*);
+/* Lends blocks that have so many tokens; `user` goes with them. `loan` is set to its id.
+ * Cost     2 ns a block; no system call unless the borrower sleeps.
+ * Errors   BUSY: not READY, or 1024 loans are out. INVALID_ARGUMENT. What the lender failed with. */
+BATON_API int32_t baton_kv_lend(baton_kv_lender*, const int32_t* blocks, uint64_t block_count, uint64_t tokens, uint64_t user, uint64_t* loan, baton_error*);
+/* Takes a loan back: its blocks are the caller's at once, and no RETURNED is told. */
+BATON_API void baton_kv_recall(baton_kv_lender*, uint64_t loan);
+/* Recalls what is out, and gives the handle up. */
+BATON_API void baton_kv_lender_close(baton_kv_lender*);
+
+/* Decode side: what is lent to this session under that name (NULL: "kv") is read in place. `layout` is what this side can read; its `blocks` may be 0: any.
+ * `model` as a pool's. Its events: READY, then LOAN for each. A lender whose process ends leaves its memory: loans stay good until they are recalled.
+ * Owner    the caller: baton_kv_borrower_close; what it read from is unmapped then.
+ * Errors   PEER_LOST. INVALID_ARGUMENT: the layout. */
+BATON_API int32_t baton_kv_borrower_open(baton_kv_session*, const baton_kv_layout* layout, const char* model, const char* name, baton_kv_borrower** out,
+                                         baton_error*);
+/* Where the lender's pool is, to be read only, and its layout, blocks and all; each may be NULL.
+ * Errors   BUSY: not READY. */
+BATON_API int32_t baton_kv_borrower_memory(const baton_kv_borrower*, const void** base, baton_kv_layout* layout, baton_error*);
+/* After reading a loan's blocks and before using what was read: 0 if nothing can have changed meanwhile.
+ * Errors   CANCELLED: it was recalled. NOT_FOUND: no such loan. */
+BATON_API int32_t baton_kv_loan_check(const baton_kv_borrower*, uint64_t loan, baton_error*);
+/* Gives a loan back: its blocks are the lender's. */
+BATON_API void baton_kv_loan_return(baton_kv_borrower*, uint64_t loan);
+/* Gives the handle up, and the loans. */
+BATON_API void baton_kv_borrower_close(baton_kv_borrower*);
+
 /* ---- poll --------------------------------------------------------------------------------------------------------- */
 
 /* What happened. New kinds are added at the end: skip what is not known. */
 typedef enum baton_kv_event_kind {
   BATON_KV_EVENT_LANDED = 1,    /* grant: its first `layers` layers are there, from all sources. One event may stand for several layers */
-  BATON_KV_EVENT_COMPLETE = 2,  /* grant: all is there, `bytes` is what the push was sealed with. push: all is sent and the seal is on its way */
-  BATON_KV_EVENT_FAILED = 3,    /* grant or push: `error` is why */
+  BATON_KV_EVENT_COMPLETE = 2,  /* grant: all is there, `bytes` is what the push was sealed with. push: all is sent and the seal is on its way. hold: confirmed */
+  BATON_KV_EVENT_FAILED = 3,    /* grant, push, hold or lender: `error` is why */
   BATON_KV_EVENT_QUIET = 4,     /* grant, after FAILED: nobody can write into the blocks any more */
   BATON_KV_EVENT_SENT = 5,      /* push: `layers` layers, summed over its sources, are sent and visible; their blocks may be used again */
   BATON_KV_EVENT_PULL = 6,      /* session: the peer asks for the first `tokens` tokens of a request but for `held_tokens`, into the ticket `text`; `bytes` say of what */
   BATON_KV_EVENT_NOTE = 7,      /* session: a notification of type `text` with `bytes` */
   BATON_KV_EVENT_PEER_LOST = 8, /* session: `error` is why; it takes nothing any more and is to be closed */
+  BATON_KV_EVENT_READY = 9,     /* push, after baton_kv_push_begin: agreed, `layers` as baton_kv_push_layers. lender, borrower: the pool is mapped over there, here */
+  BATON_KV_EVENT_UNHELD = 10,   /* session: the peer does not hold, or no longer, the hold `text` that was tracked; `error` is why */
+  BATON_KV_EVENT_LOAN = 11,     /* borrower: the loan `id` of `tokens` tokens in `blocks`, with the lender's `user` */
+  BATON_KV_EVENT_RETURNED = 12, /* lender: the loan `id` came back */
 } baton_kv_event_kind;
 
 /* One event. What it points to is the endpoint's, good until the next poll, wait or close. Fields that the kind does not name are 0.
@@ -326,18 +474,23 @@ typedef enum baton_kv_event_kind {
 typedef struct baton_kv_event {
   uint32_t struct_size;      /* sizeof(baton_kv_event), set by the caller on the first; 0: this version's */
   uint32_t kind;             /* baton_kv_event_kind */
-  baton_kv_session* session; /* whose it is; NULL of a grant or push */
+  baton_kv_session* session; /* whose it is; NULL of the others */
   baton_kv_grant* grant;     /* whose it is */
   baton_kv_push* push;       /* whose it is */
-  uint64_t user;             /* of the grant or push */
-  uint64_t id;               /* PULL: for baton_kv_refuse */
-  uint64_t layers;           /* LANDED, SENT */
-  uint64_t tokens;           /* PULL */
+  uint64_t user;             /* of the grant, push, hold or loan */
+  uint64_t id;               /* PULL: for baton_kv_refuse. LOAN, RETURNED: the loan */
+  uint64_t layers;           /* LANDED, SENT, READY of a push */
+  uint64_t tokens;           /* PULL, LOAN */
   uint64_t held_tokens;      /* PULL */
-  const char* text;          /* PULL: ticket. NOTE: type */
+  const char* text;          /* PULL: ticket. NOTE: type. UNHELD: the hold's id */
   const void* bytes;         /* PULL, NOTE, COMPLETE of a grant; may be NULL */
   uint64_t byte_count;       /* of `bytes` */
-  const baton_error* error;  /* FAILED, PEER_LOST */
+  const baton_error* error;  /* FAILED, PEER_LOST, UNHELD */
+  baton_kv_hold* hold;       /* whose it is */
+  baton_kv_lender* lender;   /* whose it is */
+  baton_kv_borrower* borrower; /* whose it is */
+  const int32_t* blocks;     /* LOAN: of the lender's pool, good until baton_kv_loan_return */
+  uint64_t block_count;      /* of `blocks` */
 } baton_kv_event;
 
 /* Makes progress on everything of the instance, then fills at most `count` events and returns how many. What did not fit comes with the next call.

@@ -65,7 +65,6 @@ class Alarm final : public Watcher {
 struct KvHolder::Impl final : Service {
   struct Pull {
     KvTransfer transfer;
-    Timeline sent;         // rises with each (layer, source)
     bool submitted = false; // the decode side has accepted it
   };
   struct Hold {
@@ -160,10 +159,9 @@ uint32_t KvHolder::Impl::on_poll(uint64_t now) {
 }
 
 Result<KvHolder::Impl::Pull> KvHolder::Impl::begin(const Hold& h, const std::string& ticket, Session::Impl& session) {
-  BATON_ASSIGN(Timeline sent, in.timeline("pulled"));
   BATON_ASSIGN(KvTransfer t, KvTransfer::begin(in, session, ticket, h.sources, h.tokens,
                                                {.fabric = h.options.fabric, .model = h.options.model, .link_model = h.options.link_model}, now_ns() + kOpenNs));
-  return Pull{std::move(t), std::move(sent)};
+  return Pull{std::move(t)};
 }
 
 Result<bool> KvHolder::Impl::advance(const std::string& id, Hold& h, Pull& p) {
@@ -171,13 +169,12 @@ Result<bool> KvHolder::Impl::advance(const std::string& id, Hold& h, Pull& p) {
     const auto opened = p.transfer.opened();
     if (!opened) return false;
     BATON_TRY(*opened);
-    uint64_t n = 0;
     for (uint32_t l = 0; l < p.transfer.layers(); ++l)
-      for (uint32_t s = 0; s < h.sources.size(); ++s) BATON_TRY(p.transfer.queue().submit(p.transfer.copy(s, l).signal(p.sent, ++n)));
+      for (uint32_t s = 0; s < h.sources.size(); ++s) BATON_TRY(p.transfer.queue().submit(p.transfer.copy(s, l)));
     p.submitted = true;
   }
-  BATON_ASSIGN(const uint64_t sent, p.sent.value());
-  if (sent < uint64_t(p.transfer.layers()) * h.sources.size()) return false;
+  BATON_TRY(p.transfer.alive());
+  if (!p.transfer.sent()) return false;
   BATON_TRY(p.transfer.seal({"pulled", {{"hold", id}}, {}}, now_ns()));
   h.keep(); // for the confirmation
   return true;

@@ -140,6 +140,7 @@ class KvTransfer {
   const Queue& queue() const;
   uint32_t layers() const;         // that the sink holds
   Status alive() const;            // why it failed, if it did
+  bool sent() const;               // every layer of every source is: seal() does not wait
   void abort(const Error& cause);  // ends the transfer: what is queued fails, and the sink's side is poisoned with this cause
   Op copy(uint32_t source, uint32_t layer) const; // layer 0 is the first one that the sink holds
   // After the last layer has been sent (waits for it by polling): delivers `message` to the sink's side.

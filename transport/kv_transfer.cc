@@ -48,6 +48,7 @@ struct KvTransfer::Impl final : Service {
   void fail(Error);
   void tell_abort();
   Status seal(const Message&, uint64_t deadline_ns);
+  size_t left() const { return left_; }
 
   bool on_message(Session::Impl&, Message&) override;
   void on_lost(Session::Impl&, const Error&) override;
@@ -632,6 +633,7 @@ Status KvTransfer::alive() const {
   if (impl_->failure) return *impl_->failure;
   return {};
 }
+bool KvTransfer::sent() const { return !impl_->failure && impl_->stats.spans.size() && impl_->left() == 0; }
 void KvTransfer::abort(const Error& cause) { impl_->fail(cause); }
 
 Op KvTransfer::copy(uint32_t source, uint32_t layer) const {

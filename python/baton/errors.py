@@ -49,8 +49,8 @@ def from_c(e: _abi.baton_error) -> Error:
     return Error(e.code, text(e.what), text(e.next), text(e.device), text(e.hop), e.epoch)
 
 
-def call(name: str, *arguments) -> None:
+def call(name: str, *arguments, lib=_abi.lib) -> None:
     """A C function that takes a baton_error last; raises what it reports."""
     e = _abi.baton_error()
-    if getattr(_abi.lib, name)(*arguments, e):
+    if getattr(lib, name)(*arguments, e):
         raise from_c(e)

@@ -18,46 +18,17 @@ from typing import Any, Mapping, Sequence
 from . import _abi
 from .errors import Code, Error, call, from_c, text
 from .ops import Op
+from .owned import SLICE_NS, Owned, Owner, deadline
 
-_SLICE_NS = 50_000_000  # a wait looks for Ctrl-C so often: signal handlers of Python run between calls only
 
+class _Handle(Owned):
+    """What an instance made."""
 
-class _Handle:
-    """A C handle that is closed once, and before its instance is."""
-
-    _close = ""  # the C function
-    _last = 0    # order of closing in Instance.close
+    _last = 0  # order of closing in Instance.close
 
     def __init__(self, instance: Instance, handle: c.c_void_p):
-        self._h: int | None = handle.value
-        self._instance = instance
+        super().__init__(instance, handle)
         instance._children.add(self)
-
-    def _handle(self) -> int:
-        if self._h is None:
-            raise ValueError(f"this {type(self).__name__} is closed")
-        return self._h
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed."""
-        return self._h is None
-
-    def close(self) -> None:
-        """Closes it now; a second time does nothing."""
-        h, self._h = self._h, None
-        if h is not None and self._instance._h is not None:  # the collector may end an instance before what it made
-            getattr(_abi.lib, self._close)(h)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def __del__(self):
-        if getattr(self, "_h", None) is not None:
-            self.close()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,9 +170,9 @@ class Timeline(_Handle):
 
     def wait(self, value: int, timeout: float | None = None) -> None:
         """Waits until the watermark is at least `value`. Error DEADLINE after `timeout` seconds, the poison's code if poisoned."""
-        end = _abi.NO_DEADLINE if timeout is None else time.monotonic_ns() + max(0, int(timeout * 1e9))
+        end = deadline(timeout)
         while True:
-            slice_end = min(end, time.monotonic_ns() + _SLICE_NS)
+            slice_end = min(end, time.monotonic_ns() + SLICE_NS)
             e = _abi.baton_error()
             if not _abi.lib.baton_timeline_wait(self._handle(), value, slice_end, e):
                 return
@@ -222,7 +193,7 @@ class Queue(_Handle):
     def close(self) -> None:
         """Fails what is not complete with CANCELLED, waits for what the device still runs, closes."""
         super().close()
-        self._instance._queues.discard(self)
+        self._owner._queues.discard(self)
 
     def submit(self, *ops: Op) -> None:
         """Takes all of the ops or, on error, none."""
@@ -230,11 +201,11 @@ class Queue(_Handle):
         tickets = []
         for slot, op in zip(array, ops):
             if op.function is not None:
-                ticket = self._instance._next_ticket()
-                self._instance._functions[ticket] = op.function
+                ticket = self._owner._next_ticket()
+                self._owner._functions[ticket] = op.function
                 slot.u.host = (_run_address, ticket)
                 tickets.append(ticket)
-        _instances.update({t: self._instance for t in tickets})
+        _instances.update({t: self._owner for t in tickets})
         try:
             call("baton_submit", self._handle(), array, len(ops))
         except Error:
@@ -268,13 +239,13 @@ class Device(_Handle):
         """Memory of the device; undefined bytes."""
         h = c.c_void_p()
         call("baton_alloc", self._handle(), heap, bytes, h)
-        return Buffer(self._instance, h)
+        return Buffer(self._owner, h)
 
     def import_fd(self, fd: int, offset: int, bytes: int) -> Buffer:
         """Memory that somebody exported, without a copy; the descriptor stays the caller's."""
         h = c.c_void_p()
         call("baton_import", self._handle(), fd, offset, bytes, h)
-        return Buffer(self._instance, h)
+        return Buffer(self._owner, h)
 
     def load(self, program: bytes, constants: Mapping[str, Any] = {}, lane: int = 0, rank: int = 0, ranks: int = 1) -> Program:
         """Loads a serialized program (baton.program makes one) and its constants: NumPy arrays in the dtype and shape that the program
@@ -294,20 +265,19 @@ class Device(_Handle):
             slot.name, slot.data, slot.bytes = keep[-1], c.addressof(at), len(view)
         h = c.c_void_p()
         call("baton_load", self._handle(), lane, program, len(program), array, len(array), rank, ranks, h)
-        return Program(self._instance, h)
+        return Program(self._owner, h)
 
     def queue(self, lane: int = 0) -> Queue:
         """A queue on one lane."""
         h = c.c_void_p()
         call("baton_queue_open", self._handle(), lane, h)
-        return Queue(self._instance, h)
+        return Queue(self._owner, h)
 
 
-class Instance:
+class Instance(Owner):
     """The registry of devices, and what polls. `drivers`, `emulators`, `layers`: instead of the environment's."""
 
     def __init__(self, drivers: str | None = None, emulators: str | None = None, layers: str | None = None):
-        self._h: int | None = None
         self._children: weakref.WeakSet[_Handle] = weakref.WeakSet()
         self._queues: set[Queue] = set()
         self._functions: dict[int, Any] = {}  # of HOST ops not yet called
@@ -318,11 +288,6 @@ class Instance:
         h = c.c_void_p()
         call("baton_instance_create", options, h)
         self._h = h.value
-
-    def _handle(self) -> int:
-        if self._h is None:
-            raise ValueError("this Instance is closed")
-        return self._h
 
     _tickets = 0
 
@@ -344,16 +309,6 @@ class Instance:
         _abi.lib.baton_instance_destroy(h)
         for t in list(self._functions):
             _take(t)
-
-    def __enter__(self) -> Instance:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
-
-    def __del__(self):
-        if getattr(self, "_h", None) is not None:
-            self.close()
 
     def open(self, uri: str) -> Device:
         """host://, neuron://0, cs3://10.0.0.5:9000; emu+neuron://0, emu+cs3://0?threads=2 start their emulator."""

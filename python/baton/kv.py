@@ -8,6 +8,8 @@
     grant.pull(session, b"request 7")                                        # the prefill side: session.push(event.ticket, [(pool, blocks)], event.tokens)
     async for event in ep.events(): ...                                      # or ep.poll(), ep.wait(timeout); ep.fileno() for select
 
+A finished request may be kept until it is pulled (ep.hold, session.track, grant.pull_hold), or lent on one host without a copy (session.lend, session.borrow).
+
 Threads: one at a time for an endpoint and what belongs to it. The GIL is released inside of every call. A handle is given back by close(), the end of a
 `with` or the collector; closing an endpoint closes all that belongs to it.
 """
@@ -26,24 +28,13 @@ from typing import Any, AsyncIterator, Sequence
 
 from . import _abi, _kv_abi
 from .errors import Code, Error, from_c, text
+from .kv_layout import Layout, kv_call as _call
+from .owned import SLICE_NS, Owned, Owner, deadline
 
-__all__ = ["Endpoint", "Event", "EventKind", "Grant", "Layout", "Memfd", "Pool", "Push", "Session"]
+__all__ = ["Borrower", "Endpoint", "Event", "EventKind", "Grant", "Hold", "Identity", "Layout", "Lender", "Memfd", "Pool", "Push", "Session", "new_identity",
+           "new_key", "read_identity"]
 
-_DTYPES = ["", "f32", "bf16", "f16", "i32", "f8e4m3", "f8e5m2"]
-_NUMPY = {"f32": "float32", "bf16": "uint16", "f16": "float16", "i32": "int32", "f8e4m3": "uint8", "f8e5m2": "uint8"}  # bits, where NumPy has no such number
-_ORDERS = ["", "token_major", "head_major", "block_major"]
-_PAIRINGS = ["", "apart", "block", "token", "latent"]
-_SCALES = ["none", "block_head"]
-
-
-def _call(name: str, *arguments) -> None:
-    e = _abi.baton_error()
-    if getattr(_kv_abi.lib, name)(*arguments, e):
-        raise from_c(e)
-
-
-def _deadline(timeout: float | None) -> int:
-    return _abi.NO_DEADLINE if timeout is None else time.monotonic_ns() + max(0, int(timeout * 1e9))
+_BULK = ["never", "model", "always"]
 
 
 def _error(why: Any) -> Any:
@@ -53,110 +44,6 @@ def _error(why: Any) -> Any:
     if isinstance(why, Error):
         return _abi.baton_error(code=int(why.code), what=why.what.encode()[:319], next=why.next.encode()[:191])
     return _abi.baton_error(code=int(Code.CANCELLED), what=str(why).encode()[:319])
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How one pool keeps a KV-cache; the names are those of KvLayout. `heads` and `held_layers` are half-open ranges, None: all."""
-
-    layers: int
-    kv_heads: int
-    head_dim: int
-    blocks: int
-    dtype: str = "bf16"
-    order: str = "token_major"
-    pairing: str = "apart"
-    block_tokens: int = 16
-    heads: tuple[int, int] | None = None
-    held_layers: tuple[int, int] | None = None
-    rope_dim: int = 0
-    scales: str = "none"
-
-    def _c(self) -> _kv_abi.baton_kv_layout:
-        for value, names in ((self.dtype, _DTYPES), (self.order, _ORDERS), (self.pairing, _PAIRINGS), (self.scales, _SCALES)):
-            if value not in names:
-                raise ValueError(f"{value!r} is none of {', '.join(n for n in names if n)}")
-        h, held = self.heads or (0, self.kv_heads), self.held_layers or (0, 0)
-        return _kv_abi.baton_kv_layout(layers=self.layers, kv_heads=self.kv_heads, head_dim=self.head_dim, dtype=_DTYPES.index(self.dtype),
-                                       order=_ORDERS.index(self.order), pairing=_PAIRINGS.index(self.pairing), block_tokens=self.block_tokens,
-                                       blocks=self.blocks, head_begin=h[0], head_count=h[1] - h[0], layer_begin=held[0], layer_count=held[1] - held[0],
-                                       rope_dim=self.rope_dim, scales=_SCALES.index(self.scales))
-
-    @staticmethod
-    def parse(line: str) -> Layout:
-        """From str(layout), or a JSON object with the same names."""
-        l = _kv_abi.baton_kv_layout()
-        data = line.encode()
-        _call("baton_kv_layout_parse", data, len(data), l)
-        whole = l.head_begin == 0 and l.head_count == l.kv_heads
-        return Layout(l.layers, l.kv_heads, l.head_dim, l.blocks, _DTYPES[l.dtype], _ORDERS[l.order], _PAIRINGS[l.pairing], l.block_tokens,
-                      None if whole else (l.head_begin, l.head_begin + l.head_count),
-                      (l.layer_begin, l.layer_begin + l.layer_count) if l.layer_count else None, l.rope_dim, _SCALES[l.scales])
-
-    def __str__(self) -> str:
-        out = c.create_string_buffer(512)
-        _call("baton_kv_layout_text", self._c(), out, len(out), None)
-        return text(out.value)
-
-    def _facts(self) -> tuple[int, int]:
-        h, n = c.c_uint64(), c.c_uint64()
-        _call("baton_kv_layout_facts", self._c(), h, n)
-        return h.value, n.value
-
-    @property
-    def hash(self) -> int:
-        """Of str(layout): equal on every machine."""
-        return self._facts()[0]
-
-    @property
-    def nbytes(self) -> int:
-        """Of a pool."""
-        return self._facts()[1]
-
-    def difference(self, target: Layout) -> str | None:
-        """The first difference for which KV cannot be moved from a pool of this layout to one of the other; None: it can."""
-        try:
-            _call("baton_kv_layout_compare", self._c(), target._c())
-        except Error as e:
-            if e.code == Code.MISMATCH:
-                return e.what
-            raise
-        return None
-
-    @property
-    def numpy_dtype(self) -> str:
-        """The NumPy dtype of an element; uint16 and uint8 are the bits of bf16 and FP8."""
-        return _NUMPY[self.dtype]
-
-    @property
-    def element_strides(self) -> tuple[int, ...]:
-        """In elements, of [layer, k or v, block, token, head, d]."""
-        h0, h1 = self.heads or (0, self.kv_heads)
-        l0, l1 = self.held_layers or (0, self.layers)
-        row = (h1 - h0) * self.head_dim
-        by_head, latent = self.order == "head_major", self.pairing == "latent"
-        half = self.block_tokens * row
-        block = half * (1 if latent else 2)
-        head, token = (self.block_tokens * self.head_dim, self.head_dim) if by_head else (self.head_dim, row)
-        layer, at_block, v = self.blocks * block, block, half
-        if self.pairing == "token":
-            v, token, head = token, 2 * token, head * (2 if by_head else 1)
-        if self.order == "block_major":
-            layer, at_block = block, (l1 - l0) * block
-        elif self.pairing == "apart":
-            at_block, v = half, self.blocks * half
-        return layer, 0 if latent else v, at_block, token, head, 1
-
-    def view(self, memory: Any):
-        """A NumPy view [layer, k or v, block, token, head, d] of a pool's memory, whatever its order; layers and heads from the first held."""
-        import numpy
-
-        l0, l1 = self.held_layers or (0, self.layers)
-        h0, h1 = self.heads or (0, self.kv_heads)
-        shape = (l1 - l0, 1 if self.pairing == "latent" else 2, self.blocks, self.block_tokens, h1 - h0, self.head_dim)
-        flat = numpy.frombuffer(memory, numpy.uint8) if not isinstance(memory, numpy.ndarray) else memory.reshape(-1).view(numpy.uint8)
-        flat = flat[:int(numpy.prod(shape)) * numpy.dtype(self.numpy_dtype).itemsize].view(self.numpy_dtype)
-        return numpy.lib.stride_tricks.as_strided(flat, shape, [s * flat.itemsize for s in self.element_strides])
 
 
 class Memfd:
@@ -190,21 +77,30 @@ class EventKind(enum.IntEnum):
     PULL = 6
     NOTE = 7
     PEER_LOST = 8
+    READY = 9
+    UNHELD = 10
+    LOAN = 11
+    RETURNED = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """What happened, and whose it is: one of session, grant, push. A kind that this module does not know is an int."""
+    """What happened, and whose it is: one of session, grant, push, hold, lender, borrower. A kind that this module does not know is an int."""
 
     kind: EventKind | int
     session: Session | None = None
     grant: Grant | None = None
     push: Push | None = None
-    id: int = 0
+    hold: Hold | None = None
+    lender: Lender | None = None
+    borrower: Borrower | None = None
+    id: int = 0       # PULL: for refuse. LOAN, RETURNED: the loan
     layers: int = 0
     tokens: int = 0
     held_tokens: int = 0
-    text: str = ""    # PULL: the ticket. NOTE: the type
+    user: int = 0     # LOAN: what it was lent with
+    blocks: tuple[int, ...] = ()  # LOAN
+    text: str = ""    # PULL: the ticket. NOTE: the type. UNHELD: the hold's id
     data: bytes = b""
     error: Error | None = None
 
@@ -214,50 +110,62 @@ class Event:
         return self.text
 
 
-class _Handle:
-    _close = ""
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """The public half of an identity file: a known-peers file has a line "NAME PUBLIC_KEY roles=decode" for it."""
+
+    public_key: str
+    fingerprint: str
+
+
+def _identity(name: str, path: str) -> Identity:
+    i = _kv_abi.baton_kv_identity()
+    _call(name, os.fsencode(path), i)
+    return Identity(text(i.public_key), text(i.fingerprint))
+
+
+def new_identity(path: str) -> Identity:
+    """Makes an X25519 identity file; never overwrites one."""
+    return _identity("baton_kv_identity_new", path)
+
+
+def read_identity(path: str) -> Identity:
+    """The public half of an identity file."""
+    return _identity("baton_kv_identity_read", path)
+
+
+def new_key(path: str) -> None:
+    """Makes a key file that both sides are to hold; never overwrites one."""
+    _call("baton_kv_key_new", os.fsencode(path))
+
+
+class _Handle(Owned):
+    _lib = _kv_abi.lib
 
     def __init__(self, endpoint: Endpoint, handle: c.c_void_p):
-        self._h: int | None = handle.value
+        super().__init__(endpoint, handle)
         self.endpoint = endpoint
         endpoint._handles[self._h] = self
 
-    def _handle(self) -> int:
-        if self._h is None:
-            raise ValueError(f"this {type(self).__name__} is closed")
-        return self._h
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was given back."""
-        return self._h is None
-
-    def close(self) -> None:
-        """Gives it back; a second time does nothing."""
-        h, self._h = self._h, None
-        if h is not None and self.endpoint._h is not None:
-            self.endpoint._handles.pop(h, None)
-            getattr(_kv_abi.lib, self._close)(h)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def __del__(self):
-        if getattr(self, "_h", None) is not None:
-            self.close()
+    def _forgotten(self, handle: int) -> None:
+        self.endpoint._handles.pop(handle, None)
 
 
 def _stats(name: str, handle: int) -> dict[str, Any]:
     s = _kv_abi.baton_kv_stats()
     _call(name, handle, s)
-    return {"bytes": s.bytes, "segments": s.segments, "layers": s.layers, "fabric": text(s.fabric)}
+    return {"bytes": s.bytes, "segments": s.segments, "layers": s.layers, "fabric": text(s.fabric), "bulk": bool(s.bulk)}
 
 
 def _blocks(blocks: Sequence[int]):
     return (c.c_int32 * len(blocks))(*blocks)
+
+
+def _sources(sources: Sequence[tuple[Pool, Sequence[int]]]):
+    array = (_kv_abi.baton_kv_source * len(sources))()
+    for slot, (pool, blocks) in zip(array, sources):
+        slot.pool, slot.blocks, slot.block_count = pool._handle(), _blocks(blocks), len(blocks)  # ctypes keeps the blocks with the array
+    return array
 
 
 class Session(_Handle):
@@ -266,10 +174,11 @@ class Session(_Handle):
     _close = "baton_kv_session_close"
 
     def info(self) -> dict[str, Any]:
-        """name, address, same_host; raises why the session was lost."""
+        """name, address, same_host, epoch, bulk_sealed, and of a known peer its name in the file, fingerprint, roles; raises why the session was lost."""
         i = _kv_abi.baton_kv_session_info()
         _call("baton_kv_session_read", self._handle(), i)
-        return {"name": text(i.name), "address": text(i.address), "same_host": bool(i.same_host)}
+        known = {"peer": text(i.peer), "fingerprint": text(i.fingerprint), "roles": text(i.roles).split(",") if i.roles else []}
+        return {"name": text(i.name), "address": text(i.address), "same_host": bool(i.same_host), "epoch": text(i.epoch), "bulk_sealed": bool(i.bulk_sealed), **known}
 
     def notify(self, type: str, data: bytes = b"") -> None:
         """A NOTE for the peer."""
@@ -279,21 +188,44 @@ class Session(_Handle):
         """Answers the PULL of that id with no."""
         _call("baton_kv_refuse", self._handle(), id, _error(why))
 
-    def push(self, ticket: str, sources: Sequence[tuple[Pool, Sequence[int]]], tokens: int, fabric: str = "auto", timeout: float = 5.0,
-             checksum: bool = False) -> Push:
-        """Agrees with the peer on a push of these blocks into its ticket; nothing is sent yet. Blocks for a round trip."""
-        array = (_kv_abi.baton_kv_source * len(sources))()
-        keep = []
-        for slot, (pool, blocks) in zip(array, sources):
-            keep.append(_blocks(blocks))
-            slot.pool, slot.blocks, slot.block_count = pool._handle(), keep[-1], len(blocks)
+    def _push(self, how: str, ticket: str, sources: Sequence[tuple[Pool, Sequence[int]]], tokens: int, fabric: str, timeout: float, checksum: bool, bulk: str) -> Push:
+        array = _sources(sources)
         o = _kv_abi.baton_kv_push_options(source_count=len(array), sources=array, ticket=ticket.encode(), fabric=fabric.encode(), tokens=tokens,
-                                          deadline_ns=_deadline(timeout), checksum=int(checksum))
+                                          deadline_ns=deadline(timeout), checksum=int(checksum), bulk=_BULK.index(bulk))
         h = c.c_void_p()
-        _call("baton_kv_push_open", self._handle(), o, h)
+        _call(how, self._handle(), o, h)
         push = Push(self.endpoint, h)
         push._pools = [pool for pool, _ in sources]  # whoever has a push has what it reads
         return push
+
+    def begin_push(self, ticket: str, sources: Sequence[tuple[Pool, Sequence[int]]], tokens: int, fabric: str = "auto", timeout: float = 5.0,
+                   checksum: bool = False, bulk: str = "never") -> Push:
+        """Begins to agree with the peer on a push of these blocks into its ticket, and returns at once: READY comes, or FAILED. Layers may be pushed before, and the
+        push sealed. `bulk`: "never", "model" or "always" all layers together."""
+        return self._push("baton_kv_push_begin", ticket, sources, tokens, fabric, timeout, checksum, bulk)
+
+    def push(self, ticket: str, sources: Sequence[tuple[Pool, Sequence[int]]], tokens: int, fabric: str = "auto", timeout: float = 5.0,
+             checksum: bool = False, bulk: str = "never") -> Push:
+        """The same, and blocks for the round trip; raises what FAILED would say."""
+        return self._push("baton_kv_push_open", ticket, sources, tokens, fabric, timeout, checksum, bulk)
+
+    def track(self, hold: str) -> None:
+        """Keeps a hold of the peer's alive until it is confirmed; UNHELD if the peer has no such. Then Grant.pull_hold."""
+        _call("baton_kv_track", self._handle(), hold.encode())
+
+    def lend(self, pool: Pool, name: str = "kv", timeout: float = 5.0) -> Lender:
+        """Lets the peer's borrower of that name, on this host, read the pool in place: READY comes, or FAILED."""
+        h = c.c_void_p()
+        _call("baton_kv_lender_open", self._handle(), pool._handle(), name.encode(), deadline(timeout), h)
+        lender = Lender(self.endpoint, h)
+        lender._pool = pool
+        return lender
+
+    def borrow(self, layout: Layout, model: str = "", name: str = "kv") -> Borrower:
+        """Reads in place what the peer lends under that name and this side's layout can read: READY comes, then LOAN for each."""
+        h = c.c_void_p()
+        _call("baton_kv_borrower_open", self._handle(), layout.c(), model.encode(), name.encode(), h)
+        return Borrower(self.endpoint, h)
 
 
 class Grant(_Handle):
@@ -309,6 +241,10 @@ class Grant(_Handle):
     def pull(self, session: Session, data: bytes = b"") -> None:
         """Asks the peer to push into it; `data` says what is wanted."""
         _call("baton_kv_pull", self._handle(), session._handle(), data, len(data))
+
+    def pull_hold(self, hold: str) -> None:
+        """Asks for a hold that a session tracks; nobody over there need answer."""
+        _call("baton_kv_pull_hold", self._handle(), hold.encode())
 
     def cancel(self, why: Error | str | None = None) -> None:
         """Fails it on both sides, unless it is complete."""
@@ -329,9 +265,31 @@ class Push(_Handle):
 
     _close = "baton_kv_push_release"
 
+    def __init__(self, endpoint: Endpoint, handle: c.c_void_p):
+        super().__init__(endpoint, handle)
+        self._failure: Error | None = None
+        self._waiting: list[asyncio.Future] = []
+
+    def _told(self, failure: Error | None) -> None:
+        """READY or FAILED."""
+        self._failure = failure
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def ready(self) -> int:
+        """How many layers there are, once the peer has agreed; raises why not. For a coroutine, while another one goes through Endpoint.events()."""
+        if not self.layers and self._failure is None:
+            self._waiting.append(asyncio.get_running_loop().create_future())
+            await self._waiting[-1]
+        if self._failure is not None:
+            raise self._failure
+        return self.layers
+
     @property
     def layers(self) -> int:
-        """How many each source has to push: those that the peer's pool holds."""
+        """How many each source has to push: those that the peer's pool holds. 0 before READY."""
         return _kv_abi.lib.baton_kv_push_layers(self._handle())
 
     def layer(self, layer: int, source: int = 0) -> None:
@@ -355,6 +313,72 @@ class Push(_Handle):
         return _stats("baton_kv_push_stats", self._handle())
 
 
+class Hold(_Handle):
+    """A request's blocks, kept until they are pulled: COMPLETE or FAILED says that they are the caller's again."""
+
+    _close = "baton_kv_hold_release"
+
+    @property
+    def id(self) -> str:
+        """For the decode side."""
+        return text(_kv_abi.lib.baton_kv_hold_id(self._handle()))
+
+    def cancel(self) -> None:
+        """It is not wanted any more: FAILED comes once nothing of it is under way. close() waits for that."""
+        _kv_abi.lib.baton_kv_hold_cancel(self._handle())
+
+
+class Lender(_Handle):
+    """A pool that the peer may read in place."""
+
+    _close = "baton_kv_lender_close"
+
+    def lend(self, blocks: Sequence[int], tokens: int, user: int = 0) -> int:
+        """Lends blocks; RETURNED names the loan when they are back."""
+        loan = c.c_uint64()
+        _call("baton_kv_lend", self._handle(), _blocks(blocks), len(blocks), tokens, user, loan)
+        return loan.value
+
+    def recall(self, loan: int) -> None:
+        """The blocks are this side's at once."""
+        _kv_abi.lib.baton_kv_recall(self._handle(), loan)
+
+
+class Borrower(_Handle):
+    """A lender's pool, read in place."""
+
+    _close = "baton_kv_borrower_close"
+
+    def _memory(self) -> tuple[int, Layout]:
+        at, l = c.c_void_p(), _kv_abi.baton_kv_layout()
+        _call("baton_kv_borrower_memory", self._handle(), at, l)
+        return at.value, Layout.of(l)
+
+    @property
+    def layout(self) -> Layout:
+        """The lender's."""
+        return self._memory()[1]
+
+    def view(self):
+        """layout.view of the lender's memory, read-only. Not to be used after close()."""
+        import numpy
+
+        at, layout = self._memory()
+        memory = (c.c_uint8 * layout.nbytes).from_address(at)
+        memory._borrower = self  # whoever has a view has the borrower
+        flat = numpy.frombuffer(memory, numpy.uint8)
+        flat.flags.writeable = False
+        return layout.view(flat)
+
+    def check(self, loan: int) -> None:
+        """After reading and before using what was read: raises CANCELLED if it may have changed meanwhile."""
+        _call("baton_kv_loan_check", self._handle(), loan)
+
+    def give_back(self, loan: int) -> None:
+        """The blocks are the lender's."""
+        _kv_abi.lib.baton_kv_loan_return(self._handle(), loan)
+
+
 class Pool(_Handle):
     """Registered memory with a layout. Keeps what it was made of."""
 
@@ -372,7 +396,7 @@ class Pool(_Handle):
               held_tokens: int = 0) -> Grant:
         """Lets one push fill these blocks with the request's first `tokens`, but for those that they hold already. With `session` it fails if that is lost first; after `timeout` seconds it fails with DEADLINE."""
         o = _kv_abi.baton_kv_grant_options(session=session._handle() if session else None, blocks=_blocks(blocks), block_count=len(blocks), tokens=tokens,
-                                           held_tokens=held_tokens, deadline_ns=0 if timeout is None else _deadline(timeout))
+                                           held_tokens=held_tokens, deadline_ns=0 if timeout is None else deadline(timeout))
         h = c.c_void_p()
         _call("baton_kv_grant_blocks", self._handle(), o, h)
         grant = Grant(self.endpoint, h)
@@ -380,12 +404,13 @@ class Pool(_Handle):
         return grant
 
 
-class Endpoint:
-    """What listens, connects and is polled. `key`: 32 bytes, or key_file; or identity and known_peers. `lease`: seconds."""
+class Endpoint(Owner):
+    """What listens, connects and is polled. `key`: 32 bytes, or key_file; or identity and known_peers (new_identity), and of who connects a role of accept_roles.
+    `seal`: KV that leaves the host is encrypted. `lease`, `recheck_peers`, `hold_beat`: seconds; 0: 1.5 s, never, 5 s."""
 
     def __init__(self, listen: str | None = None, *, key: bytes | None = None, key_file: str | None = None, name: str = "", lease: float = 0.0,
-                 identity: str | None = None, known_peers: str | None = None):
-        self._h: int | None = None
+                 identity: str | None = None, known_peers: str | None = None, accept_roles: Sequence[str] = (), recheck_peers: float = 0.0,
+                 hold_beat: float = 0.0, seal: bool = False):
         self._handles: weakref.WeakValueDictionary[int, _Handle] = weakref.WeakValueDictionary()
         self._events = (_kv_abi.baton_kv_event * 64)()
         if key is not None and len(key) != 32:
@@ -395,17 +420,13 @@ class Endpoint:
             return None if s is None else os.fsencode(s)
 
         o = _kv_abi.baton_kv_endpoint_options(listen=encode(listen), name=name.encode(), key_file=encode(key_file), identity=encode(identity),
-                                              known_peers=encode(known_peers), lease_ns=int(lease * 1e9))
+                                              known_peers=encode(known_peers), lease_ns=int(lease * 1e9), accept_roles=",".join(accept_roles).encode() or None,
+                                              recheck_peers_ns=int(recheck_peers * 1e9), hold_beat_ns=int(hold_beat * 1e9), seal_bulk=int(seal))
         if key is not None:
             o.key = key
         h = c.c_void_p()
         _call("baton_kv_endpoint_open", o, h)
         self._h = h.value
-
-    def _handle(self) -> int:
-        if self._h is None:
-            raise ValueError("this Endpoint is closed")
-        return self._h
 
     def close(self) -> None:
         """Ends everything that belongs to it."""
@@ -413,32 +434,45 @@ class Endpoint:
         if h is not None:
             _kv_abi.lib.baton_kv_endpoint_close(h)
 
-    def __enter__(self) -> Endpoint:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
-
-    def __del__(self):
-        if getattr(self, "_h", None) is not None:
-            self.close()
-
     @property
     def address(self) -> str:
         """Where it listens, "" if it does not."""
         return text(_kv_abi.lib.baton_kv_endpoint_address(self._handle()))
 
-    def connect(self, address: str, timeout: float = 5.0) -> Session:
-        """A session with whoever listens there."""
+    def connect(self, address: str, timeout: float = 5.0, peer: str | None = None, role: str | None = None) -> Session:
+        """A session with whoever listens there; with identities, only if it is the known peer of that name, or has that role."""
+        o = _kv_abi.baton_kv_connect_options(peer=None if peer is None else peer.encode(), role=None if role is None else role.encode())
         h = c.c_void_p()
-        _call("baton_kv_connect", self._handle(), address.encode(), _deadline(timeout), h)
+        _call("baton_kv_connect_to", self._handle(), address.encode(), o, deadline(timeout), h)
         return Session(self, h)
+
+    def drop_unknown_peers(self) -> int:
+        """Reads the known peers again and ends the sessions of those that are gone from it; how many."""
+        return _kv_abi.lib.baton_kv_endpoint_drop_unknown_peers(self._handle())
+
+    def hold(self, sources: Sequence[tuple[Pool, Sequence[int]]], tokens: int, fabric: str = "auto", lease: float = 0.0) -> Hold:
+        """Keeps these blocks for whoever is told the id, for `lease` seconds (0: 30) from the last that was heard of it."""
+        array = _sources(sources)
+        o = _kv_abi.baton_kv_hold_options(source_count=len(array), sources=array, fabric=fabric.encode(), tokens=tokens, lease_ns=int(lease * 1e9))
+        h = c.c_void_p()
+        _call("baton_kv_hold_blocks", self._handle(), o, h)
+        hold = Hold(self, h)
+        hold._pools = [pool for pool, _ in sources]
+        return hold
+
+    def confirm(self, hold: str) -> None:
+        """Everything of a tracked hold is here; the other side may free it."""
+        _kv_abi.lib.baton_kv_confirm(self._handle(), hold.encode())
+
+    def untrack(self, hold: str) -> None:
+        """A tracked hold is not wanted any more."""
+        _kv_abi.lib.baton_kv_untrack(self._handle(), hold.encode())
 
     def accept(self, timeout: float | None = 0.0) -> Session | None:
         """The next peer that connected, None if there is none in time."""
         h = c.c_void_p()
         try:
-            _call("baton_kv_accept", self._handle(), _deadline(timeout), h)
+            _call("baton_kv_accept", self._handle(), deadline(timeout), h)
         except Error as e:
             if e.code == Code.DEADLINE:
                 return None
@@ -448,7 +482,7 @@ class Endpoint:
     def register(self, memory: Any, layout: Layout, model: str = "", address: int | None = None) -> Pool:
         """A pool of a Memfd, a writable contiguous NumPy array, or, with `address`, any host memory that `memory` keeps alive. Pools of arrays
         are filled by tcp or shm, not mapped."""
-        l = layout._c()
+        l = layout.c()
         o = _kv_abi.baton_kv_pool_options(layout=c.pointer(l), model=model.encode())
         if isinstance(memory, Memfd):
             o.memory, o.fd, o.bytes = _kv_abi.MEMORY_FD, memory.fd, memory.bytes
@@ -473,8 +507,12 @@ class Endpoint:
     def _event(self, e: _kv_abi.baton_kv_event) -> Event:
         kind = EventKind(e.kind) if e.kind in EventKind._value2member_map_ else e.kind
         get = self._handles.get
-        return Event(kind, get(e.session), get(e.grant), get(e.push), e.id, e.layers, e.tokens, e.held_tokens, text(e.text or b""),
-                     c.string_at(e.bytes, e.byte_count) if e.byte_count else b"", from_c(e.error.contents) if e.error else None)
+        event = Event(kind, get(e.session), get(e.grant), get(e.push), get(e.hold), get(e.lender), get(e.borrower), e.id, e.layers, e.tokens, e.held_tokens, e.user,
+                      tuple(e.blocks[:e.block_count]) if e.block_count else (), text(e.text or b""), c.string_at(e.bytes, e.byte_count) if e.byte_count else b"",
+                      from_c(e.error.contents) if e.error else None)
+        if event.push is not None and kind in (EventKind.READY, EventKind.FAILED):
+            event.push._told(event.error)
+        return event
 
     def poll(self) -> list[Event]:
         """Makes progress, never sleeps; what happened."""
@@ -483,9 +521,9 @@ class Endpoint:
 
     def wait(self, timeout: float | None = None) -> list[Event]:
         """Polls until something happened, or `timeout` seconds: then []. Interrupted by Ctrl-C."""
-        end = _deadline(timeout)
+        end = deadline(timeout)
         while True:
-            until = min(end, time.monotonic_ns() + 50_000_000)
+            until = min(end, time.monotonic_ns() + SLICE_NS)
             self._events[0].struct_size = c.sizeof(_kv_abi.baton_kv_event)
             events = self._take(_kv_abi.lib.baton_kv_wait(self._handle(), self._events, len(self._events), until))
             if events or until == end:

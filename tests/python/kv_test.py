@@ -10,6 +10,8 @@ import re
 import select
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import unittest
 
@@ -22,7 +24,7 @@ except ImportError:
 SOURCE = pathlib.Path(sys.argv[1])
 sys.path.insert(0, str(SOURCE / "python"))
 import baton
-from baton import _abi, _kv_abi, kv
+from baton import _abi, _kv_abi, kv, kv_layout
 
 SOON = 60.0  # seconds; an end that only a broken test reaches
 LEASE = 15.0  # long for a loaded machine: a death is heard of by the end of its stream
@@ -83,7 +85,21 @@ def prefill(address):
                 while time.monotonic() < deadline and not any(x.kind == kv.EventKind.PEER_LOST for x in ep.wait(0.1)):
                     pass
                 return
-            if e.kind in (kv.EventKind.COMPLETE, kv.EventKind.FAILED):
+            if e.kind == kv.EventKind.NOTE and e.text in ("hold", "lend"):
+                line, salt = e.data.decode().split("|")
+                layout = kv.Layout.parse(line)
+                pool, blocks = ep.register(kv.Memfd(layout.nbytes), layout, model="m"), blocks_of(layout)
+                store(pool, blocks, part(layout, cache(layout, int(salt))))
+                pools[line + e.text] = ep.hold([(pool, blocks)], TOKENS) if e.text == "hold" else session.lend(pool, "lane", timeout=SOON)
+                if e.text == "hold":
+                    session.notify("held", pools[line + e.text].id.encode())
+            if e.kind == kv.EventKind.READY and e.lender:
+                e.lender.lend(blocks_of(e.lender._pool.layout), TOKENS, user=77)
+            if e.kind == kv.EventKind.RETURNED:
+                session.notify("returned", str(e.id).encode())
+            if e.kind == kv.EventKind.COMPLETE and e.hold:
+                session.notify("freed")
+            if e.push and e.kind in (kv.EventKind.COMPLETE, kv.EventKind.FAILED):
                 pushes.discard(e.push)
                 e.push.close()
             if e.kind != kv.EventKind.PULL:
@@ -97,13 +113,16 @@ def prefill(address):
                 pools[line] = ep.register(np.zeros(layout.nbytes, np.uint8), layout, model="m")
             pool, blocks = pools[line], blocks_of(layout)
             store(pool, blocks, part(layout, cache(layout, int(salt))))
-            push = session.push(e.ticket, [(pool, blocks)], e.tokens, fabric=fabric, checksum=int(salt) % 2 == 0)
+            begin = session.push if int(salt) % 3 == 0 else session.begin_push  # what is pushed before READY goes out with it
+            push = begin(e.ticket, [(pool, blocks)], e.tokens, fabric=fabric, checksum=int(salt) % 2 == 0)
             pushes.add(push)
             if how == "hang":
                 push.layer(0)
                 continue
             for layer in range(push.layers):
                 push.layer(layer)
+            if not push.layers:
+                push.all()
             push.seal(b"first token 42")
 
 
@@ -127,8 +146,8 @@ class Abi(unittest.TestCase):
             self.assertEqual({n: (getattr(s, n).offset, ctypes.sizeof(k)) for n, k in s._fields_}, fields, s.__name__)
 
     def test_names(self):
-        for prefix, enum, names in (("EVENT_", "event_kind", {k.name: k.value for k in kv.EventKind}), ("", "dtype", {n.upper(): i for i, n in enumerate(kv._DTYPES) if n}),
-                                    ("", "order", {n.upper(): i for i, n in enumerate(kv._ORDERS) if n})):
+        for prefix, enum, names in (("EVENT_", "event_kind", {k.name: k.value for k in kv.EventKind}), ("", "dtype", {n.upper(): i for i, n in enumerate(kv_layout.DTYPES) if n}),
+                                    ("", "order", {n.upper(): i for i, n in enumerate(kv_layout.ORDERS) if n})):
             recorded = {n.split("BATON_KV_" + prefix)[1]: int(v) for n, v in self.table.items() if n.startswith(f"enum baton_kv_{enum}.")}
             self.assertEqual(names, recorded)
 
@@ -181,6 +200,45 @@ class Layouts(unittest.TestCase):
                 flat = memory.view(l.numpy_dtype)
                 self.assertEqual(flat.size, view.size)
                 self.assertTrue((np.sort(flat) == np.sort(view.reshape(-1))).all())
+
+
+class Keys(unittest.TestCase):
+    def test_peers_are_known(self):
+        with tempfile.TemporaryDirectory() as folder:
+            at = lambda name: os.path.join(folder, name)  # noqa: E731
+            decode, prefill = kv.new_identity(at("d")), kv.new_identity(at("p"))
+            self.assertEqual(kv.read_identity(at("p")), prefill)
+            with self.assertRaises(baton.Error):
+                kv.new_identity(at("p"))
+            kv.new_key(at("k"))
+            with open(at("known"), "w") as f:
+                f.write(f"decode-1 {decode.public_key} roles=decode\nprefill-1 {prefill.public_key} roles=prefill\n")
+            os.chmod(at("known"), 0o600)
+            seen = []
+
+            def serve():
+                with kv.Endpoint("127.0.0.1:0", identity=at("d"), known_peers=at("known"), accept_roles=["prefill"], seal=True, lease=LEASE) as ep:
+                    seen.append(ep.address)
+                    session = ep.accept(SOON)
+                    seen.append(session.info())
+                    session.notify("seen")
+                    ep.wait(SOON)
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            end = time.monotonic() + SOON
+            while not seen and time.monotonic() < end:
+                time.sleep(0.001)
+            with kv.Endpoint(identity=at("p"), known_peers=at("known"), lease=LEASE) as ep:
+                with self.assertRaises(baton.Error) as caught:
+                    ep.connect(seen[0], timeout=SOON, role="prefill")
+                self.assertEqual(caught.exception.code, baton.Code.PERMISSION)
+                session = ep.connect(seen[0], timeout=SOON, peer="decode-1", role="decode")
+                info = session.info()
+                self.assertEqual([e.text for e in ep.wait(SOON)], ["seen"])
+                self.assertEqual((info["peer"], info["fingerprint"], info["roles"], info["bulk_sealed"]), ("decode-1", decode.fingerprint, ["decode"], True))
+            thread.join()
+            self.assertEqual((seen[1]["peer"], seen[1]["roles"]), ("prefill-1", ["prefill"]))
 
 
 class TwoProcesses(unittest.TestCase):
@@ -249,6 +307,42 @@ class TwoProcesses(unittest.TestCase):
         self.assertTrue((here[:, :, :held] == 7).all())
         self.assertTrue((here[:, :, held:] == want[:, :, held:]).all())
 
+    def test_what_is_held_is_pulled_and_freed(self):
+        source, target = list(layouts())[1]
+        self.session.notify("hold", f"{source}|5".encode())
+        hold = self.until(kv.EventKind.NOTE)[-1].data.decode()
+        pool, blocks = self.ep.register(np.zeros(target.nbytes, np.uint8), target, model="m"), blocks_of(target)
+        grant = pool.grant(blocks, TOKENS, session=self.session)
+        with self.assertRaises(baton.Error) as caught:
+            grant.pull_hold(hold)
+        self.assertEqual(caught.exception.code, baton.Code.NOT_FOUND)
+        self.session.track(hold)
+        grant.pull_hold(hold)
+        self.until(kv.EventKind.COMPLETE, grant=grant)
+        self.assertTrue((fetch(pool, blocks) == cache(target, 5)).all())
+        self.ep.confirm(hold)
+        self.assertEqual(self.until(kv.EventKind.NOTE)[-1].text, "freed")
+        self.session.track(hold)
+        unheld = self.until(kv.EventKind.UNHELD)[-1]
+        self.assertEqual((unheld.text, unheld.error.code), (hold, baton.Code.NOT_FOUND))
+
+    def test_what_is_lent_is_read_in_place(self):
+        source = next(layouts())[0]
+        borrower = self.session.borrow(source, model="m", name="lane")
+        self.session.notify("lend", f"{source}|8".encode())
+        self.until(kv.EventKind.READY, borrower=borrower)
+        loan = self.until(kv.EventKind.LOAN)[-1]
+        self.assertEqual((loan.borrower, loan.tokens, loan.user, list(loan.blocks)), (borrower, TOKENS, 77, blocks_of(source)))
+        self.assertEqual(borrower.layout, source)
+        t = np.arange(TOKENS)
+        got = borrower.view()[:, :, np.array(loan.blocks)[t // source.block_tokens], t % source.block_tokens]
+        borrower.check(loan.id)
+        self.assertTrue((got == cache(source, 8)).all())
+        with self.assertRaises(ValueError):
+            borrower.view()[...] = 0
+        borrower.give_back(loan.id)
+        self.assertEqual(self.until(kv.EventKind.NOTE)[-1].data.decode(), str(loan.id))
+
     def test_refused_and_mismatched(self):
         source, target = next(layouts())
         pool, _, grant = self.ask(source, target, kv.Memfd(target.nbytes), "auto", 1, "refuse")
@@ -283,6 +377,42 @@ class TwoProcesses(unittest.TestCase):
         grant.pull(self.session, f"{source}|auto|9|layers".encode())
         self.until(kv.EventKind.COMPLETE, grant=grant)
         self.assertTrue((fetch(pool, blocks) == cache(target, 9)).all())
+
+    def test_a_push_is_awaited(self):
+        layout = next(layouts())[0]
+
+        async def one(ep):
+            here = kv.Endpoint(key=KEY, name="prefill", lease=LEASE)
+            theirs = ep.register(np.zeros(layout.nbytes, np.uint8), layout, model="m")
+            mine = here.register(np.zeros(layout.nbytes, np.uint8), layout, model="m")
+            store(mine, blocks_of(layout), cache(layout, 6))
+            done = asyncio.get_running_loop().create_future()
+
+            async def drive(endpoint):
+                async for e in endpoint.events():
+                    if e.kind == kv.EventKind.COMPLETE and e.grant and not done.done():
+                        done.set_result(True)
+
+            tasks = [asyncio.create_task(drive(ep))]
+            session = await asyncio.get_running_loop().run_in_executor(None, here.connect, ep.address, SOON)  # blocks, and `ep` answers
+            tasks.append(asyncio.create_task(drive(here)))
+            push = session.begin_push("no such ticket", [(mine, blocks_of(layout))], TOKENS, timeout=SOON)
+            with self.assertRaises(baton.Error) as caught:
+                await push.ready()
+            self.assertEqual(caught.exception.code, baton.Code.PERMISSION)
+            grant = theirs.grant(blocks_of(layout), TOKENS)
+            push = session.begin_push(grant.ticket, [(mine, blocks_of(layout))], TOKENS, timeout=SOON, bulk="always")
+            self.assertEqual(await push.ready(), layout.layers)
+            push.all()
+            push.seal()
+            await done
+            self.assertTrue((fetch(theirs, blocks_of(layout)) == cache(layout, 6)).all())
+            self.assertEqual(push.stats()["bulk"], True)
+            for task in tasks:
+                task.cancel()
+            here.close()
+
+        asyncio.run(asyncio.wait_for(one(self.ep), SOON))
 
     def test_asyncio_and_select(self):
         source, target = next(layouts())

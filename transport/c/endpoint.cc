@@ -1,5 +1,6 @@
-// Endpoints, sessions and pools of baton_kv.h.
+// Identities, endpoints, sessions and pools of baton_kv.h.
 #include "transport/c/handles.hpp"
+#include "transport/identity.hpp"
 #include "transport/kv_wire.hpp"
 
 #include <fcntl.h>
@@ -13,17 +14,15 @@ using namespace baton::transport;
 
 namespace {
 
-// Identities are there in builds whose EndpointOptions have them.
-template <class Options>
-Status set_identity(Options& o, const baton_kv_endpoint_options& c) {
-  if constexpr (requires { o.identity, o.known_peers; }) {
-    o.identity = text(c.identity);
-    o.known_peers = text(c.known_peers);
-    return {};
-  } else {
-    if (!c.identity && !c.known_peers) return {};
-    return Error(BATON_UNSUPPORTED, "this build has no identities", "use a key file");
+// "a,b" as a list.
+std::vector<std::string> split(std::string_view s) {
+  std::vector<std::string> all;
+  while (!s.empty()) {
+    const size_t n = std::min(s.find(','), s.size());
+    if (n) all.emplace_back(s.substr(0, n));
+    s.remove_prefix(std::min(n + 1, s.size()));
   }
+  return all;
 }
 
 Result<EndpointOptions> options_of(const baton_kv_endpoint_options& c) {
@@ -40,7 +39,11 @@ Result<EndpointOptions> options_of(const baton_kv_endpoint_options& c) {
   if (!c.identity && std::all_of(o.key.begin(), o.key.end(), [](uint8_t b) { return b == 0; }))
     return Error(BATON_INVALID_ARGUMENT, "the key is all zero", "make one: 32 random bytes");
   if (c.lease_ns) o.lease_ns = c.lease_ns;
-  BATON_TRY(set_identity(o, c));
+  o.identity = text(c.identity);
+  o.known_peers = text(c.known_peers);
+  o.accept_roles = split(text(c.accept_roles));
+  o.recheck_peers_ns = c.recheck_peers_ns;
+  o.seal_bulk = c.seal_bulk;
   return o;
 }
 
@@ -49,6 +52,14 @@ baton_kv_session* adopt(baton_kv_endpoint* ep, std::unique_ptr<Session> s) {
   out->ep = ep;
   out->session = std::move(s);
   return out.get();
+}
+
+void tell(const PublicKey& key, baton_kv_identity* out) {
+  if (!out) return;
+  baton_kv_identity i{};
+  put(i.public_key, public_key_text(key));
+  put(i.fingerprint, fingerprint(key));
+  copy_out(out, i);
 }
 
 Error too_long(uint64_t count) { return Error(BATON_INVALID_ARGUMENT, std::to_string(count) + " bytes in one message", "at most BATON_KV_NOTE_BYTES; large things go by a push"); }
@@ -98,10 +109,37 @@ Status find_memory(baton_kv_pool& p, const baton_kv_pool_options& o) {
 
 baton_kv_endpoint::~baton_kv_endpoint() {
   pushes.clear();
+  holds.clear();
+  holder.reset();
+  lenders.clear();
+  borrowers.clear();
   grants.clear();
+  puller.reset();
   pools.clear();
   sessions.clear();
   endpoint.reset();
+}
+
+int32_t baton_kv_key_new(const char* path, baton_error* error) {
+  return edge(error, [&]() -> Status { return path ? write_key_file(path) : Status(missing("the path")); });
+}
+
+int32_t baton_kv_identity_new(const char* path, baton_kv_identity* out, baton_error* error) {
+  return edge(error, [&]() -> Status {
+    if (!path) return missing("the path");
+    BATON_ASSIGN(const PublicKey key, write_identity_file(path));
+    tell(key, out);
+    return {};
+  });
+}
+
+int32_t baton_kv_identity_read(const char* path, baton_kv_identity* out, baton_error* error) {
+  return edge(error, [&]() -> Status {
+    if (!path) return missing("the path");
+    BATON_ASSIGN(const PublicKey key, identity_public_key(path));
+    tell(key, out);
+    return {};
+  });
 }
 
 int32_t baton_kv_endpoint_open(const baton_kv_endpoint_options* options, baton_kv_endpoint** out, baton_error* error) {
@@ -121,6 +159,7 @@ int32_t baton_kv_endpoint_open(const baton_kv_endpoint_options* options, baton_k
     BATON_ASSIGN(Endpoint e, Endpoint::open(*ep->instance, std::move(o)));
     ep->endpoint.emplace(std::move(e));
     ep->address = ep->endpoint->address();
+    ep->hold_beat_ns = c.hold_beat_ns;
     *out = ep.release();
     return {};
   });
@@ -131,10 +170,20 @@ const char* baton_kv_endpoint_address(const baton_kv_endpoint* ep) { return ep ?
 baton_instance* baton_kv_endpoint_instance(const baton_kv_endpoint* ep) { return ep ? ep->instance->get() : nullptr; }
 int baton_kv_endpoint_fd(const baton_kv_endpoint* ep) { return ep ? baton_instance_fd(ep->instance->get()) : -1; }
 
+uint32_t baton_kv_endpoint_drop_unknown_peers(baton_kv_endpoint* ep) {
+  if (!ep) return 0;
+  return quietly(0u, [&] { return ep->endpoint->drop_unknown_peers(); });
+}
+
 int32_t baton_kv_connect(baton_kv_endpoint* ep, const char* address, uint64_t deadline_ns, baton_kv_session** out, baton_error* error) {
+  return baton_kv_connect_to(ep, address, nullptr, deadline_ns, out, error);
+}
+
+int32_t baton_kv_connect_to(baton_kv_endpoint* ep, const char* address, const baton_kv_connect_options* options, uint64_t deadline_ns, baton_kv_session** out, baton_error* error) {
   return edge(error, [&]() -> Status {
     if (!ep || !address || !out) return missing("the endpoint, the address or the result");
-    BATON_ASSIGN(auto s, ep->endpoint->connect(address, deadline_ns));
+    const auto o = options ? copy_in(options) : baton_kv_connect_options{};
+    BATON_ASSIGN(auto s, ep->endpoint->connect(address, deadline_ns, {text(o.peer), text(o.role)}));
     *out = adopt(ep, std::move(s));
     return {};
   });
@@ -168,7 +217,8 @@ void baton_kv_session_close(baton_kv_session* s) {
         g->session = nullptr;
         if (!g->complete && g->incoming) g->incoming->cancel(Error(BATON_CANCELLED, "the session was closed on this side", "open a new one"));
       }
-    forget(ep->sessions, s); // its transfers fail with it
+    untrack(*ep, s);
+    forget(ep->sessions, s); // its transfers and loans fail with it
     return 0;
   });
 }
@@ -180,6 +230,15 @@ int32_t baton_kv_session_read(const baton_kv_session* s, baton_kv_session_info* 
     i.same_host = s->session->same_host();
     put(i.name, s->session->peer_name());
     put(i.address, s->session->peer_address());
+    put(i.epoch, s->session->peer_epoch());
+    if (const PeerIdentity* known = s->session->peer_identity()) {
+      put(i.peer, known->name);
+      put(i.fingerprint, known->fingerprint);
+      std::string roles;
+      for (const std::string& r : known->roles) roles += (roles.empty() ? "" : ",") + r;
+      put(i.roles, roles);
+    }
+    i.bulk_sealed = s->session->impl().bulk_sealed();
     copy_out(out, i);
     return s->session->alive();
   });
@@ -219,6 +278,11 @@ void baton_kv_unregister(baton_kv_pool* p) {
     baton_kv_endpoint* ep = p->ep;
     for (auto& u : ep->pushes)
       if (std::find(u->pools.begin(), u->pools.end(), p) != u->pools.end()) end_push(*u, Error(BATON_CANCELLED, "the pool was unregistered", "push from another"));
+    const Error gone(BATON_CANCELLED, "the pool was unregistered", "use another");
+    for (auto& h : ep->holds)
+      if (std::find(h->pools.begin(), h->pools.end(), p) != h->pools.end()) end_hold(*h, gone);
+    for (auto& l : ep->lenders)
+      if (l->pool == p) end_lender(*l, gone);
     p->sink.reset(); // poisons what is granted
     for (auto& g : ep->grants)
       if (g->pool == p) g->pool = nullptr;

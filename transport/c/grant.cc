@@ -57,6 +57,19 @@ int32_t baton_kv_pull(baton_kv_grant* g, baton_kv_session* s, const void* bytes,
   });
 }
 
+int32_t baton_kv_pull_hold(baton_kv_grant* g, const char* hold, baton_error* error) {
+  return edge(error, [&]() -> Status {
+    if (!g || !hold) return missing("the grant or the hold's id");
+    if (g->pull) return Error(BATON_BUSY, "the grant was asked for already", "grant again");
+    const auto it = std::find_if(g->ep->tracked.begin(), g->ep->tracked.end(), [&](const auto& t) { return t.first == hold; });
+    if (it == g->ep->tracked.end()) return Error(BATON_NOT_FOUND, "the hold is not tracked", "baton_kv_track it, over a session to its holder");
+    BATON_TRY(g->ep->puller->pull(hold, *g->incoming));
+    g->pull = g->ep->next_pull++;
+    g->session = it->second;
+    return {};
+  });
+}
+
 int32_t baton_kv_refuse(baton_kv_session* s, uint64_t id, const baton_error* why, baton_error* error) {
   return edge(error, [&]() -> Status {
     if (!s) return missing("the session");

@@ -301,7 +301,7 @@ class _Worker:
         begin, end = want
         runs = [r for r in self.runs if r.begin < end and r.end > begin]
         try:
-            push = event.session.push(event.ticket, [(r.pool, save.blocks) for r in runs], event.tokens, fabric=self.fabric, timeout=min(self.timeout, 10.0))
+            push = event.session.begin_push(event.ticket, [(r.pool, save.blocks) for r in runs], event.tokens, fabric=self.fabric, timeout=min(self.timeout, 10.0))
         except Error as e:  # that one decode worker gets nothing: it is told by its own side of the same failure
             logger.warning("KV of request %s was not pushed: %s", save.req_id, e)
             self._account(save.transfer_id, self.layers)
