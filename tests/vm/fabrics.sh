@@ -13,7 +13,9 @@ run() {
 }
 
 run transport_kv_link '--gtest_filter=All/OnFabric.*'
-run transport_kv_parts '--gtest_filter=All/Parts.*'
+few= # 64 endpoints of libfabric's rxm over verbs do not fit into the guest
+[ "$BATON_TEST_FABRICS" = verbs ] || few=-*SixtyFour*
+run transport_kv_parts "--gtest_filter=All/Parts.*$few"
 run transport_kv_recode '--gtest_filter=All/RecodeOn.*'
 run transport_seal '--gtest_filter=All/SealedOn.*'
 run transport_process '--gtest_filter=All/DecodeHere.*:All/PrefillHere.*-*APort*'
