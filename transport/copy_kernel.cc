@@ -14,14 +14,9 @@
 namespace baton::transport {
 namespace {
 
-// What is read after the bytes of a call, and is brought nearer meanwhile: the beginning of the next segment.
-struct Next {
-  const uint8_t* src;
-  size_t bytes;
-};
-using CopyFn = void (*)(uint8_t*, const uint8_t*, size_t, Next);
+using CopyFn = void (*)(uint8_t*, const uint8_t*, size_t, CopyNext);
 
-void plain(uint8_t* dst, const uint8_t* src, size_t n, Next) { std::memcpy(dst, src, n); }
+void plain(uint8_t* dst, const uint8_t* src, size_t n, CopyNext) { std::memcpy(dst, src, n); }
 
 // How far ahead the source is prefetched, over the end of a segment into the next one and no further. Into the second-level cache: the first one holds too
 // few lines under way. Measured on a Sapphire Rapids, 64 MiB, cold, beside a kernel that prefetched 1 KiB ahead into the first, whatever came there:
@@ -35,18 +30,18 @@ size_t head(uint8_t* dst, const uint8_t* src, size_t n, size_t line) {
   return h;
 }
 
-#if defined(__x86_64__)
 // `bytes` of the source, from kAhead behind `i`.
 template <size_t bytes>
-inline void prefetch(const uint8_t* src, size_t i, size_t n, Next next) {
+inline void prefetch(const uint8_t* src, size_t i, size_t n, CopyNext next) {
   const size_t at = i + kAhead;
   const bool over = at >= n;
   if (over && at - n >= next.bytes) return;
-  const auto* p = reinterpret_cast<const char*>(over ? next.src + (at - n) : src + at);
-  for (size_t line = 0; line < bytes; line += 64) _mm_prefetch(p + line, _MM_HINT_T1);
+  const uint8_t* p = over ? next.src + (at - n) : src + at;
+  for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(p + line, 0, 2);
 }
 
-__attribute__((target("avx512f"))) void stream512(uint8_t* dst, const uint8_t* src, size_t n, Next next) {
+#if defined(__x86_64__)
+__attribute__((target("avx512f"))) void stream512(uint8_t* dst, const uint8_t* src, size_t n, CopyNext next) {
   size_t i = head(dst, src, n, 64);
   for (; i + 256 <= n; i += 256) {
     prefetch<256>(src, i, n, next);
@@ -61,7 +56,7 @@ __attribute__((target("avx512f"))) void stream512(uint8_t* dst, const uint8_t* s
   if (i < n) std::memcpy(dst + i, src + i, n - i);
 }
 
-__attribute__((target("avx2"))) void stream256(uint8_t* dst, const uint8_t* src, size_t n, Next next) {
+__attribute__((target("avx2"))) void stream256(uint8_t* dst, const uint8_t* src, size_t n, CopyNext next) {
   size_t i = head(dst, src, n, 32);
   for (; i + 128 <= n; i += 128) {
     prefetch<128>(src, i, n, next);
@@ -145,10 +140,20 @@ void copy_bytes(void* dst, const void* src, size_t bytes, CopyMode mode) {
   fn(static_cast<uint8_t*>(dst), static_cast<const uint8_t*>(src), bytes, {});
 }
 
+void copy_near(uint8_t* dst, const uint8_t* src, size_t bytes, CopyNext next) {
+  constexpr size_t kStep = 256;
+  size_t i = 0;
+  for (; i + kStep <= bytes; i += kStep) {
+    prefetch<kStep>(src, i, bytes, next);
+    std::memcpy(dst + i, src + i, kStep);
+  }
+  if (i < bytes) std::memcpy(dst + i, src + i, bytes - i);
+}
+
 void copy_segments(uint8_t* dst, const uint8_t* src, std::span<const KvSegment> segments, CopyMode mode) {
   const CopyFn fn = mode == CopyMode::streaming ? streaming_kernel().fn : plain;
   for (size_t i = 0; i < segments.size(); ++i) {
-    Next next{};
+    CopyNext next{};
     if (i + 1 < segments.size()) { // its first lines: the hardware prefetcher cannot guess where it is
       next = {src + segments[i + 1].src, size_t(segments[i + 1].bytes)};
       if (fn == plain)

@@ -28,6 +28,13 @@ CopyMode pick_copy(uint64_t total_bytes, uint64_t segments);
 void copy_probe();      // now, rather than in the first transfer
 const char* copy_isa(); // "avx512", "avx2", "memcpy": what streaming is here
 void copy_bytes(void* dst, const void* src, size_t bytes, CopyMode);
+// What is read next, and is brought nearer meanwhile: the segment after this one.
+struct CopyNext {
+  const uint8_t* src;
+  size_t bytes;
+};
+// Out of memory that is far into memory that is near, and stays so: a stage of a few hundred KiB.
+void copy_near(uint8_t* dst, const uint8_t* src, size_t bytes, CopyNext next);
 void copy_segments(uint8_t* dst, const uint8_t* src, std::span<const KvSegment>, CopyMode);
 void copy_fence();
 

@@ -28,14 +28,13 @@ class Packer {
 
  private:
   uint64_t pack_units(std::span<uint8_t> out);
-  void prefetch(uint64_t bytes);
 
   const uint8_t* src_;
   std::span<const KvSegment> segments_;
   LayerUnits units_;
   std::vector<uint8_t> unit_;                    // one that did not fit into `out` as a whole
-  size_t next_ = 0, ahead_ = 0;                  // the segment being packed, the one being prefetched; the next unit
-  uint64_t offset_ = 0, ahead_offset_ = 0;       // in them; in unit_
+  size_t next_ = 0;                              // the segment being packed; the next unit
+  uint64_t offset_ = 0;                          // in it; in unit_
 };
 
 class Unpacker {
