@@ -67,10 +67,14 @@ double Floor::memcpy_ms(const Shape& s, std::mt19937& rng) {
   return double(now_ns() - start) / 1e6;
 }
 
-double Floor::streamed_ms(const Shape& s, std::mt19937& rng, uint32_t threads) {
+void Floor::cool(const Shape& s, std::mt19937& rng) {
+  memcpy_ms(s, rng);
+  for (Pair* p : {&one_, &two_}) streamed(s, rng, 1, *p);
+}
+
+double Floor::streamed(const Shape& s, std::mt19937& rng, uint32_t threads, Pair& pair) {
   const KvMove move = move_of(s, rng);
   const KvPieces pieces(move.layer(0), move.bytes(0));
-  Pair& pair = threads > 1 ? two_ : one_;
   std::atomic<uint32_t> next{0}, ready{0}, done{0};
   std::atomic<bool> go{false};
   auto work = [&] {

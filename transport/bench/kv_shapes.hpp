@@ -34,12 +34,14 @@ uint64_t wrong(const uint8_t* pool, const Shape&, const std::vector<int32_t>& ta
 class Floor {
  public:
   double memcpy_ms(const Shape&, std::mt19937&);
-  double streamed_ms(const Shape&, std::mt19937&, uint32_t threads); // the copy kernel that the fabric mapped uses; 1 or 2
+  double streamed_ms(const Shape& s, std::mt19937& rng, uint32_t threads) { return streamed(s, rng, threads, threads > 1 ? two_ : one_); } // the copy kernel that the fabric mapped uses; 1 or 2
+  void cool(const Shape&, std::mt19937&); // touches as much as all three, by this thread alone
 
  private:
   struct Pair {
     std::vector<uint8_t> from = std::vector<uint8_t>(kPool, 1), to = from;
   };
+  double streamed(const Shape&, std::mt19937&, uint32_t threads, Pair&);
   Pair plain_, one_, two_;
 };
 
