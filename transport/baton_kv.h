@@ -365,6 +365,11 @@ BATON_API void baton_kv_push_cancel(baton_kv_push*, const baton_error* why);
  * Cost     may block: 1 s for writes in flight. */
 BATON_API void baton_kv_push_release(baton_kv_push*);
 
+/* What moving so many bytes in so many runs costs by the model of a link (NULL: "efa-trn2"; transport/links.json has each constant and its source), in ns.
+ * Threads  any; no state.
+ * Errors   NOT_FOUND: no such link; the text names those that there are. */
+BATON_API int32_t baton_kv_link_cost(const char* link, uint64_t bytes, uint64_t segments, uint64_t* ns, baton_error*);
+
 /* What a grant or a push has moved. */
 typedef struct baton_kv_stats {
   uint32_t struct_size; /* sizeof(baton_kv_stats), set by the caller; 0: this version's */

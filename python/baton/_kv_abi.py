@@ -114,6 +114,7 @@ PROTOTYPES = {
     "baton_kv_push_cancel": (None, [_P, _E]),
     "baton_kv_push_release": (None, [_P]),
     "baton_kv_push_stats": (i32, [_P, c.POINTER(baton_kv_stats), _E]),
+    "baton_kv_link_cost": (i32, [c.c_char_p, u64, u64, c.POINTER(u64), _E]),
     "baton_kv_hold_blocks": (i32, [_P, c.POINTER(baton_kv_hold_options), _OUT, _E]),
     "baton_kv_hold_id": (c.c_char_p, [_P]),
     "baton_kv_hold_cancel": (None, [_P]),

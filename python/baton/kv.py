@@ -31,8 +31,8 @@ from .errors import Code, Error, from_c, text
 from .kv_layout import Layout, kv_call as _call
 from .owned import SLICE_NS, Owned, Owner, deadline
 
-__all__ = ["Borrower", "Endpoint", "Event", "EventKind", "Grant", "Hold", "Identity", "Layout", "Lender", "Memfd", "Pool", "Push", "Session", "new_identity",
-           "new_key", "read_identity"]
+__all__ = ["Borrower", "Endpoint", "Event", "EventKind", "Grant", "Hold", "Identity", "Layout", "Lender", "Memfd", "Pool", "Push", "Session", "link_cost",
+           "new_identity", "new_key", "read_identity"]
 
 _BULK = ["never", "model", "always"]
 
@@ -137,6 +137,13 @@ def read_identity(path: str) -> Identity:
 def new_key(path: str) -> None:
     """Makes a key file that both sides are to hold; never overwrites one."""
     _call("baton_kv_key_new", os.fsencode(path))
+
+
+def link_cost(bytes: int, segments: int, link: str | None = None) -> float:
+    """Seconds that moving so many bytes in so many runs takes by the model of a link; None: "efa-trn2"."""
+    ns = c.c_uint64()
+    _call("baton_kv_link_cost", None if link is None else link.encode(), bytes, segments, ns)
+    return ns.value / 1e9
 
 
 class _Handle(Owned):

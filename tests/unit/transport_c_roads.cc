@@ -149,6 +149,34 @@ TEST_F(Roads, InBulkEverythingIsSentAtOnce) {
   EXPECT_EQ(baton_kv_push_open(to, &o, &u, &e), BATON_INVALID_ARGUMENT);
 }
 
+// Descriptors of one length and no layout, as NIXL's: rows of one latent layer, each moved to a row of its own.
+TEST_F(Roads, RowsWithoutALayoutMove) {
+  connect();
+  layout = {.struct_size = sizeof layout, .layers = 1, .kv_heads = 1, .head_dim = 4096, .dtype = BATON_KV_F8E4M3, .pairing = BATON_KV_LATENT, .block_tokens = 1, .blocks = 40};
+  baton_kv_pool *p = pool(decode, target), *s = pool(prefill, source);
+  fill(source);
+  const std::vector<int32_t> here = {7, 3, 39, 0, 11}, there = {1, 30, 2, 38, 5};
+  baton_kv_grant_options go{.struct_size = sizeof go, .session = from, .blocks = there.data(), .block_count = there.size(), .tokens = there.size()};
+  baton_kv_grant* g = nullptr;
+  ASSERT_EQ(baton_kv_grant_blocks(p, &go, &g, &e), BATON_OK) << e.text();
+  const baton_kv_source rows{s, here.data(), here.size()};
+  baton_kv_push_options o{.struct_size = sizeof o, .source_count = 1, .sources = &rows, .ticket = baton_kv_grant_ticket(g), .tokens = here.size()};
+  baton_kv_push* u = nullptr;
+  ASSERT_EQ(baton_kv_push_begin(to, &o, &u, &e), BATON_OK) << e.text();
+  ASSERT_EQ(baton_kv_push_all(u, &e), BATON_OK) << e.text();
+  ASSERT_EQ(baton_kv_push_seal(u, "msg", 3, &e), BATON_OK) << e.text();
+  until(prefill, BATON_KV_EVENT_COMPLETE);
+  EXPECT_EQ(until(decode, BATON_KV_EVENT_COMPLETE).byte_count, 3u);
+  for (size_t i = 0; i < here.size(); ++i)
+    EXPECT_EQ(std::memcmp(target.data() + uint64_t(there[i]) * 4096, source.data() + uint64_t(here[i]) * 4096, 4096), 0) << i;
+  uint64_t one = 0, many = 0;
+  EXPECT_EQ(baton_kv_link_cost(nullptr, 5 * 4096, 1, &one, &e), BATON_OK);
+  EXPECT_EQ(baton_kv_link_cost("efa-trn2", 5 * 4096, 5000, &many, &e), BATON_OK);
+  EXPECT_GT(one, 0u);
+  EXPECT_GT(many, one);
+  EXPECT_EQ(baton_kv_link_cost("pigeon", 1, 1, &one, &e), BATON_NOT_FOUND) << e.text();
+}
+
 // ---- identities ----
 
 struct Folder {

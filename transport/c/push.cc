@@ -1,6 +1,8 @@
 // Pushes of baton_kv.h: the prefill side.
 #include "transport/c/handles.hpp"
 
+#include <cmath>
+
 using namespace baton;
 using namespace baton::kv_c;
 using namespace baton::transport;
@@ -202,6 +204,15 @@ void baton_kv_push_release(baton_kv_push* p) {
   quietly(0, [&] {
     forget(p->ep->pushes, p);
     return 0;
+  });
+}
+
+int32_t baton_kv_link_cost(const char* link, uint64_t bytes, uint64_t segments, uint64_t* ns, baton_error* error) {
+  return edge(error, [&]() -> Status {
+    if (!ns) return missing("the result");
+    BATON_ASSIGN(const LinkModel model, link_model(link ? link : TransferOptions().link_model));
+    *ns = uint64_t(std::llround(model.cost_ns(bytes, segments)));
+    return {};
   });
 }
 

@@ -115,7 +115,8 @@ static int prefill(const char* address, uint64_t lease_ns) {
       baton_kv_source source = {pool, blocks, 10};
       baton_kv_push_options pu = {.struct_size = sizeof pu, .source_count = 1, .sources = &source, .ticket = v->text, .fabric = fabric, .tokens = v->tokens};
       baton_kv_push* push = NULL;
-      if (baton_kv_push_open(s, &pu, &push, &e)) {
+      int begun = salt % 2 == 1; /* what is pushed before the decode side has agreed goes out with that */
+      if ((begun ? baton_kv_push_begin : baton_kv_push_open)(s, &pu, &push, &e)) {
         baton_kv_notify(s, "not pushed", e.what, strlen(e.what), NULL);
         continue;
       }
@@ -126,7 +127,8 @@ static int prefill(const char* address, uint64_t lease_ns) {
       if (!strcmp(how, "whole")) {
         if (baton_kv_push_all(push, &e)) return fprintf(stderr, "prefill: %s\n", e.what), 1;
       } else {
-        for (uint32_t layer = 0; layer < baton_kv_push_layers(push); ++layer)
+        if (baton_kv_push_layers(push) != (begun ? 0 : LAYERS)) return fprintf(stderr, "prefill: %u layers\n", baton_kv_push_layers(push)), 1;
+        for (uint32_t layer = 0; layer < LAYERS; ++layer)
           if (baton_kv_push_layer(push, 0, layer, NULL, &e)) return fprintf(stderr, "prefill: %s\n", e.what), 1;
       }
       if (baton_kv_push_seal(push, "token 42", 8, &e)) return fprintf(stderr, "prefill: %s\n", e.what), 1;
