@@ -96,6 +96,91 @@ TEST_F(Identities, HandOverBetweenThoseThatKnowEachOtherAndNobodyElse) {
   EXPECT_NE(removed.err.find("does not know this side's key"), std::string::npos) << removed.err;
 }
 
+// Of the workers in a file: one is gone, one drains, one has another model, one is loaded.
+TEST_F(Identities, WorkersAreChosenFromThoseThatAreRegistered) {
+  ASSERT_EQ(run("baton", {"keygen", file("key")}).code, 0);
+  std::optional<Process> d[4], p[2];
+  std::string at_d[4], at_p[2];
+  const std::vector<std::string> key = {"--key-file", file("key")};
+  for (int i = 0; i < 4; ++i) at_d[i] = start(d[i], "decode", "", i < 3 ? key : std::vector<std::string>{"--key-file", file("key"), "--precision", "f32"});
+  for (int i = 0; i < 2; ++i) at_p[i] = start(p[i], "prefill", "", key);
+  const auto entry = [&](const std::string& id, const std::string& role, const std::string& at, const std::string& model, const std::string& state, int requests) {
+    return json{{"id", id}, {"role", role}, {"address", at.substr(8)}, {"model", model}, {"state", state}, {"requests", requests}};
+  };
+  const auto write = [&](const json& list) { std::ofstream(file("workers.json"), std::ios::trunc) << json{{"workers", list}}.dump(); };
+  const auto generate = [&](std::vector<std::string> more = {}) {
+    std::vector<std::string> args{"generate", "--ignore-eos", "--max-tokens", "4", "--key-file", file("key"), "--workers", file("workers.json"), "-o", "json", "It is"};
+    args.insert(args.end(), more.begin(), more.end());
+    return run("baton", args);
+  };
+  // The model's identity, from the refusal of one that is none.
+  write(json::array({entry("d", "decode", at_d[0], "none", "ready", 0)}));
+  const Outcome nobody = generate();
+  EXPECT_EQ(nobody.code, 3) << nobody.err;
+  const size_t at = nobody.err.find("for model ");
+  ASSERT_NE(at, std::string::npos) << nobody.err;
+  EXPECT_NE(nobody.err.find("1 have another model"), std::string::npos) << nobody.err;
+  const std::string model = nobody.err.substr(at + 10, nobody.err.find(':', at) - at - 10);
+
+  d[0]->kill(SIGKILL);
+  d[0]->wait(kPatience);
+  const json all = json::array({entry("gone", "decode", at_d[0], model, "ready", 0),      entry("drains", "decode", at_d[1], model, "draining", 0),
+                    entry("loaded", "decode", at_d[2], model, "ready", 9),    entry("f32", "decode", at_d[3], "another", "ready", 0),
+                    entry("idle", "prefill", at_p[0], model, "ready", 1),     entry("busy", "prefill", at_p[1], model, "ready", 2)});
+  write(all);
+  const Outcome good = generate();
+  ASSERT_EQ(good.code, 0) << good.err;
+  EXPECT_NE(good.out.find(at_d[2]), std::string::npos) << "the one that is there, drains not and has the model: " << good.out;
+  EXPECT_NE(good.out.find(at_p[0]), std::string::npos) << "the less loaded: " << good.out;
+  const Outcome alone = run("baton", {"generate", "--device", "host://?isa=scalar", "--ignore-eos", "--max-tokens", "4", "-o", "json", "It is"});
+  EXPECT_EQ(json::parse(good.out)["text"], json::parse(alone.out)["text"]);
+  // A side that is given is not chosen.
+  const Outcome half = generate({"--prefill", "host://?isa=scalar"});
+  EXPECT_EQ(half.code, 0) << half.err;
+  EXPECT_NE(half.out.find(at_d[2]), std::string::npos) << half.out;
+  // The decode side answers no more, though it is listed and takes connections: the other one does, when it no longer drains.
+  json again = all;
+  again[1]["state"] = "ready";
+  write(again);
+  d[2]->kill(SIGKILL);
+  d[2]->wait(kPatience);
+  const Outcome other = generate();
+  ASSERT_EQ(other.code, 0) << other.err;
+  EXPECT_NE(other.out.find(at_d[1]), std::string::npos) << other.out;
+  write(json::array({entry("gone", "decode", at_d[0], model, "ready", 0)}));
+  EXPECT_EQ(generate({"--prefill", "host://?isa=scalar"}).code, 7) << "nobody is left";
+}
+
+// One that dies while it works for a request of which no token was told: another does it.
+TEST_F(Identities, AWorkerThatDiesIsReplaced) {
+  ASSERT_EQ(run("baton", {"keygen", file("key")}).code, 0);
+  std::optional<Process> d, p[2];
+  const std::vector<std::string> key = {"--key-file", file("key")};
+  const std::string at_d = start(d, "decode", "", key);
+  const std::string at_p[2] = {start(p[0], "prefill", "", key), start(p[1], "prefill", "", key)};
+  const Outcome probe = [&] {
+    std::ofstream(file("workers.json"), std::ios::trunc) << R"({"workers": []})";
+    return run("baton", {"generate", "--key-file", file("key"), "--workers", file("workers.json"), "x"});
+  }();
+  const size_t at = probe.err.find("for model ");
+  ASSERT_NE(at, std::string::npos) << probe.err;
+  const std::string model = probe.err.substr(at + 10, probe.err.find(':', at) - at - 10);
+  json list = json::array({{{"id", "d"}, {"role", "decode"}, {"address", at_d.substr(8)}, {"model", model}}});
+  for (int i = 0; i < 2; ++i) list.push_back({{"id", "p" + std::to_string(i)}, {"role", "prefill"}, {"address", at_p[i].substr(8)}, {"model", model}, {"requests", i}});
+  std::ofstream(file("workers.json"), std::ios::trunc) << json{{"workers", list}}.dump();
+  p[0]->kill(SIGSTOP); // takes the connection, and says nothing
+  std::string prompt;
+  for (int i = 0; i < 30; ++i) prompt += "It is a truth universally acknowledged. ";
+  Process client({baton::test::tool("baton"), "generate", "--ignore-eos", "--max-tokens", "4", "--key-file", file("key"), "--workers", file("workers.json"), "-o", "json", prompt});
+  client.close_stdin();
+  usleep(300'000); // the client has begun with that one, or is about to: either way it is the first
+  p[0]->kill(SIGKILL);
+  const Exit e = client.wait(kPatience);
+  ASSERT_TRUE(e.ended);
+  EXPECT_EQ(e.code, 0) << client.err();
+  EXPECT_NE(client.out().find(at_p[1]), std::string::npos) << client.out();
+}
+
 TEST_F(Identities, ARegisteredWorkerIsListedDrainsAndIsGone) {
   if (std::system("command -v etcd >/dev/null 2>&1")) GTEST_SKIP() << "etcd is not installed (Debian: etcd-server)";
   // Ports of this process's choice: taken by another meanwhile, etcd ends, and others are tried.

@@ -29,7 +29,8 @@ TEST(WorkerEntry, WhatIsWrongHasAReason) {
       {R"({"role":"decode"})", "address"}, {R"({"role":"decode","address":"h"})", "address"}, {R"({"role":"decode","address":"h:99999"})", "address"},
       {R"({"role":"decode","address":"a b:1"})", "address"}, {head + R"(,"device":"a\u001b[31m"})", "device"}, {head + R"(,"model":")" + std::string(129, 'm') + "\"}", "model"},
       {head + R"(,"layout":"xyz"})", "layout"}, {head + R"(,"fingerprint":"A"})", "fingerprint"}, {head + R"(,"epoch":1})", "epoch"}, {head + R"(,"state":"gone"})", "state"},
-      {head + R"(,"capacity":-1})", "capacity"}, {head + R"(,"capacity":1e3})", "capacity"}, {head + R"(,"capacity":9007199254740993})", "capacity"}};
+      {head + R"(,"capacity":-1})", "capacity"}, {head + R"(,"capacity":1e3})", "capacity"}, {head + R"(,"capacity":9007199254740993})", "capacity"},
+      {head + R"(,"requests":"2"})", "requests"}};
   WorkerTable table;
   uint64_t n = 0;
   for (auto& [text, reason] : wrong) {

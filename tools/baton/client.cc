@@ -8,7 +8,17 @@ namespace baton::runtime {
 
 using transport::Message;
 
-Result<Client::Side> Client::reach(const ClientOptions::Side& to, const char* role) {
+Result<Client::Side> Client::reach(ClientOptions::Side& to, const char* role) {
+  for (;;) {
+    auto side = reach_one(to, role);
+    if (side.ok() || to.others.empty() || now_ns() >= options_.deadline_ns || (options_.stop && *options_.stop)) return side;
+    to.address = to.others.front();
+    to.name = std::string(role) + " baton://" + to.address;
+    to.others.erase(to.others.begin());
+  }
+}
+
+Result<Client::Side> Client::reach_one(const ClientOptions::Side& to, const char* role) {
   Side side;
   side.name = to.name;
   uint64_t patience_ns = 2 * options_.lease_ns;
@@ -50,6 +60,22 @@ Result<std::unique_ptr<Client>> Client::connect(Pump& pump, ClientOptions option
   BATON_ASSIGN(c->decode_, c->reach(c->options_.decode, "decode"));
   BATON_ASSIGN(c->prefill_, c->reach(c->options_.prefill, "prefill"));
   return c;
+}
+
+std::vector<std::string> Client::lost() const {
+  std::vector<std::string> all;
+  for (auto [side, to] : {std::pair{&prefill_, &options_.prefill}, {&decode_, &options_.decode}})
+    if (!side->session->alive().ok()) all.push_back(to->address);
+  return all;
+}
+
+Status Client::replace_lost(const ClientOptions::Side& prefill, const ClientOptions::Side& decode) {
+  for (auto [side, to, from, role] : {std::tuple{&decode_, &options_.decode, &decode, "decode"}, {&prefill_, &options_.prefill, &prefill, "prefill"}}) {
+    if (side->session->alive().ok()) continue;
+    *to = *from;
+    BATON_ASSIGN(*side, reach(*to, role));
+  }
+  return {};
 }
 
 Status Client::check_time() const {

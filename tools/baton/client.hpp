@@ -22,6 +22,7 @@ struct ClientOptions {
   struct Side {
     std::string address;                   // HOST:PORT
     std::string name;                      // in errors: "prefill baton://HOST:PORT" or "prefill emu+neuron://0"
+    std::vector<std::string> others = {};  // addresses of workers to try, one after another, where that one is not to be had
   } prefill, decode;
   std::string model;                       // identity
   std::string fabric;                      // "": the prefill side's choice
@@ -36,6 +37,11 @@ class Client {
  public:
   static Result<std::unique_ptr<Client>> connect(Pump&, ClientOptions);
   Result<Answer> generate(std::span<const int32_t> ids, const Params&, const std::function<void(const Token&)>& on_token);
+  std::vector<std::string> lost() const; // addresses of the sides whose session is
+  // Reaches others in place of those, after a request has failed by it.
+  Status replace_lost(const ClientOptions::Side& prefill, const ClientOptions::Side& decode);
+  const ClientOptions::Side& prefill() const { return options_.prefill; } // that was reached
+  const ClientOptions::Side& decode() const { return options_.decode; }
 
  private:
   struct Side {
@@ -45,7 +51,8 @@ class Client {
     bool same_host = false;
   };
   Client(Pump& p, ClientOptions o) : pump_(p), options_(std::move(o)) {}
-  Result<Side> reach(const ClientOptions::Side&, const char* role);
+  Result<Side> reach(ClientOptions::Side&, const char* role); // the first that is to be had; `others` are those behind it
+  Result<Side> reach_one(const ClientOptions::Side&, const char* role);
   Status check_time() const;
   Status take(Answer&, const Params&);                                 // every message that is there
   Status prefill_message(const transport::Message&, Answer&);

@@ -35,6 +35,12 @@ struct ProofFlags {
   Result<Proof> read() const; // INVALID_ARGUMENT if there is none
 };
 
+// Where a client looks for workers; "": nowhere.
+struct WorkersFlags {
+  transport::DiscoveryOptions from;
+  CLI::Option* add(CLI::App&);
+};
+
 // Where workers are registered.
 struct RegisterFlags {
   transport::DiscoveryOptions to;

@@ -35,16 +35,28 @@ void ProofFlags::add(CLI::App& app) {
   app.add_flag("--seal", seal, "encrypt KV that leaves a host, piece by piece; one side that asks for it is enough");
 }
 
-void RegisterFlags::add(CLI::App& app) {
-  auto* where = app.add_option("--register", to.source, "register this worker: etcd as http://HOST:2379, several with commas; or check it in a file (devctl workers)");
-  app.add_option("--id", id, "its name there (default: ROLE@HOST:PORT)")->needs(where);
-  app.add_option("--register-prefix", to.prefix, "where the workers' keys are in etcd")->needs(where)->capture_default_str();
-  app.add_option("--register-lease", lease_s, "seconds after which a dead worker is gone from etcd")->needs(where)->check(CLI::Range(2, 3600))->capture_default_str();
+static void add_etcd(CLI::App& app, CLI::Option* where, transport::DiscoveryOptions& to) {
   app.add_option("--etcd-ca", to.ca, "TLS: the authorities to believe, PEM")->needs(where);
   app.add_option("--etcd-cert", to.cert, "TLS: this side's certificate, PEM")->needs(where);
   app.add_option("--etcd-key", to.key, "TLS: its key, PEM")->needs(where);
   app.add_option("--etcd-user", to.user, "a user of etcd; goes with --etcd-password-file")->needs(where);
   app.add_option("--etcd-password-file", to.password_file, "a file with the password, mode 0600")->needs(where);
+}
+
+CLI::Option* WorkersFlags::add(CLI::App& app) {
+  auto* where = app.add_option("--workers", from.source,
+                               "choose workers that are registered there, for each side that is not given: a file, or etcd as http://HOST:2379, several with commas (devctl workers)");
+  app.add_option("--workers-prefix", from.prefix, "where the workers' keys are in etcd")->needs(where)->capture_default_str();
+  add_etcd(app, where, from);
+  return where;
+}
+
+void RegisterFlags::add(CLI::App& app) {
+  auto* where = app.add_option("--register", to.source, "register this worker: etcd as http://HOST:2379, several with commas; or check it in a file (devctl workers)");
+  app.add_option("--id", id, "its name there (default: ROLE@HOST:PORT)")->needs(where);
+  app.add_option("--register-prefix", to.prefix, "where the workers' keys are in etcd")->needs(where)->capture_default_str();
+  app.add_option("--register-lease", lease_s, "seconds after which a dead worker is gone from etcd")->needs(where)->check(CLI::Range(2, 3600))->capture_default_str();
+  add_etcd(app, where, to);
 }
 
 Result<Proof> ProofFlags::read() const {

@@ -9,6 +9,7 @@
 #include "tools/baton/report.hpp"
 #include "tools/baton/signals.hpp"
 #include "tools/baton/stats.hpp"
+#include "tools/baton/workers.hpp"
 #include "tools/model/fail.hpp"
 #include "tools/model/json_file.hpp"
 
@@ -24,10 +25,13 @@ namespace {
 
 constexpr uint64_t kMaxPrompt = 64ull << 20; // bytes of a prompt file or stdin
 constexpr std::string_view kScheme = "baton://";
+constexpr uint64_t kWorkersMs = 10'000; // for the source of workers
 
 struct Flags {
   EngineFlags engine;
   ProofFlags proof;
+  WorkersFlags workers;
+  bool choose_prefill = false, choose_decode = false; // among the workers
   std::string prompt, file, prefill = "emu+neuron://0", decode = "emu+cs3://0", device, fabric = "auto", listen = "127.0.0.1:0";
   std::string check_device, logits, output = "text", trace, decode_order, first_token = "prefill";
   uint32_t max_tokens = 128, decode_block_tokens = 0;
@@ -63,6 +67,9 @@ class Generate {
   Status prepare();
   Status open_device();
   Status open_handover();
+  Status choose();
+  void note_chosen();
+  bool another(const Error&); // workers in place of those that are gone
   Result<Answer> answer();
   Result<Check> compare(const Answer&);
   Status write(const Answer&, const std::optional<Check>&);
@@ -71,11 +78,13 @@ class Generate {
   bool text_output() const { return f_.output == "text"; }
 
   const Flags& f_;
+  std::string prefill_uri_ = f_.prefill, decode_uri_ = f_.decode;
   EngineOptions options_;
   Params params_;
   std::optional<model::Model> model_;
   std::vector<int32_t> ids_;
   std::string prompt_, text_;
+  bool said_ = false; // a token
   std::optional<model::TextStream> stream_;
   Instance instance_;
   std::optional<SpanLog> log_;
@@ -84,6 +93,9 @@ class Generate {
   std::unique_ptr<OneDevice> one_;
   std::unique_ptr<DecodeService> decode_;
   std::unique_ptr<PrefillService> prefill_;
+  std::optional<transport::Discovery> workers_;
+  std::set<std::string> gone_; // workers that were lost in the middle of the request
+  ClientOptions::Side prefill_side_, decode_side_;
   std::unique_ptr<Client> client_;
 };
 
@@ -120,12 +132,44 @@ Status Generate::open_device() {
   return {};
 }
 
+// Workers for the sides that are not given.
+Status Generate::choose() {
+  if (!workers_) return {};
+  const std::string model = model_identity(*model_, options_.precision);
+  for (auto [wanted, role, uri, side] : {std::tuple{f_.choose_decode, "decode", &decode_uri_, &decode_side_}, {f_.choose_prefill, "prefill", &prefill_uri_, &prefill_side_}}) {
+    if (!wanted) continue;
+    BATON_ASSIGN(auto addresses, ready_workers(*workers_, role, model, gone_));
+    *uri = std::string(kScheme) + addresses.front();
+    *side = {addresses.front(), std::string(role) + " " + *uri, {addresses.begin() + 1, addresses.end()}};
+  }
+  return {};
+}
+
+void Generate::note_chosen() {
+  if (f_.choose_prefill) prefill_uri_ = std::string(kScheme) + client_->prefill().address;
+  if (f_.choose_decode) decode_uri_ = std::string(kScheme) + client_->decode().address;
+}
+
+bool Generate::another(const Error& why) {
+  if (!workers_ || why.code != BATON_PEER_LOST || Signals::stop) return false;
+  const auto lost = client_->lost();
+  gone_.insert(lost.begin(), lost.end());
+  if (lost.empty() || !choose().ok() || !client_->replace_lost(prefill_side_, decode_side_).ok()) return false;
+  note_chosen();
+  return true;
+}
+
 Status Generate::open_handover() {
-  bool any_remote = remote(f_.prefill) || remote(f_.decode);
+  if (!f_.workers.from.source.empty()) {
+    BATON_ASSIGN(transport::Discovery d, read_workers(instance_, f_.workers.from, std::min(deadline(), deadline_in_ms(kWorkersMs))));
+    workers_.emplace(std::move(d));
+  }
+  BATON_TRY(choose());
+  bool any_remote = remote(prefill_uri_) || remote(decode_uri_);
   ClientOptions o;
   if (any_remote && !f_.proof.any())
     return fail(BATON_INVALID_ARGUMENT, "give the worker's --key-file ('baton keygen FILE' makes one), or --identity and --known-peers",
-                "{} is a worker, and there is no --key-file or --identity", remote(f_.decode) ? f_.decode : f_.prefill);
+                "{} is a worker, and there is no --key-file or --identity", remote(decode_uri_) ? decode_uri_ : prefill_uri_);
   if (!f_.proof.any()) o.key = transport::random_key();
   else {
     BATON_ASSIGN(Proof proof, f_.proof.read());
@@ -135,18 +179,18 @@ Status Generate::open_handover() {
   }
   o.lease_ns = f_.lease_ms * 1'000'000;
   ServiceOptions s{f_.listen, o.key, f_.fabric, o.lease_ns, options_, {}, o.identity, o.known_peers, f_.proof.seal};
-  o.prefill = {remote(f_.prefill) ? f_.prefill.substr(kScheme.size()) : "", "prefill " + f_.prefill};
-  o.decode = {remote(f_.decode) ? f_.decode.substr(kScheme.size()) : "", "decode " + f_.decode};
-  if (!remote(f_.prefill)) {
-    BATON_ASSIGN(prefill_, PrefillService::open(*shelf_, *log_, f_.prefill, *model_, s));
-    o.prefill.address = prefill_->address();
+  if (!f_.choose_prefill) prefill_side_ = {remote(prefill_uri_) ? prefill_uri_.substr(kScheme.size()) : "", "prefill " + prefill_uri_};
+  if (!f_.choose_decode) decode_side_ = {remote(decode_uri_) ? decode_uri_.substr(kScheme.size()) : "", "decode " + decode_uri_};
+  if (!remote(prefill_uri_)) {
+    BATON_ASSIGN(prefill_, PrefillService::open(*shelf_, *log_, prefill_uri_, *model_, s));
+    prefill_side_.address = prefill_->address();
     pump_->add(*prefill_);
   }
-  if (!remote(f_.decode)) {
+  if (!remote(decode_uri_)) {
     if (f_.decode_block_tokens) s.engine.block_tokens = f_.decode_block_tokens;
     if (!f_.decode_order.empty()) { BATON_ASSIGN(s.engine.order, transport::parse_order(f_.decode_order)); }
-    BATON_ASSIGN(decode_, DecodeService::open(*shelf_, *log_, f_.decode, *model_, s));
-    o.decode.address = decode_->address();
+    BATON_ASSIGN(decode_, DecodeService::open(*shelf_, *log_, decode_uri_, *model_, s));
+    decode_side_.address = decode_->address();
     pump_->add(*decode_);
   }
   o.model = model_identity(*model_, options_.precision);
@@ -154,11 +198,15 @@ Status Generate::open_handover() {
   o.fabric = f_.fabric == "auto" ? "" : f_.fabric;
   o.deadline_ns = deadline();
   o.stop = &Signals::stop;
+  o.prefill = prefill_side_;
+  o.decode = decode_side_;
   BATON_ASSIGN(client_, Client::connect(*pump_, std::move(o)));
+  note_chosen();
   return {};
 }
 
 void Generate::say(const Token& t) {
+  said_ = true;
   std::string piece = stream_->push(t.id);
   text_ += piece;
   if (!text_output()) return;
@@ -170,6 +218,7 @@ Result<Answer> Generate::answer() {
   auto on_token = [this](const Token& t) { say(t); };
   if (f_.echo && text_output()) std::fwrite(prompt_.data(), 1, prompt_.size(), stdout);
   Result<Answer> a = one_ ? one_->generate(ids_, params_, on_token, deadline(), &Signals::stop) : client_->generate(ids_, params_, on_token);
+  while (!a.ok() && !said_ && another(a.error())) a = client_->generate(ids_, params_, on_token);
   std::string rest = stream_->flush();
   text_ += rest;
   if (text_output() && (a.ok() || !text_.empty())) {
@@ -183,7 +232,7 @@ Result<Answer> Generate::answer() {
 // The same request on one device alone.
 Result<Check> Generate::compare(const Answer& a) {
   Check c;
-  c.device = f_.check_device.empty() ? (!remote(f_.prefill) ? f_.prefill : !remote(f_.decode) ? f_.decode : "host://") : f_.check_device;
+  c.device = f_.check_device.empty() ? (!remote(prefill_uri_) ? prefill_uri_ : !remote(decode_uri_) ? decode_uri_ : "host://") : f_.check_device;
   BATON_ASSIGN(auto one, OneDevice::open(*shelf_, *log_, c.device, *model_, options_));
   BATON_ASSIGN(Answer b, one->generate(ids_, params_, {}, deadline(), &Signals::stop));
   c.steps = uint32_t(b.tokens.size());
@@ -227,10 +276,11 @@ Run add_generate(CLI::App& app) {
   c->add_option("prompt", f->prompt, "the text to continue; - reads standard input");
   c->add_option("--file", f->file, "read the prompt from a file");
   c->add_option("--max-tokens", f->max_tokens, "tokens to generate")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  c->add_option("--prefill", f->prefill, "device, or baton://HOST:PORT of a prefill worker")->capture_default_str();
-  c->add_option("--decode", f->decode, "device, or baton://HOST:PORT of a decode worker")->capture_default_str();
-  c->add_option("--device", f->device, "do all on this one device, without a hand-over");
+  auto* prefill = c->add_option("--prefill", f->prefill, "device, or baton://HOST:PORT of a prefill worker")->capture_default_str();
+  auto* decode = c->add_option("--decode", f->decode, "device, or baton://HOST:PORT of a decode worker")->capture_default_str();
+  auto* device = c->add_option("--device", f->device, "do all on this one device, without a hand-over");
   c->add_option("--fabric", f->fabric, "mapped, shm, tcp, verbs, ofi-verbs, efa or auto")->check(CLI::IsMember({"mapped", "shm", "tcp", "verbs", "ofi-verbs", "efa", "auto"}))->capture_default_str();
+  auto* workers = f->workers.add(*c)->excludes(device);
   f->engine.add(*c);
   c->add_option("--decode-block-tokens", f->decode_block_tokens, "tokens of a KV block on the decode side (default: --block-tokens)")->check(CLI::Range(1, 4096));
   c->add_option("--decode-kv-order", f->decode_order, "KV order on the decode side (default: --kv-order)")->check(CLI::IsMember({"token_major", "head_major", "block_major"}));
@@ -250,8 +300,10 @@ Run add_generate(CLI::App& app) {
   c->add_option("--listen", f->listen, "where a local side is reached by a remote one")->capture_default_str();
   c->add_option("--lease-ms", f->lease_ms, "a peer silent for so long is lost")->check(CLI::Range(10, 3600000))->capture_default_str();
   c->add_option("--timeout", f->timeout, "seconds for the request, 0: no limit")->check(CLI::Range(0.0, 1e6));
-  return [f] {
+  return [f, prefill, decode, workers] {
     Signals::install();
+    f->choose_prefill = workers->count() && !prefill->count();
+    f->choose_decode = workers->count() && !decode->count();
     Status s = Generate(*f).run();
     return s.ok() ? 0 : report_error(s.error());
   };

@@ -17,6 +17,7 @@ namespace baton::runtime {
 namespace {
 
 constexpr uint64_t kPatienceMs = 10'000; // with etcd
+constexpr uint64_t kTellNs = 500'000'000; // how often it tells how much it has to do, at most
 
 struct Flags {
   EngineFlags engine;
@@ -38,7 +39,13 @@ Status serve_registered(const Flags& f, Service& service, Pump& pump) {
   me.fingerprint = service.endpoint().fingerprint(), me.epoch = service.endpoint().epoch(), me.capacity = service.capacity_tokens();
   BATON_TRY(d.announce(me, deadline_in_ms(kPatienceMs)));
   std::fprintf(stderr, "registered as %s in %s\n", me.id.c_str(), to.source.c_str());
-  while (!Signals::stop) pump.turn();
+  for (uint64_t next_ns = 0; !Signals::stop;) {
+    pump.turn();
+    if (service.requests() == me.requests || now_ns() < next_ns) continue;
+    me.requests = service.requests(); // those that choose a worker take the one with the fewest
+    (void)d.announce(me).ok();
+    next_ns = now_ns() + kTellNs;
+  }
   const int signal = std::exchange(Signals::stop, 0);
   me.state = transport::WorkerState::draining;
   (void)d.announce(me).ok(); // a file's keeper has to say so himself

@@ -14,7 +14,7 @@ using transport::WorkerEvent;
 json worker_row(const Worker& w) {
   json j{{"id", w.id}};
   const auto rest = transport::worker_json(w);
-  for (const char* name : {"role", "state", "address", "device", "model", "layout", "capacity", "fingerprint", "epoch"})
+  for (const char* name : {"role", "state", "address", "device", "model", "layout", "capacity", "requests", "fingerprint", "epoch"})
     if (rest.contains(name)) j[name] = rest[name];
   return j;
 }

@@ -8,7 +8,7 @@
 namespace baton::transport {
 namespace {
 
-constexpr uint64_t kMaxCapacity = 1ull << 53; // what every reader of JSON keeps exactly
+constexpr uint64_t kMaxCount = 1ull << 53; // what every reader of JSON keeps exactly
 
 bool all_of(std::string_view s, auto f) { return std::all_of(s.begin(), s.end(), f); }
 bool alnum(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
@@ -26,6 +26,15 @@ bool text(const nlohmann::json& j, const char* name, size_t most, std::string& t
   if (!it->is_string()) return false;
   to = it->get_ref<const std::string&>();
   return to.size() <= most && all_of(to, fits);
+}
+
+// Absent: 0. False: it is there and is no count.
+bool count(const nlohmann::json& j, const char* name, uint64_t& to) {
+  const auto it = j.find(name);
+  if (it == j.end()) return true;
+  if (!it->is_number_unsigned() || it->get<uint64_t>() > kMaxCount) return false;
+  to = it->get<uint64_t>();
+  return true;
 }
 
 }  // namespace
@@ -51,10 +60,8 @@ std::optional<Worker> worker_from(std::string_view id, const nlohmann::json& j, 
   if (!text(j, "epoch", 32, w.epoch, hex_digit)) return no("epoch");
   if (!text(j, "state", 16, state, alnum) || (state != "ready" && state != "draining")) return no("state");
   if (state == "draining") w.state = WorkerState::draining;
-  if (const auto it = j.find("capacity"); it != j.end()) {
-    if (!it->is_number_unsigned() || it->get<uint64_t>() > kMaxCapacity) return no("capacity");
-    w.capacity = it->get<uint64_t>();
-  }
+  if (!count(j, "capacity", w.capacity)) return no("capacity");
+  if (!count(j, "requests", w.requests)) return no("requests");
   return w;
 }
 
@@ -72,6 +79,7 @@ nlohmann::json worker_json(const Worker& w) {
   for (auto& [name, value] : {std::pair{"device", &w.device}, {"model", &w.model}, {"layout", &w.layout}, {"fingerprint", &w.fingerprint}, {"epoch", &w.epoch}})
     if (!value->empty()) j[name] = *value;
   if (w.capacity) j["capacity"] = w.capacity;
+  if (w.requests) j["requests"] = w.requests;
   return j;
 }
 

@@ -35,6 +35,7 @@ struct Worker {
   std::string fingerprint; // of its public key, "" without one
   std::string epoch;       // of its endpoint: another after a restart
   uint64_t capacity = 0;   // tokens of KV-cache, 0: not told
+  uint64_t requests = 0;   // that it serves, as it told last; 0: none, or not told
   WorkerState state = WorkerState::ready;
   bool operator==(const Worker&) const = default;
 };
