@@ -45,7 +45,7 @@ struct Pair {
 
   Pair(const Instance& i, Device& d, bool sealed)
       : in(i), host(d), ep(must(Endpoint::open(i, {.listen = "127.0.0.1:0", .key = key, .name = "decode", .lease_ns = kSoakLeaseMs * 1'000'000, .seal_bulk = sealed}))),
-        child("source", key, ep.address(), {}, kSoakLeaseMs) {
+        child("source", key, ep.address(), kSoakLeaseMs) {
     EXPECT_TRUE(poll_until(in, [&] { return (session = ep.accept()) != nullptr; }, kSoonMs));
     for (int fp8 = 0; fp8 < 2; ++fp8) {
       KvLayout& l = layouts[fp8];

@@ -14,13 +14,14 @@
 
 namespace baton::transport {
 
-inline const uint64_t kLeaseMs = (kSanitized ? 3000 : 1000) * lease_slow();
-inline const uint64_t kSoonMs = (kSanitized ? 60000 : 30000) * test_slow();
+inline const uint64_t kLeaseMs = (kSanitized ? 40'000 : 20'000) * lease_slow(); // long for a loaded machine: a death is heard of by the end of a stream
+inline const uint64_t kSilentMs = (kSanitized ? 6'000 : 2'500) * lease_slow();   // of the tests that sit one out
+inline const uint64_t kSoonMs = 120'000 * test_slow();
 
 class Child {
  public:
   // `before` runs in the child before it becomes the peer.
-  Child(const std::string& role, const Key& key, const std::string& address, const std::function<void()>& before = {}, uint64_t lease_ms = kLeaseMs) {
+  Child(const std::string& role, const Key& key, const std::string& address, uint64_t lease_ms = kLeaseMs, const std::function<void()>& before = {}) {
     int out[2];
     EXPECT_EQ(pipe2(out, O_CLOEXEC), 0);
     pid_ = fork();
@@ -58,16 +59,17 @@ class Child {
 };
 
 struct Far : testing::Test {
-  explicit Far(bool = true) {}  // for those who must do something before the endpoint listens
+  explicit Far(uint64_t lease = kLeaseMs, bool = true) : lease_ms(lease) {} // the second for those who must do something before the endpoint listens
+  const uint64_t lease_ms;
   Instance in = must(Instance::create());
   Key key = random_key();
-  Endpoint ep = must(Endpoint::open(in, {test_listen(), key, "decode", kLeaseMs * 1'000'000}));
+  Endpoint ep = must(Endpoint::open(in, {test_listen(), key, "decode", lease_ms * 1'000'000}));
   std::optional<Child> child;
   std::unique_ptr<Session> session;
 
   void start() {
     session.reset();
-    child.emplace("source", key, ep.address());
+    child.emplace("source", key, ep.address(), lease_ms);
     ASSERT_TRUE(poll_until(in, [&] { return (session = ep.accept()) != nullptr; }, kSoonMs));
   }
   void ask(const char* what, const char* answer, nlohmann::json body = nlohmann::json::object()) {
@@ -77,7 +79,7 @@ struct Far : testing::Test {
     EXPECT_EQ(m->type, answer);
   }
   // The peer has just fallen silent: `mirror` is poisoned by the lease, neither at once nor much later.
-  static void expect_silent(const Timeline& mirror, uint64_t value) {
+  void expect_silent(const Timeline& mirror, uint64_t value) const {
     const uint64_t start_ns = now_ns();
     const auto s = mirror.wait_until(value, deadline_in_ms(kSoonMs));
     const uint64_t took = now_ns() - start_ns;
@@ -85,9 +87,12 @@ struct Far : testing::Test {
     EXPECT_EQ(s.error().code, BATON_PEER_LOST);
     EXPECT_THAT(s.error().what, testing::HasSubstr("silent"));
     EXPECT_THAT(s.error().hop, testing::HasSubstr("decode > source process"));
-    EXPECT_GT(took, kLeaseMs * 1'000'000 / 2);
-    EXPECT_LT(took, kLeaseMs * 1'000'000 * 3);
+    EXPECT_GT(took, lease_ms * 1'000'000 / 2);
+    EXPECT_LT(took, lease_ms * 1'000'000 * 3);
   }
+};
+struct FarSilent : Far {
+  FarSilent() : Far(kSilentMs) {}
 };
 
 }  // namespace baton::transport

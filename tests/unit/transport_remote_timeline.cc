@@ -332,7 +332,7 @@ TEST_F(Far, AKilledOwnerPoisonsAtOnceAlsoWhenNothingIsInFlight) {
   }
 }
 
-TEST_F(Far, AStoppedOwnerPoisonsWithinTheLease) {
+TEST_F(FarSilent, AStoppedOwnerPoisonsWithinTheLease) {
   start();
   ask("export", "exported");
   auto far = must(RemoteTimeline::import(in, *session, "made", deadline_in_ms(kSoonMs)));
@@ -341,7 +341,7 @@ TEST_F(Far, AStoppedOwnerPoisonsWithinTheLease) {
 }
 
 // A program that sleeps on the instance's descriptor and polls once when it is readable: it hears of values, and of a peer that is silent.
-TEST_F(Far, AnEventLoopIsWokenForValuesAndForTheEndOfTheLease) {
+TEST_F(FarSilent, AnEventLoopIsWokenForValuesAndForTheEndOfTheLease) {
   start();
   ask("export", "exported");
   auto far = must(RemoteTimeline::import(in, *session, "made", deadline_in_ms(kSoonMs)));
@@ -358,11 +358,11 @@ TEST_F(Far, AnEventLoopIsWokenForValuesAndForTheEndOfTheLease) {
     ASSERT_OK(session->send({"signal", {{"value", v}, {"modelled", v}}, {}}));
     ASSERT_TRUE(sleep_until([&] { return (value = must(far.timeline().value())) >= v; })) << "value " << v << " woke nobody";
   }
-  EXPECT_LT(now_ns() - start_ns, kLeaseMs * 1'000'000 * 2) << "values wait for the ticks of the lease";
+  EXPECT_LT(now_ns() - start_ns, lease_ms * 1'000'000 * 2) << "values wait for the ticks of the lease";
   child->kill(SIGSTOP);
   start_ns = now_ns();
   ASSERT_TRUE(sleep_until([&] { return !far.timeline().value().ok(); })) << "the end of the lease woke nobody";
-  EXPECT_LT(now_ns() - start_ns, kLeaseMs * 1'000'000 * 3);
+  EXPECT_LT(now_ns() - start_ns, lease_ms * 1'000'000 * 3);
   child->kill(SIGCONT);
 }
 

@@ -212,14 +212,16 @@ TEST(Session, ASilentHandshakeTimesOut) {
 }
 
 TEST(Session, HandshakesAtOnceAreLimited) {
+  // Until one is too many. On a loaded machine the first ones have timed out by then (2 s), and make room: so it may take more than the limit and one.
   TwoEnds e;
   std::vector<std::unique_ptr<Raw>> all;
-  for (size_t i = 0; i < kMaxHandshakes + 5; ++i) {
+  auto busy = [&] { return e.decode.last_rejection() && e.decode.last_rejection()->code == BATON_BUSY; };
+  while (!busy() && all.size() < 8 * kMaxHandshakes) {
     all.push_back(std::make_unique<Raw>(e.decode.address()));
     e.in.poll();
   }
-  ASSERT_TRUE(poll_until(e.in, [&] { return e.decode.rejected() >= 5; }));
-  EXPECT_EQ(e.decode.last_rejection()->code, BATON_BUSY);
+  EXPECT_TRUE(busy()) << all.size() << " handshakes at once";
+  EXPECT_GT(all.size(), kMaxHandshakes);
 }
 
 TEST(Session, ConnectErrorsAreClear) {
@@ -260,8 +262,8 @@ TEST(Session, ClosingIsHeardAtOnceAndNamesTheHop) {
 }
 
 TEST(Session, AnIdleSessionOutlivesItsLeaseByHeartbeats) {
-  TwoEnds e(300'000'000);
-  const uint64_t until = now_ns() + 1'000'000'000;
+  TwoEnds e(1'500'000'000); // not less: a loaded machine may keep this process from running for a good part of it
+  const uint64_t until = now_ns() + 3'500'000'000;
   poll_until(e.in, [&] { return now_ns() > until; });
   EXPECT_OK(e.at_prefill->alive());
   EXPECT_OK(e.at_decode->alive());

@@ -12,4 +12,16 @@ if(TARGET transport_verbs AND BATON_SANITIZE STREQUAL "")
               --env BATON_TEST_FABRICS=${fabric} TESTS=${CMAKE_BINARY_DIR}/tests --file ${vm_files} -- ${CMAKE_CURRENT_LIST_DIR}/fabrics.sh)
     set_tests_properties(vm_${name} PROPERTIES SKIP_RETURN_CODE 77)
   endforeach()
+
+  # Loss and delay: this machine's kernel may have no netem, Debian's has.
+  find_program(BATON_IP ip PATHS /usr/sbin /sbin)
+  find_program(BATON_TC tc PATHS /usr/sbin /sbin)
+  find_program(BATON_NSENTER nsenter)
+  find_program(BATON_DASH dash)
+  if(BATON_IP AND BATON_TC AND BATON_NSENTER AND BATON_DASH)
+    baton_add_ctest(vm_netem LABELS vm TIMEOUT 600 LOCKS vm
+      COMMAND python3 ${CMAKE_CURRENT_LIST_DIR}/vm.py --kernel ${CMAKE_SOURCE_DIR}/build/vm/kernel --out ${CMAKE_BINARY_DIR}/vm/netem --timeout 580 --env TESTS=${CMAKE_BINARY_DIR}/tests DASH=${BATON_DASH}
+              --file $<TARGET_FILE:transport_cut> $<TARGET_FILE:transport_peer> $<TARGET_FILE:baton-driver-host> ${BATON_IP} ${BATON_TC} ${BATON_NSENTER} ${BATON_DASH} -- ${CMAKE_CURRENT_LIST_DIR}/netem.sh)
+    set_tests_properties(vm_netem PROPERTIES SKIP_RETURN_CODE 77)
+  endif()
 endif()
