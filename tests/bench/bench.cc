@@ -13,6 +13,7 @@ namespace {
 
 constexpr Group kGroups[] = {
     {"kv", "KV-cache between two processes, each fabric, three shapes, beside memcpy of as many bytes", kv_rows},
+    {"bulk", "a prompt's KV in bulk against layer by layer, short and long, and which the link's model chooses", bulk_rows},
     {"convert", "KV-cache to FP8 and back, one thread, beside memcpy of the wide side", convert_rows},
     {"crypto", "chunks sealed and opened by one thread, each AEAD, beside memcpy", crypto_rows},
     {"recode", "KV plans that convert, one thread, with and without checksums, beside the plain copy", recode_rows},
@@ -65,7 +66,9 @@ int run(int argc, char** argv) {
   CLI::App app("baton-bench: each figure beside its own yardstick, measured in the same run", "baton-bench");
   app.footer("Figures are medians. Exit codes: 0 measured, 1 with --check: an aim is missed, 2 usage, 10 a group could not be measured.");
   app.add_flag("--quick", a.settings.quick, "A third of the repeats, less work in each");
-  app.add_option("--only", a.only, "These groups alone")->delimiter(',')->check(CLI::IsMember({"kv", "convert", "recode", "crypto", "plan", "submit", "remote", "layers", "files", "model", "ttft"}));
+  std::vector<std::string> names;
+  for (const Group& g : groups()) names.push_back(g.name);
+  app.add_option("--only", a.only, "These groups alone")->delimiter(',')->check(CLI::IsMember(names));
   app.add_option("--fabric", a.settings.fabrics, "kv: this fabric alone")->capture_default_str();
   app.add_option("--model", a.settings.model, "Folder of the tiny model (default: BATON_MODEL, then the demo model)");
   app.add_option("--json", a.json_file, "Write the report to this file, as JSON");

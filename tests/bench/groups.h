@@ -20,6 +20,7 @@ struct Settings {
 };
 
 Status kv_rows(const Settings&, Report&);      // KV-cache between two processes, each fabric, beside memcpy
+Status bulk_rows(const Settings&, Report&);    // a prompt's KV in bulk against layer by layer, and the model's choice
 Status convert_rows(const Settings&, Report&);  // KV-cache to FP8 and back, one thread, beside memcpy
 Status crypto_rows(const Settings&, Report&);   // chunks sealed and opened, one thread, beside memcpy
 Status recode_rows(const Settings&, Report&);   // what a plan does on the way: reorder, FP8 with scales, checksums; beside the plain copy
