@@ -16,13 +16,15 @@ class Doze {
  public:
   // Each look, whatever it finds.
   void look(uint64_t now) { idle_ = now - std::exchange(looked_ns_, now) >= kSpinNs; }
-  // It found nothing. True: say that this side may be asleep, and look once more.
-  bool may_park(Endpoint::Impl& ep) {
-    if (!idle_ && looked_ns_ >= again_ns_) {
+  // At the end of a look by one that is not parked. True: it found nothing and may sleep now; it is to say so, and look once more. False: it is woken for
+  // one more look.
+  bool may_park(Endpoint::Impl& ep, bool found = false) {
+    if (!found && idle_) return true;
+    if (looked_ns_ >= again_ns_) {
       again_ns_ = looked_ns_ + kLookNs;
       ep.look_again(kLookNs);
     }
-    return idle_;
+    return false;
   }
 
  private:

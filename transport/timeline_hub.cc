@@ -12,8 +12,6 @@ namespace {
 
 constexpr char kKey[] = "timelines";
 constexpr size_t kListed = 160; // bytes of names in a refusal
-constexpr uint64_t kSpinNs = 25'000; // who polls again within it spins; a frame takes less to read
-constexpr uint64_t kLookNs = 50'000; // for a value to a thread that went to sleep right after it had spun
 
 }  // namespace
 
@@ -174,20 +172,11 @@ uint32_t TimelineHub::read_boards() {
   return n;
 }
 
-// Before the poll returns: after it the thread may sleep, or poll again at once, and only time tells. A reader that is to be woken by a frame is
-// parked; for one that is not, the timer is set, so that it polls once more and is then.
-uint32_t TimelineHub::rest(uint64_t now, bool may_park) {
+// Before the poll returns.
+uint32_t TimelineHub::rest(bool found) {
   uint32_t n = 0;
-  bool awake = false;
-  for (auto& [session, r] : read_) {
-    if (!r.board || r.board->parked()) continue;
-    if (may_park) n += r.board->park(taker(*session, r));
-    else awake = true;
-  }
-  if (awake && now >= look_ns_) {
-    look_ns_ = now + kLookNs;
-    ep_.look_again(kLookNs);
-  }
+  for (auto& [session, r] : read_)
+    if (r.board && !r.board->parked() && doze_.may_park(ep_, found)) n += r.board->park(taker(*session, r));
   return n;
 }
 
@@ -231,7 +220,7 @@ bool TimelineHub::on_message(Session::Impl& s, Message& m) {
 bool TimelineHub::on_signal(Session::Impl& s, const Signal& signal) {
   if (!signal.to) {
     read_boards();
-    rest(now_ns(), false);
+    rest(true);
     return true;
   }
   const auto it = ends_.find(signal.to);
@@ -258,8 +247,8 @@ void TimelineHub::on_lost(Session::Impl& s, const Error& why) {
 
 uint32_t TimelineHub::on_poll(uint64_t now) {
   uint32_t n = read_boards();
-  if (!read_.empty()) n += rest(now, !n && now - polled_ns_ >= kSpinNs);
-  polled_ns_ = now;
+  doze_.look(now);
+  if (!read_.empty()) n += rest(n != 0);
   if (std::exchange(behind_, false))
     for (TimelineSide* side : sides_) side->tell_values();
   if (ended_) sweep();

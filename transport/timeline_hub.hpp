@@ -15,7 +15,7 @@
 // Cost     a message: a hash look-up.   Errors  refusals go to the peer; malformed messages are dropped.
 #pragma once
 
-#include "transport/endpoint.hpp"
+#include "transport/doze.hpp"
 #include "transport/remote_timeline.hpp"
 #include "transport/timeline_board.hpp"
 #include "transport/timeline_watch.hpp"
@@ -88,7 +88,7 @@ class TimelineHub final : public Attachment, public Service {
   void sweep();
   void drop(TimelineEnd&);
   uint32_t read_boards();
-  uint32_t rest(uint64_t now, bool may_park);
+  uint32_t rest(bool found);
 
   struct Reader {
     std::unique_ptr<TimelineBoard> board;
@@ -101,8 +101,7 @@ class TimelineHub final : public Attachment, public Service {
   Endpoint::Impl& ep_;
   bool behind_ = false, ended_ = false; // ended_: some end is over
   uint64_t next_id_ = 1;
-  uint64_t polled_ns_ = 0; // the latest poll
-  uint64_t look_ns_ = 0;   // a sleeper is woken by then
+  Doze doze_;
   std::vector<TimelineSide*> sides_;
   std::map<std::string, ExportedTimeline::Impl*> exports_;
   std::unordered_map<uint64_t, Entry> ends_;
