@@ -82,6 +82,7 @@ struct Session::Impl final : Watcher {
   Error hop(Error e) const; // names this session in the error
   void drop(const char* why);  // ends it because the peer is not known any more
   // Keys of the chunks that go by other connections; once up.
+  uint64_t heard_ns() const { return last_rx_ns_; } // when something last came from the peer
   bool bulk_sealed() const; // either side wishes it
   const Key& bulk_rx() const { return secrets_->keys.bulk_rx; }
   const Key& bulk_tx() const { return secrets_->keys.bulk_tx; }

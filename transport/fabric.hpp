@@ -15,9 +15,13 @@
 #include "transport/copy_kernel.hpp"
 #include "transport/endpoint.hpp"
 #include "transport/kv_layout.hpp"
+#include "transport/kv_link.hpp"
 #include "transport/kv_pack.hpp"
 #include "transport/kv_recode.hpp"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,19 +37,29 @@ struct LandingMemory {
   uint64_t fd_offset = 0;
 };
 
+// Which memory it is, for caches of registrations: another buffer may lie at the address of one that was freed. All zero where no object tells.
+struct SourceKey {
+  uint64_t device = 0, inode = 0, offset = 0;
+  bool operator==(const SourceKey&) const = default;
+};
 // What a source sends from.
 struct SourceMemory {
   const uint8_t* base = nullptr;
   uint64_t bytes = 0;
   int fd = -1;             // shareable object behind it, -1: none
   uint64_t fd_offset = 0;
-};
-// Which memory it is, for caches of registrations: another buffer may lie at the address of one that was freed. All zero where no object tells.
-struct SourceKey {
-  uint64_t device = 0, inode = 0, offset = 0;
-  bool operator==(const SourceKey&) const = default;
+  std::optional<SourceKey> key{}; // known already: the descriptor may be closed by now
 };
 SourceKey key_of(const SourceMemory&);
+bool is_dmabuf(int fd); // a device's memory
+
+class StreamFlows;
+// Which of several NICs of one fabric a landing or a sender is on (rails.hpp). As it comes: the session's own interface.
+struct RailPlace {
+  std::string host, device;     // numeric local address, of tcp and verbs; RDMA device, of efa
+  uint32_t number = 0;          // that messages name the rail by; 0: it has none, being alone
+  StreamFlows* flows = nullptr; // of a landing: shared with the other rails', so that a layer's pieces may come over all of them
+};
 
 // What one request moves, as both sides compute it: [source][part], each with its layers. A landing that has it can take part in the moving.
 struct KvMoves {
@@ -95,6 +109,7 @@ struct Batch {
   std::optional<Packer> pack;            // of a stream
   uint64_t packed = 0, streamed = 0;     // of this part; of all parts
   bool stopped = false;
+  bool stripe = false;                   // of several rails: packed if it comes with a packer, and then outstanding until the sink has used the piece
   std::optional<Error> error;
   Packer packer() const { return units ? Packer(src, units) : Packer(src, segments); }
   size_t pieces() const { return units ? units.size() : segments.size(); }
@@ -111,7 +126,8 @@ class Sender : public Attachment {
   virtual Result<void*> local(const SourceMemory&) = 0;
   // Moves or posts up to `budget` bytes; returns how many. 0 with the batch not posted: try again later.
   virtual uint64_t step(Batch&, uint64_t budget) = 0;
-  virtual void credit(uint32_t /*pieces*/) {} // of a stream: the sink has used these
+  virtual bool streams(const Batch&) const { return false; } // step() would pack it into pieces
+  virtual void heard(const Message&) {} // from the landing: what it told
   virtual void stop(Batch&) {}          // the batch has failed: nothing more of it begins; `outstanding` goes to 0 by progress()
   virtual bool notify(const Note&) = 0; // false: try again later
   virtual uint32_t progress() = 0;      // collects completions
@@ -119,9 +135,34 @@ class Sender : public Attachment {
   virtual bool converts() const { return false; } // step() takes units as well as segments
   virtual bool copies() const = 0;      // step() itself moves the bytes: worth calling again at once
   virtual bool in_order() const { return false; } // a note posted behind a batch arrives behind it: it need not wait for the batch's completion
+  virtual void close(uint64_t /*generation*/, bool /*complete*/) {} // its transfer is about to say that it ends
+  virtual void rails(uint64_t /*generation*/, std::vector<RailUse>&) const {} // what each has carried of it
   // Nothing posted touches the sources' memory any more after this; the batches' counters are void. For good.
   virtual void abandon() = 0;
   uint32_t users = 0; // transfers that hold it
+};
+
+// The slots of a landing: one is free again once its request has ended here and the peer writes no more, in whichever order.
+class LandingSlots {
+ public:
+  uint32_t open() {
+    const auto i = uint32_t(std::find(all_.begin(), all_.end(), Slot()) - all_.begin());
+    if (i == all_.size()) all_.emplace_back();
+    all_[i] = {true, true};
+    return i;
+  }
+  void revoke(uint32_t slot) { all_[slot].wanted = false; }
+  void stopped(uint32_t slot) { all_[slot].written = false; }
+  bool wanted(uint32_t slot) const { return all_[slot].wanted; }
+  bool free(uint32_t slot) const { return all_[slot] == Slot(); }
+  uint32_t size() const { return uint32_t(all_.size()); }
+
+ private:
+  struct Slot {
+    bool wanted = false, written = false;
+    bool operator==(const Slot&) const = default;
+  };
+  std::vector<Slot> all_;
 };
 
 class Landing : public Attachment {
@@ -136,15 +177,17 @@ class Landing : public Attachment {
   virtual void session_lost() = 0;
   virtual bool quiet(uint32_t slot) = 0;             // nothing can write any more: the slot is free again once true
   virtual bool poll(std::vector<Note>& notes, uint32_t& worked) = 0; // appends; counts what it did besides; false: the landing is broken
-  virtual Status cipher(const nlohmann::json& /*header*/) { return {}; } // of a sealed stream: the sender's
-  virtual uint32_t give_back() { return 0; }          // of a stream: pieces (bits) that the sender may write again
+  // What the sender says beside the data: the cipher of a sealed stream, a rail that broke. Notes that come this way are appended.
+  virtual Status heard(const Message& m, std::vector<Note>&) { return Error(BATON_CORRUPT, fmt::format("{} for a fabric that has no use for it", m.type), "run the same Baton version on both sides"); }
+  virtual void tell(std::vector<Message>&) {}         // what the sender should hear: pieces (bits) of a stream that it may write again
   virtual const char* broken() const { return nullptr; } // why poll() said so, if the peer is to blame
   virtual std::optional<Error> cause() const { return std::nullopt; } // why it is, if it knows
   virtual uint64_t tick_ns() const { return 0; }     // how often it must be polled though no descriptor says so
 };
 
-Result<std::unique_ptr<Landing>> make_landing(const std::string& fabric, Session::Impl&, const LandingMemory&);
-Result<std::unique_ptr<Sender>> make_sender(const std::string& fabric, Session::Impl&, const nlohmann::json& offer);
+Result<std::unique_ptr<Landing>> make_landing(const std::string& fabric, Session::Impl&, const LandingMemory&, const RailPlace& = {});
+// `near`: where the bytes lie, for the choice of NICs.
+Result<std::unique_ptr<Sender>> make_sender(const std::string& fabric, Session::Impl&, const nlohmann::json& offer, const RailPlace& = {}, const SourceMemory& near = {});
 // Why this side cannot use `fabric` with that peer; nullopt: it can.
 std::optional<std::string> fabric_unusable(const std::string& fabric, const Session::Impl&);
 

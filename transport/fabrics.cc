@@ -22,6 +22,8 @@ std::vector<FabricInfo> list_fabrics() {
   for (const char* f : {"shm", "tcp"}) all.push_back(ofi_probe(f));
   all.push_back(verbs_probe());
   for (const char* f : {"ofi-verbs", "efa"}) all.push_back(ofi_probe(f));
+  for (FabricInfo& f : all)
+    if (has_rails(f.name)) f.nics = list_nics(f.name);
   return all;
 }
 

@@ -6,8 +6,7 @@
 //     for (auto& f : list_fabrics()) printf("%s %s %s\n", f.name.c_str(), f.available ? "yes" : "no", f.reason.c_str());
 #pragma once
 
-#include <string>
-#include <vector>
+#include "transport/nics.hpp"
 
 namespace baton::transport {
 
@@ -16,6 +15,7 @@ struct FabricInfo {
   std::string provider; // "memfd", "libfabric shm"
   bool available = false;
   std::string reason;   // why not, or what it is good for
+  std::vector<Nic> nics{}; // that could be its rails (EndpointOptions::rails), each with why not; empty: it has none
 };
 std::vector<FabricInfo> list_fabrics();
 

@@ -47,7 +47,8 @@ class FaultSender final : public Sender {
     b.src = src;
     return n;
   }
-  void credit(uint32_t pieces) override { inner_->credit(pieces); }
+  bool streams(const Batch& b) const override { return inner_->streams(b); }
+  void heard(const Message& m) override { inner_->heard(m); }
   void stop(Batch& b) override { inner_->stop(b); }
   bool notify(const Note& n) override {
     if (happens(rates_.reorder)) return false; // it is tried again, after those that come meanwhile
@@ -59,6 +60,8 @@ class FaultSender final : public Sender {
   int fd() const override { return inner_->fd(); }
   bool converts() const override { return inner_->converts(); }
   bool copies() const override { return inner_->copies(); }
+  void close(uint64_t generation, bool complete) override { inner_->close(generation, complete); }
+  void rails(uint64_t generation, std::vector<RailUse>& all) const override { inner_->rails(generation, all); }
   void abandon() override { inner_->abandon(); }
 
  private:
@@ -81,9 +84,10 @@ class FaultSender final : public Sender {
 
 }  // namespace
 
-Result<std::unique_ptr<Sender>> with_faults(std::unique_ptr<Sender> sender, const std::string& spec) {
+Result<std::unique_ptr<Sender>> with_faults(std::unique_ptr<Sender> sender, const std::string& spec, uint32_t rail) {
   if (spec.empty()) return sender;
-  BATON_ASSIGN(const Rates r, parse(spec));
+  BATON_ASSIGN(Rates r, parse(spec));
+  r.seed += rail;
   return std::unique_ptr<Sender>(std::make_unique<FaultSender>(std::move(sender), r));
 }
 

@@ -12,7 +12,7 @@
 
 namespace baton::transport {
 
-// `sender`, or one that misbehaves around it.
-Result<std::unique_ptr<Sender>> with_faults(std::unique_ptr<Sender> sender, const std::string& spec);
+// `sender`, or one that misbehaves around it; `rail` goes into the seed, so that several do not misbehave together.
+Result<std::unique_ptr<Sender>> with_faults(std::unique_ptr<Sender> sender, const std::string& spec, uint32_t rail);
 
 }  // namespace baton::transport

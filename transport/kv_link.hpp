@@ -35,6 +35,14 @@
 
 namespace baton::transport {
 
+// A NIC of those that a transfer goes by (EndpointOptions::rails).
+struct RailUse {
+  std::string nic, peer_nic;
+  uint64_t bytes = 0;    // of the transfer, complete
+  uint32_t failures = 0; // since the session's first transfer
+  bool up = false;
+};
+
 // Modelled cost of a link, as data (transport/links.json): each constant has its source there.
 struct LinkModel {
   std::string name;         // "efa-trn2"
@@ -152,6 +160,7 @@ class KvTransfer {
     struct Span {
       uint64_t begin_ns, end_ns; // wall, of one (source, layer), from posting to visible at the sink
     };
+    std::vector<RailUse> rails; // empty: the session's interface alone
     std::vector<Span> spans; // [source * layers + layer]; zero until sent
   };
   const Stats& stats() const;

@@ -33,6 +33,38 @@ uint64_t Packer::pack_units(std::span<uint8_t> out) {
   return done;
 }
 
+void Packer::skip(uint64_t bytes) {
+  if (!units_) {
+    for (; bytes; offset_ = 0) {
+      const uint64_t left = segments_[next_].bytes - offset_;
+      if (bytes < left) {
+        offset_ += bytes;
+        break;
+      }
+      bytes -= left;
+      ++next_;
+    }
+    ahead_ = next_, ahead_offset_ = offset_;
+    return;
+  }
+  while (bytes) {
+    const uint64_t left = unit_.size() - offset_, n = std::min(bytes, left);
+    offset_ += n;
+    bytes -= n;
+    if (!bytes) break;
+    const auto unit = units_.move->unit(next_++);
+    const uint64_t whole = units_.how->unit_bytes(unit);
+    unit_.clear();
+    offset_ = 0;
+    if (bytes >= whole) {
+      bytes -= whole;
+      continue;
+    }
+    unit_.resize(whole);
+    units_.how->pack(unit_.data(), src_, units_.layer, unit, units_.unit(next_));
+  }
+}
+
 uint64_t Packer::pack(std::span<uint8_t> out) {
   if (units_) return pack_units(out);
   uint64_t done = 0;

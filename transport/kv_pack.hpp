@@ -24,6 +24,7 @@ class Packer {
   Packer(const uint8_t* src, std::span<const KvSegment>);
   Packer(const uint8_t* src, const LayerUnits&);
   uint64_t pack(std::span<uint8_t> out); // how many bytes it wrote: all of `out`, or what was left
+  void skip(uint64_t bytes);             // as if they were packed
   bool done() const { return units_ ? next_ == units_.size() && offset_ == unit_.size() : next_ == segments_.size(); }
 
  private:

@@ -10,6 +10,7 @@
 #include "transport/kv_link.hpp"
 #include "transport/kv_sum.hpp"
 #include "transport/kv_wire.hpp"
+#include "transport/rails.hpp"
 
 #include <fmt/format.h>
 
@@ -91,7 +92,7 @@ struct KvSink::Impl final : Service, Watcher {
   void open(Session::Impl&, Incoming::Impl&, const Message&);
   Status agree(Session::Impl&, Incoming::Impl&, const Message&, nlohmann::json& reply);
   void plan(Incoming::Impl&);
-  Result<Link*> choose(Session::Impl&, const std::vector<std::string>& wanted);
+  Result<Link*> choose(Session::Impl&, const std::vector<std::string>& wanted, bool rails);
   Status check_blocks(const std::vector<int32_t>&, uint64_t tokens) const;
   uint32_t collect();
   void take(const Note&);
@@ -119,6 +120,7 @@ struct KvSink::Impl final : Service, Watcher {
   std::vector<Quarantine> quarantine_;
   std::vector<Note> notes_;
   std::vector<uint8_t> scratch_; // of checksums
+  std::vector<Message> told_;
   std::vector<std::pair<Incoming::Impl*, Error>> doomed_;
 };
 
@@ -283,11 +285,13 @@ bool KvSink::Impl::on_message(Session::Impl& s, Message& m) {
     open(s, *it->second, m);
     return true;
   }
-  if (m.type == "kv.cipher") {
+  if (m.type == "kv.cipher" || m.type == "kv.rail") {
     if (text_of(m.body, "sink").value_or("") != memory.id) return false;
     Status ok;
+    std::vector<Note> notes;
     for (auto& l : links_)
-      if (l->session == &s && l->fabric == text_of(m.body, "fabric").value_or("") && ok.ok()) ok = l->landing->cipher(m.body.value("header", nlohmann::json()));
+      if (l->session == &s && l->fabric == text_of(m.body, "fabric").value_or("") && ok.ok()) ok = l->landing->heard(m, notes);
+    for (const Note& n : notes) take(n);
     if (!ok.ok()) s.lose(ok.error());
     return true;
   }
@@ -364,7 +368,7 @@ Status KvSink::Impl::agree(Session::Impl& s, Incoming::Impl& in, const Message& 
       for (const KvPlan& p : shares.plans[i]) in.wanted[l] |= uint64_t(p.has_layer(layout.layer_begin + l)) << i;
   }
   // Only now is anything of the memory told.
-  BATON_ASSIGN(Link * link, choose(s, *wanted));
+  BATON_ASSIGN(Link * link, choose(s, *wanted, m.body.contains("rails") && m.body["rails"] == true));
   BATON_ASSIGN(nlohmann::json offer, link->landing->offer());
   in.generation = random_u64();
   BATON_ASSIGN(in.slot, link->landing->allow(in.generation, &in.moves));
@@ -394,7 +398,7 @@ void KvSink::Impl::plan(Incoming::Impl& in) {
   }
 }
 
-Result<KvSink::Impl::Link*> KvSink::Impl::choose(Session::Impl& s, const std::vector<std::string>& wanted) {
+Result<KvSink::Impl::Link*> KvSink::Impl::choose(Session::Impl& s, const std::vector<std::string>& wanted, bool rails) {
   std::string why;
   for (const std::string& f : wanted) {
     if (auto no = fabric_unusable(f, s)) {
@@ -403,7 +407,7 @@ Result<KvSink::Impl::Link*> KvSink::Impl::choose(Session::Impl& s, const std::ve
     }
     for (auto& l : links_)
       if (l->session == &s && l->fabric == f) return l.get();
-    auto landing = make_landing(f, s, memory);
+    auto landing = rails ? make_rail_landing(f, s, memory) : make_landing(f, s, memory);
     if (landing.ok()) {
       links_.push_back(std::make_unique<Link>(Link{&s, f, std::move(*landing)}));
       return links_.back().get();
@@ -428,8 +432,15 @@ uint32_t KvSink::Impl::on_poll(uint64_t now) {
     if (std::find(active_.begin(), active_.end(), in) != active_.end()) cancel(*in, why);
   }
   for (size_t i = 0; i < links_.size(); ++i) // a failed send loses the session, and takes links with it
-    if (const uint32_t pieces = links_[i]->session ? links_[i]->landing->give_back() : 0)
-      (void)send_transport(*links_[i]->session, "kv.credit", {{"sink", memory.id}, {"fabric", links_[i]->fabric}, {"pieces", pieces}});
+    if (Session::Impl* s = links_[i]->session) {
+      told_.clear();
+      links_[i]->landing->tell(told_);
+      for (Message& m : told_) {
+        m.body["sink"] = memory.id;
+        m.body["fabric"] = links_[i]->fabric;
+        if (!send_transport(*s, m.type.c_str(), std::move(m.body), std::move(m.bytes)).ok()) break;
+      }
+    }
   if (!quarantine_.empty()) settle();
   retick(now, n != 0);
   return n;

@@ -176,9 +176,9 @@ Status KvTransfer::Impl::ask(const std::string& ticket) {
     list.push_back(to_json(layouts_[i]));
     put_blocks(blocks, opening_->all[i].blocks);
   }
-  BATON_TRY(send_transport(*session, "kv.open",
-                           {{"id", id_}, {"ticket", ticket}, {"model", o.model}, {"tokens", opening_->tokens}, {"fabrics", fabrics_}, {"sources", list}, {"checksum", o.checksum}},
-                           std::move(blocks)));
+  nlohmann::json ask{{"id", id_}, {"ticket", ticket}, {"model", o.model}, {"tokens", opening_->tokens}, {"fabrics", fabrics_}, {"sources", list}, {"checksum", o.checksum}};
+  if (!ep->options.rails.empty()) ask["rails"] = true;
+  BATON_TRY(send_transport(*session, "kv.open", std::move(ask), std::move(blocks)));
   open_sent_ = true;
   BATON_TRY(make_descriptors()); // while the other side reads it
   return {};
@@ -274,7 +274,7 @@ Status KvTransfer::Impl::attach(const std::string& fabric, const nlohmann::json&
     }
   }
   if (!slot) {
-    auto made = make_sender(fabric, *session, offer);
+    auto made = make_sender(fabric, *session, offer, {}, memory_[0]);
     if (!made.ok()) return session->hop(made.error());
     slot = std::move(*made);
   }
@@ -380,6 +380,8 @@ void KvTransfer::Impl::fail(Error why) {
 void KvTransfer::Impl::tell_abort() {
   if (told || !session || !open_sent_) return;
   told = true;
+  if (sender_) sender_->close(generation_, false);
+  if (!session) return;
   const Error why = failure ? *failure : Error(BATON_CANCELLED, "the transfer was dropped", "see the prefill side");
   (void)send_transport(*session, "kv.abort", {{"id", id_}, {"error", to_json(why)}});
 }
@@ -416,6 +418,7 @@ Status KvTransfer::Impl::seal(const Message& m, uint64_t deadline_ns) {
   if (sealed) return Error(BATON_INVALID_ARGUMENT, "the transfer is sealed already", "seal once");
   if (!ep->drive(deadline_ns, [&] { return failure || left_ == 0; }))
     return Error(BATON_DEADLINE, fmt::format("{} of {} layers of {} sources are not sent", left_, sources * layers, sources), "submit a copy for each source and layer, and see why their waits are not met");
+  if (!failure) sender_->rails(generation_, stats.rails), sender_->close(generation_, true);
   if (failure) return *failure;
   BATON_TRY(send_transport(*session, "kv.seal", {{"id", id_}, {"type", m.type}, {"body", m.body}}, m.bytes));
   sealed = told = true;

@@ -228,9 +228,9 @@ void unclaimed(Session::Impl& s, const Message& m) {
   } else if (m.type == "kv.lend") {
     const Error e(BATON_NOT_FOUND, "this side borrows no KV-cache of that name", "create a KvBorrower there");
     (void)send_transport(s, "kv.decline", {{"id", u64_of(m.body, "id").value_or(0)}, {"error", to_json(e)}});
-  } else if (m.type == "kv.credit") {
+  } else if (m.type == "kv.credit" || m.type == "kv.rail") {
     const auto it = s.attached.find(sender_key(text_of(m.body, "fabric").value_or(""), text_of(m.body, "sink").value_or("")));
-    if (it != s.attached.end() && it->second) static_cast<Sender*>(it->second.get())->credit(uint32_t(u64_of(m.body, "pieces").value_or(0)));
+    if (it != s.attached.end() && it->second) static_cast<Sender*>(it->second.get())->heard(m);
   } else if (m.type == "kv.gone") {
     const std::string prefix = sender_key("", text_of(m.body, "sink").value_or("?"));
     for (auto it = s.attached.begin(); it != s.attached.end();) {

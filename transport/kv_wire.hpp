@@ -1,11 +1,12 @@
 // kv_wire.hpp (internal): the messages by which a transfer and a sink agree, and who sends which heads.
 //
-//   kv.open    transfer > sink   id, ticket, model, tokens, fabrics (wanted, best first), sources (layouts), checksum; bytes: each source's blocks
+//   kv.open    transfer > sink   id, ticket, model, tokens, fabrics (wanted, best first), sources (layouts), checksum, rails (true: it has several NICs); bytes: each source's blocks
 //   kv.accept  <                 id, generation, slot, fabric, layout, plan (hash), held (tokens that do not come),
 //                                offer (the way to the memory); bytes: the sink's blocks
 //   kv.refuse  <                 id, error
-//   kv.cipher  >                 sink, fabric, header: of a sealed stream, once a connection
-//   kv.credit  <                 sink, fabric, pieces (bits): of a stream, those that may be written again
+//   kv.cipher  >                 sink, fabric, header: of a sealed stream, once a connection; rail: its number, of several (rails.hpp)
+//   kv.credit  <                 sink, fabric, pieces (bits): of a stream, those that may be written again; rail
+//   kv.rail    both              sink, fabric; which rail is down or comes again, and notes: rails.hpp
 //   kv.cancel  <                 id, error: the sink takes no more
 //   kv.abort   >                 id, error: the transfer ends; nothing of it is in flight any more
 //   kv.seal    >                 id, type, body (+ bytes): the caller's message; the transfer ends

@@ -33,7 +33,11 @@ const Provider* provider_of(const std::string& fabric) {
   return nullptr;
 }
 
-std::string local_side(const Session::Impl& s) { return local_host(s.fd.get()); }
+// Where an endpoint of this fabric is: of a provider of one host nowhere, of a rail its NIC, else the session's interface.
+OfiPlace place_of(const Session::Impl& s, const Provider& p, const RailPlace& rail) {
+  if (p.one_host) return {};
+  return {rail.host.empty() && rail.device.empty() ? local_host(s.fd.get()) : rail.host, rail.device};
+}
 
 std::vector<uint8_t> unhex(const std::string& s) {
   std::vector<uint8_t> out(s.size() / 2);
@@ -56,18 +60,18 @@ std::string port_name(const Session::Impl& s, const char* what) {
 
 class OfiLanding final : public Landing, public Watcher {
  public:
-  OfiLanding(Session::Impl& s, const Provider& p, const LandingMemory& m)
-      : ep_(*s.ep), provider_(p), memory_(m), prefix_(shm_prefix(s)), pidfd_(p.one_host ? pidfd_of(s) : Fd()) {}
+  OfiLanding(Session::Impl& s, const Provider& p, const LandingMemory& m, const RailPlace& rail)
+      : ep_(*s.ep), provider_(p), memory_(m), rail_(rail), own_flows_(memory_), prefix_(shm_prefix(s)), pidfd_(p.one_host ? pidfd_of(s) : Fd()) {}
   ~OfiLanding() override { close(); }
   const char* fabric() const override { return provider_.fabric; }
 
   Status start(Session::Impl& s) {
-    BATON_ASSIGN(domain_, OfiDomain::of(ep_, provider_.fabric, provider_.one_host ? "" : local_side(s)));
+    BATON_ASSIGN(domain_, OfiDomain::of(ep_, provider_.fabric, place_of(s, provider_, rail_)));
     const bool sealed = s.bulk_sealed() && !provider_.one_host;
-    if (!sealed) { BATON_ASSIGN(mr_, domain_->target(memory_.base, memory_.bytes)); }
+    if (!sealed) { BATON_ASSIGN(mr_, domain_->target(memory_)); }
     BATON_ASSIGN(port_, OfiPort::open(*domain_, port_name(s, "l")));
     BATON_TRY(port_->post_receives());
-    if (provider_.small_segment) stream_.emplace(memory_, s, sealed);
+    if (provider_.small_segment) stream_.emplace(rail_.flows ? *rail_.flows : own_flows_, s, sealed);
     if (port_->wait_fd() >= 0) tag_ = ep_.watch(port_->wait_fd(), EPOLLIN, this);
     return {};
   }
@@ -83,7 +87,7 @@ class OfiLanding final : public Landing, public Watcher {
                      {"bytes", memory_.bytes}};
     if (stream_) {
       BATON_ASSIGN(const auto stage, stream_->stage());
-      if (!stage_mr_) { BATON_ASSIGN(stage_mr_, domain_->target(stage.data(), stage.size())); }
+      if (!stage_mr_) { BATON_ASSIGN(stage_mr_, domain_->target({"", stage.data(), stage.size()})); }
       o["stage"] = stream_->offer(virt ? reinterpret_cast<uint64_t>(stage.data()) : 0, fi_mr_key(stage_mr_.get()));
     }
     return o;
@@ -93,17 +97,15 @@ class OfiLanding final : public Landing, public Watcher {
   void ready(uint32_t) override {} // poll() reads
 
   Result<uint32_t> allow(uint64_t generation, const KvMoves* moves) override {
-    const uint32_t i = uint32_t(std::find(slots_.begin(), slots_.end(), Slot::free) - slots_.begin());
-    if (i == slots_.size()) slots_.push_back(Slot::free);
-    slots_[i] = Slot::open;
-    if (stream_) stream_->allow(generation, i, moves);
+    const uint32_t i = slots_.open();
+    if (!rail_.flows) own_flows_.allow(generation, i, moves);
     return i;
   }
   void revoke(uint32_t slot) override {
-    if (stream_) stream_->revoke(slot);
-    if (slots_[slot] == Slot::open) slots_[slot] = Slot::revoked;
+    if (!rail_.flows) own_flows_.revoke(slot);
+    slots_.revoke(slot);
   }
-  void stopped(uint32_t slot) override { slots_[slot] = Slot::free; }
+  void stopped(uint32_t slot) override { slots_.stopped(slot); }
 
   // tcp: bytes land only while this side reads them, so closing the endpoint ends it. Hardware refuses the closed region. shm: the peer's
   // process copies by itself, so only its end is the end.
@@ -114,10 +116,8 @@ class OfiLanding final : public Landing, public Watcher {
     if (provider_.one_host) sweep_session_shm(prefix_);
   }
   bool quiet(uint32_t slot) override {
-    if (slots_[slot] == Slot::free) return true;
-    if (!lost_ || !process_gone()) return false;
-    slots_[slot] = Slot::free;
-    return true;
+    if (lost_ && process_gone()) slots_.stopped(slot);
+    return slots_.free(slot);
   }
 
   bool poll(std::vector<Note>& notes, uint32_t& worked) override {
@@ -126,13 +126,16 @@ class OfiLanding final : public Landing, public Watcher {
     const bool good = port_->progress(&received_, nullptr);
     return stream_->take(received_, notes, worked) && good;
   }
-  Status cipher(const nlohmann::json& header) override { return stream_ ? stream_->cipher(unhex(header.is_string() ? header.get<std::string>() : "")) : Status(Error(BATON_CORRUPT, "a cipher for a fabric that seals nothing", "-")); }
-  uint32_t give_back() override { return stream_ ? stream_->give_back() : 0; }
+  Status heard(const Message& m, std::vector<Note>& notes) override {
+    return stream_ && m.type == "kv.cipher" ? stream_->cipher(unhex(text_of(m.body, "header").value_or(""))) : Landing::heard(m, notes);
+  }
+  void tell(std::vector<Message>& all) override {
+    if (const uint32_t pieces = stream_ ? stream_->give_back() : 0) all.push_back({"kv.credit", {{"pieces", pieces}}, {}});
+  }
   const char* broken() const override { return stream_ ? stream_->broken() : nullptr; }
   uint64_t tick_ns() const override { return !port_ ? 0 : port_->wait_fd() < 0 ? 50'000 : 1'000'000; }
 
  private:
-  enum class Slot : uint8_t { free, open, revoked };
   bool process_gone() const {
     if (!provider_.one_host || !pidfd_) return true;
     pollfd p{pidfd_.get(), POLLIN, 0};
@@ -149,6 +152,8 @@ class OfiLanding final : public Landing, public Watcher {
   Endpoint::Impl& ep_;
   const Provider& provider_;
   LandingMemory memory_;
+  RailPlace rail_;
+  StreamFlows own_flows_;
   std::string prefix_;
   Fd pidfd_;
   OfiDomain* domain_ = nullptr;
@@ -159,7 +164,7 @@ class OfiLanding final : public Landing, public Watcher {
   std::vector<Note> received_;
   uint64_t tag_ = 0;
   bool lost_ = false;
-  std::vector<Slot> slots_;
+  LandingSlots slots_;
 };
 
 class OfiSender final : public Sender, public StreamPort {
@@ -170,13 +175,13 @@ class OfiSender final : public Sender, public StreamPort {
     port_.reset();
     if (session_ && session_->cause) sweep_session_shm(shm_prefix(*session_));
   }
-  Status start(Session::Impl& s, const Provider& p, const nlohmann::json& offer) {
+  Status start(Session::Impl& s, const Provider& p, const nlohmann::json& offer, const RailPlace& rail) {
     const auto address = unhex(text_of(offer, "address").value_or(""));
     key_ = u64_of(offer, "key").value_or(0);
     base_ = u64_of(offer, "base").value_or(0);
     bytes_ = u64_of(offer, "bytes").value_or(0);
     if (address.empty() || address.size() > 256 || !bytes_) return Error(BATON_CORRUPT, "the sink's offer makes no sense", "run the same Baton version on both sides");
-    BATON_ASSIGN(domain_, OfiDomain::of(*s.ep, p.fabric, p.one_host ? "" : local_side(s)));
+    BATON_ASSIGN(domain_, OfiDomain::of(*s.ep, p.fabric, place_of(s, p, rail)));
     if (p.one_host) session_ = &s;
     BATON_ASSIGN(port_, OfiPort::open(*domain_, port_name(s, "s")));
     BATON_ASSIGN(to_, port_->insert(address));
@@ -188,7 +193,9 @@ class OfiSender final : public Sender, public StreamPort {
     std::optional<ChunkHeader> cipher;
     BATON_TRY(stream_->start(offer["stage"], p.small_segment, s, s.bulk_sealed() && !p.one_host, cipher));
     if (!cipher) return {};
-    return send_transport(s, "kv.cipher", {{"sink", text_of(offer, "sink").value_or("")}, {"fabric", p.fabric}, {"header", hex(*cipher)}});
+    nlohmann::json body{{"sink", text_of(offer, "sink").value_or("")}, {"fabric", p.fabric}, {"header", hex(*cipher)}};
+    if (rail.number) body["rail"] = rail.number;
+    return send_transport(s, "kv.cipher", std::move(body));
   }
 
   std::optional<Status> state() override {
@@ -202,8 +209,9 @@ class OfiSender final : public Sender, public StreamPort {
   }
 
   bool converts() const override { return stream_.has_value(); }
+  bool streams(const Batch& b) const override { return stream_ && stream_->suits(b); }
   uint64_t step(Batch& b, uint64_t budget) override {
-    if (port_ && stream_ && (b.pack || (!b.offset && !b.next && stream_->suits(b)))) return stream_->step(b, budget);
+    if (port_ && stream_ && (b.pack || (!b.stripe && !b.offset && !b.next && stream_->suits(b)))) return stream_->step(b, budget);
     uint64_t done = 0;
     while (port_ && !b.error && done < budget && !b.posted() && port_->outstanding < port_->window()) {
       const uint64_t n = post(b, budget - done);
@@ -246,8 +254,8 @@ class OfiSender final : public Sender, public StreamPort {
   }
   int fd() const override { return port_ ? port_->wait_fd() : -1; }
   bool copies() const override { return false; }
-  void credit(uint32_t pieces) override {
-    if (stream_) stream_->credit(pieces);
+  void heard(const Message& m) override {
+    if (stream_ && m.type == "kv.credit") stream_->credit(uint32_t(u64_of(m.body, "pieces").value_or(0)));
   }
   void stop(Batch& b) override {
     if (port_ && stream_) stream_->stop(b);
@@ -320,21 +328,21 @@ const char* ofi_provider(const std::string& fabric) {
 FabricInfo ofi_probe(const std::string& fabric) {
   const Provider* p = provider_of(fabric);
   FabricInfo f{fabric, std::string("libfabric ") + p->provider, false, ""};
-  auto info = ofi_info(p->provider, "");
+  auto info = ofi_info(p->provider, {});
   f.available = info.ok();
   f.reason = info.ok() ? p->what : info.error().what;
   return f;
 }
 
-Result<std::unique_ptr<Landing>> make_ofi_landing(const std::string& fabric, Session::Impl& s, const LandingMemory& m) {
-  auto l = std::make_unique<OfiLanding>(s, *provider_of(fabric), m);
+Result<std::unique_ptr<Landing>> make_ofi_landing(const std::string& fabric, Session::Impl& s, const LandingMemory& m, const RailPlace& rail) {
+  auto l = std::make_unique<OfiLanding>(s, *provider_of(fabric), m, rail);
   BATON_TRY(l->start(s));
   return std::unique_ptr<Landing>(std::move(l));
 }
 
-Result<std::unique_ptr<Sender>> make_ofi_sender(const std::string& fabric, Session::Impl& s, const nlohmann::json& offer) {
+Result<std::unique_ptr<Sender>> make_ofi_sender(const std::string& fabric, Session::Impl& s, const nlohmann::json& offer, const RailPlace& rail) {
   auto m = std::make_unique<OfiSender>();
-  BATON_TRY(m->start(s, *provider_of(fabric), offer));
+  BATON_TRY(m->start(s, *provider_of(fabric), offer, rail));
   return std::unique_ptr<Sender>(std::move(m));
 }
 

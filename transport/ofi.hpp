@@ -24,8 +24,8 @@ namespace baton::transport {
 // "shm" -> the libfabric provider's name; nullptr if `fabric` is not one of libfabric's.
 const char* ofi_provider(const std::string& fabric);
 FabricInfo ofi_probe(const std::string& fabric);
-Result<std::unique_ptr<Landing>> make_ofi_landing(const std::string& fabric, Session::Impl&, const LandingMemory&);
-Result<std::unique_ptr<Sender>> make_ofi_sender(const std::string& fabric, Session::Impl&, const nlohmann::json& offer);
+Result<std::unique_ptr<Landing>> make_ofi_landing(const std::string& fabric, Session::Impl&, const LandingMemory&, const RailPlace& = {});
+Result<std::unique_ptr<Sender>> make_ofi_sender(const std::string& fabric, Session::Impl&, const nlohmann::json& offer, const RailPlace& = {});
 void ofi_forget_source(Endpoint::Impl&, const void* base);
 
 }  // namespace baton::transport

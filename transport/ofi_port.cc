@@ -67,7 +67,21 @@ void sweep_session_shm(const std::string& prefix) {
 
 std::string shm_prefix(const Session::Impl& s) { return kPrefix + hex(s.id).substr(0, 16) + "-"; }
 
-Result<Info> ofi_info(const char* provider, const std::string& host) {
+namespace {
+
+// Of the providers' answers the one on that device: the first, where none is named.
+fi_info* on_device(fi_info* list, const std::string& device) {
+  for (fi_info* i = list; i; i = i->next) {
+    const char* nic = i->nic && i->nic->device_attr ? i->nic->device_attr->name : nullptr;
+    const std::string_view domain = i->domain_attr->name ? i->domain_attr->name : ""; // "rdmap0s31-rdm"
+    if (device.empty() || (nic && device == nic) || domain.substr(0, domain.rfind('-')) == device) return i;
+  }
+  return nullptr;
+}
+
+} // namespace
+
+Result<Info> ofi_info(const char* provider, const OfiPlace& place) {
   prepare_libfabric_environment();
   Info hints(fi_allocinfo());
   if (!hints) return fi_error("fi_allocinfo", -FI_ENOMEM);
@@ -79,8 +93,17 @@ Result<Info> ofi_info(const char* provider, const std::string& host) {
   hints->domain_attr->threading = FI_THREAD_SAFE;
   hints->fabric_attr->prov_name = strdup(provider);
   fi_info* list = nullptr;
-  const bool node = !host.empty() && std::string_view(provider).find("rxm") != std::string_view::npos;
-  const int rc = fi_getinfo(FI_VERSION(1, 17), node ? host.c_str() : nullptr, nullptr, node ? FI_SOURCE : 0, hints.get(), &list);
+  const bool node = !place.host.empty() && std::string_view(provider).find("rxm") != std::string_view::npos;
+  auto ask = [&] { return fi_getinfo(FI_VERSION(1, 17), node ? place.host.c_str() : nullptr, nullptr, node ? FI_SOURCE : 0, hints.get(), &list); };
+  int rc = -FI_ENODATA;
+  if (device_memory_wished()) {
+    hints->caps |= FI_HMEM;
+    hints->domain_attr->mr_mode |= FI_MR_HMEM;
+    rc = ask();
+    hints->caps &= ~uint64_t(FI_HMEM);
+    hints->domain_attr->mr_mode &= ~FI_MR_HMEM;
+  }
+  if (rc) rc = ask(); // a provider without it can still move what is mapped
   if (rc) {
     Error e = fi_error(fmt::format("provider {}", provider), rc);
     if (rc == -FI_ENODATA)
@@ -88,17 +111,21 @@ Result<Info> ofi_info(const char* provider, const std::string& host) {
                 "choose another fabric; 'devctl topo' lists them");
     return e;
   }
-  return Info(list);
+  Info all(list);
+  fi_info* const one = on_device(list, place.device);
+  if (!one) return Error(BATON_UNSUPPORTED, fmt::format("provider {} has no device '{}'", provider, place.device.substr(0, 64)), "'devctl fabric' lists what can be a rail");
+  return Info(fi_dupinfo(one));
 }
 
 // ---- domain ----
 
-Result<OfiDomain*> OfiDomain::of(Endpoint::Impl& ep, const std::string& fabric, const std::string& host) {
-  auto& slot = ep.attached["ofi:" + fabric + ":" + host];
+Result<OfiDomain*> OfiDomain::of(Endpoint::Impl& ep, const std::string& fabric, const OfiPlace& place) {
+  auto& slot = ep.attached["ofi:" + fabric + ":" + place.host + ":" + place.device];
   if (slot) return static_cast<OfiDomain*>(slot.get());
   const char* provider = ofi_provider(fabric);
   auto d = std::make_unique<OfiDomain>();
-  BATON_ASSIGN(d->info, ofi_info(provider, host));
+  BATON_ASSIGN(d->info, ofi_info(provider, place));
+  d->device_memory = d->info->caps & FI_HMEM;
   fid_fabric* f = nullptr;
   if (int rc = fi_fabric(d->info->fabric_attr, &f, nullptr)) return fi_error("fi_fabric", rc);
   d->fabric.reset(f);
@@ -110,32 +137,49 @@ Result<OfiDomain*> OfiDomain::of(Endpoint::Impl& ep, const std::string& fabric, 
   return static_cast<OfiDomain*>(slot.get());
 }
 
+// Memory of a device is registered by its dma-buf where this libfabric knows how (1.20), else by its address as Neuron's; what can do neither may
+// still take the mapping.
+Result<Fid<fid_mr>> OfiDomain::reg(const Memory& m, uint64_t access, const char* what_for) {
+  fid_mr* mr = nullptr;
+  // A random key where we may choose it: knowing the address alone is of no use.
+  const uint64_t key = info->domain_attr->mr_mode & FI_MR_PROV_KEY ? 0 : random_u64();
+  const bool device = is_dmabuf(m.fd);
+  if (device && device_memory) {
+    const iovec iov{const_cast<void*>(m.base), m.bytes};
+    fi_mr_attr a{};
+    a.iov_count = 1;
+    a.access = access;
+    a.requested_key = key;
+    a.iface = FI_HMEM_NEURON;
+#ifdef FI_MR_DMABUF
+    const fi_mr_dmabuf buf{m.fd, m.fd_offset, m.bytes, const_cast<void*>(m.base)};
+    a.dmabuf = &buf;
+    if (fi_mr_regattr(domain.get(), &a, FI_MR_DMABUF, &mr) == 0) return Fid<fid_mr>(mr);
+#endif
+    a.mr_iov = &iov;
+    if (fi_mr_regattr(domain.get(), &a, 0, &mr) == 0) return Fid<fid_mr>(mr);
+  }
+  const int rc = fi_mr_reg(domain.get(), m.base, m.bytes, access, 0, key, 0, &mr, nullptr);
+  if (!rc) return Fid<fid_mr>(mr);
+  Error e = fi_error(fmt::format("cannot register {} bytes {}", m.bytes, what_for), rc);
+  if (device) return Error(BATON_UNSUPPORTED, fmt::format("{}: it is a device's memory", e.what), "set FI_HMEM=neuron, with a libfabric and a provider that have it, or stage in host memory");
+  if (rc == -FI_ENOMEM) Error::put(e.next, "raise 'ulimit -l': this provider pins memory");
+  return e;
+}
+
 Result<fid_mr*> OfiDomain::source(const SourceMemory& m) {
-  if (!(info->domain_attr->mr_mode & FI_MR_LOCAL)) return static_cast<fid_mr*>(nullptr);
+  if (!(info->domain_attr->mr_mode & FI_MR_LOCAL) && !(device_memory && is_dmabuf(m.fd))) return static_cast<fid_mr*>(nullptr);
   const SourceKey id = key_of(m);
   const auto [first, last] = sources_.equal_range(m.base);
   for (auto it = first; it != last;) {
     if (it->second.key == id && it->second.bytes >= m.bytes) return it->second.mr.get();
     it = it->second.key == id ? std::next(it) : sources_.erase(it); // of memory that was freed; one that is too short may be in use
   }
-  fid_mr* mr = nullptr;
-  const uint64_t key = info->domain_attr->mr_mode & FI_MR_PROV_KEY ? 0 : random_u64();
-  if (int rc = fi_mr_reg(domain.get(), m.base, m.bytes, FI_WRITE, 0, key, 0, &mr, nullptr)) return fi_error(fmt::format("cannot register {} bytes to send from", m.bytes), rc);
-  sources_.emplace(m.base, Source{id, m.bytes, Fid<fid_mr>(mr)});
-  return mr;
+  BATON_ASSIGN(Fid<fid_mr> mr, reg({m.base, m.bytes, m.fd, m.fd_offset}, FI_WRITE, "to send from"));
+  return sources_.emplace(m.base, Source{id, m.bytes, std::move(mr)})->second.mr.get();
 }
 
-Result<Fid<fid_mr>> OfiDomain::target(const void* base, uint64_t bytes) {
-  fid_mr* mr = nullptr;
-  // A random key where we may choose it: knowing the address alone is of no use.
-  const uint64_t key = info->domain_attr->mr_mode & FI_MR_PROV_KEY ? 0 : random_u64();
-  if (int rc = fi_mr_reg(domain.get(), base, bytes, FI_REMOTE_WRITE, 0, key, 0, &mr, nullptr)) {
-    Error e = fi_error(fmt::format("cannot register {} bytes to land in", bytes), rc);
-    if (rc == -FI_ENOMEM) Error::put(e.next, "raise 'ulimit -l': this provider pins memory");
-    return e;
-  }
-  return Fid<fid_mr>(mr);
-}
+Result<Fid<fid_mr>> OfiDomain::target(const LandingMemory& m) { return reg({m.base, m.bytes, m.fd, m.fd_offset}, FI_REMOTE_WRITE, "to land in"); }
 
 // ---- port ----
 

@@ -29,20 +29,31 @@ struct InfoFree {
 using Info = std::unique_ptr<fi_info, InfoFree>;
 
 Error fi_error(std::string_view what, ssize_t rc);
-Result<Info> ofi_info(const char* provider, const std::string& host); // host: numeric local address, "" for any
+struct OfiPlace { // "": any
+  std::string host, device; // numeric local address; the RDMA device, where the provider has no addresses (efa)
+};
+Result<Info> ofi_info(const char* provider, const OfiPlace&);
 
 class OfiDomain final : public Attachment {
  public:
-  static Result<OfiDomain*> of(Endpoint::Impl&, const std::string& fabric, const std::string& host);
+  static Result<OfiDomain*> of(Endpoint::Impl&, const std::string& fabric, const OfiPlace&);
   Result<fid_mr*> source(const SourceMemory&); // kept until forget(), or until other memory lies there
   void forget(const void* base) { sources_.erase(base); }
-  Result<Fid<fid_mr>> target(const void* base, uint64_t bytes);
+  Result<Fid<fid_mr>> target(const LandingMemory&);
 
   Info info;
   Fid<fid_fabric> fabric;
   Fid<fid_domain> domain;
+  bool device_memory = false; // the provider has FI_HMEM, and it was wished for
 
  private:
+  struct Memory { // to be registered
+    const void* base;
+    uint64_t bytes;
+    int fd;
+    uint64_t fd_offset;
+  };
+  Result<Fid<fid_mr>> reg(const Memory&, uint64_t access, const char* what_for);
   struct Source {
     SourceKey key;
     uint64_t bytes = 0;

@@ -1,6 +1,7 @@
 #include "transport/options.hpp"
 
 #include <cstdlib>
+#include <string_view>
 
 namespace baton::transport {
 
@@ -13,6 +14,12 @@ void prepare_libfabric_environment() {
     return true;
   }();
   (void)once;
+}
+
+bool device_memory_wished() {
+  prepare_libfabric_environment();
+  const char* v = getenv("FI_HMEM");
+  return v && *v && std::string_view(v) != "system";
 }
 
 std::string forced_copy() {

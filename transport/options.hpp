@@ -3,6 +3,7 @@
 // FI_HMEM  set to "system" unless it is set, before libfabric starts: its detection of device memory loads libnrt.so.1 where one is
 //          found, and its tcp provider has been seen to crash on it (libfabric 2.6, FI_OFI_RXM_DETECT_HMEM_IFACE). Releases that
 //          do not know the variable (1.17) ignore it.
+//          One that names a device's (FI_HMEM=neuron) asks for it: it is registered as such where the provider has FI_HMEM.
 // FI_OFI_RXM_CM_PROGRESS_INTERVAL  set to kRxmConnectUs unless it is set: how often, in us, ofi_rxm looks for connections while its queue is
 //          read. Its own 10,000 would be most of the time to first token.
 // FI_OFI_RXM_BUFFER_SIZE  set to kRxmBufferBytes unless it is set: ofi_rxm clears many buffers of this size for each endpoint, that is, for each
@@ -25,6 +26,7 @@ inline constexpr int kRxmBufferBytes = 512;
 inline constexpr int kUniverse = 64;
 
 void prepare_libfabric_environment();
+bool device_memory_wished(); // FI_HMEM names more than "system"
 std::string forced_copy();   // BATON_COPY, "" if unset
 std::string fabric_faults(); // BATON_FABRIC_FAULTS
 

@@ -54,6 +54,12 @@ struct EndpointOptions {
   // KV that leaves this host, or comes to it, is encrypted and authenticated piece by piece (AES-256-GCM where both sides compute it); a peer is
   // then given the way to a stage, never to the memory itself. Either side's wish is enough.
   bool seal_bulk = false;
+  // The NICs that KV goes by at once, over tcp, verbs, ofi-verbs and efa, if the peer names some too: names of interfaces or RDMA devices, or addresses, with
+  // commas between, or "all"; "": one, the session's. The k-th here goes with the k-th there, those of one network first. One that fails is
+  // left out until a cooldown is over, which doubles up to 60 times. One that completes nothing for so long, while the peer is alive, has failed.
+  std::string rails = {};
+  uint64_t rail_silence_ns = 0; // 0: half of the lease
+  uint64_t rail_cooldown_ns = 1'000'000'000;
 };
 
 using PublicKey = std::array<uint8_t, 32>;

@@ -16,7 +16,6 @@ namespace {
 
 constexpr uint64_t kPollBytes = 1u << 20; // what a poll unpacks, about 0.2 ms
 constexpr size_t kHeldLayers = 4096;
-constexpr int kBunch = 4; // pieces that are returned together while others wait
 
 }  // namespace
 
@@ -134,7 +133,7 @@ void StreamSender::flush() {
     if (p.state != State::written) continue;
     if (!port_.notify(p.note)) return;
     p.state = State::lent;
-    --std::exchange(p.batch, nullptr)->outstanding;
+    if (!p.batch->stripe) --std::exchange(p.batch, nullptr)->outstanding;
   }
 }
 
@@ -142,8 +141,8 @@ void StreamSender::stop(Batch& b) {
   b.stopped = true;
   b.pack.reset();
   for (Piece& p : pieces_)
-    if (p.batch == &b && (p.state == State::packed || p.state == State::written)) {
-      p.state = State::free;
+    if (p.batch == &b && p.state != State::posted) {
+      if (p.state != State::lent) p.state = State::free;
       p.batch = nullptr;
       --b.outstanding;
     }
@@ -151,7 +150,70 @@ void StreamSender::stop(Batch& b) {
 
 void StreamSender::credit(uint32_t pieces) {
   for (uint32_t i = 0; i < kStreamPieces; ++i)
-    if (pieces >> i & 1 && pieces_[i].state == State::lent) pieces_[i].state = State::free;
+    if (Piece& p = pieces_[i]; pieces >> i & 1 && p.state == State::lent) {
+      p.state = State::free;
+      if (p.batch) --std::exchange(p.batch, nullptr)->outstanding;
+    }
+}
+
+// ---- what is unpacked ----
+
+void StreamFlows::allow(uint64_t generation, uint32_t slot, const KvMoves* moves) {
+  if (slot >= requests_.size()) requests_.resize(slot + 1);
+  requests_[slot] = Request{generation, moves, {}, {}};
+}
+
+void StreamFlows::revoke(uint32_t slot) {
+  if (slot < requests_.size()) requests_[slot] = Request();
+}
+
+StreamFlows::Request* StreamFlows::find(uint64_t generation) {
+  const auto it = std::find_if(requests_.begin(), requests_.end(), [&](const Request& r) { return r.generation && r.generation == generation; });
+  return it == requests_.end() ? nullptr : &*it;
+}
+
+bool StreamFlows::fits(const Note& n) {
+  if (n.slot >= kStreamPieces || !n.bytes || n.bytes > kStreamPieceBytes) return false;
+  const Request* r = find(n.generation);
+  if (!r) return true; // late: dropped
+  if (n.source >= r->moves->parts.size() || n.part >= r->moves->parts[n.source].size() || n.layer < r->moves->first_layer) return false;
+  const uint64_t all = r->moves->parts[n.source][n.part].bytes(n.layer);
+  return n.offset < all && n.bytes <= all - n.offset;
+}
+
+StreamFlows::Flow& StreamFlows::flow(Request& r, const Note& n) {
+  const auto f = std::find_if(r.flows.begin(), r.flows.end(), [&](const Flow& x) { return x.source == n.source && x.part == n.part && x.layer == n.layer; });
+  if (f != r.flows.end()) return *f;
+  const KvMove& m = r.moves->parts[n.source][n.part];
+  const auto segments = m.layer(n.layer);
+  const LayerUnits units = r.moves->units(n.source, n.part, n.layer);
+  return r.flows.emplace_back(Flow{n.source, n.part, n.layer, 0,
+                                   units ? Unpacker(memory_.base, units) : Unpacker(memory_.base, segments, pick_copy(m.bytes(n.layer), segments.size()))});
+}
+
+// Never: nobody waits for it any more, or it has come before.
+StreamFlows::Turn StreamFlows::turn(const Note& n) {
+  Request* r = find(n.generation);
+  if (!r) return Turn::never;
+  const uint64_t at = flow(*r, n).at;
+  return at == n.offset ? Turn::now : at > n.offset ? Turn::never : Turn::later;
+}
+
+void StreamFlows::unpack(const Note& n, std::span<const uint8_t> bytes) {
+  Request& r = *find(n.generation);
+  Flow& f = flow(r, n);
+  f.to.unpack(bytes);
+  copy_fence();
+  f.at += n.bytes;
+  r.unpacked[{n.source, n.layer - r.moves->first_layer}] += n.bytes;
+}
+
+bool StreamFlows::complete(const Note& n) {
+  Request* r = n.offset ? find(n.generation) : nullptr;
+  if (!r) return true;
+  uint64_t unpacked = 0;
+  for (auto it = r->unpacked.lower_bound({n.source, n.layer}); it != r->unpacked.end() && it->first.first == n.source && it->first.second - n.layer <= n.part; ++it) unpacked += it->second;
+  return unpacked >= n.offset;
 }
 
 // ---- the landing ----
@@ -186,65 +248,18 @@ bool StreamLanding::open_sealed(const Note& n) {
   return opener_->open_at(n.checksum, stage_.piece(n.slot, n.bytes), stage_.piece(n.slot, n.bytes + kTagBytes), label);
 }
 
-void StreamLanding::allow(uint64_t generation, uint32_t slot, const KvMoves* moves) {
-  if (slot >= requests_.size()) requests_.resize(slot + 1);
-  requests_[slot] = Request{generation, moves, {}, {}};
-}
-
-void StreamLanding::revoke(uint32_t slot) {
-  if (slot < requests_.size()) requests_[slot] = Request();
-}
-
-StreamLanding::Request* StreamLanding::find(uint64_t generation) {
-  const auto it = std::find_if(requests_.begin(), requests_.end(), [&](const Request& r) { return r.generation && r.generation == generation; });
-  return it == requests_.end() ? nullptr : &*it;
-}
-
-// What the note names exists, and is not more than that.
-bool StreamLanding::fits(const Note& n) {
-  if (n.slot >= kStreamPieces || !n.bytes || n.bytes > kStreamPieceBytes) return false;
-  const Request* r = find(n.generation);
-  if (!r) return true; // late: dropped
-  if (n.source >= r->moves->parts.size() || n.part >= r->moves->parts[n.source].size() || n.layer < r->moves->first_layer) return false;
-  const uint64_t all = r->moves->parts[n.source][n.part].bytes(n.layer);
-  return n.offset < all && n.bytes <= all - n.offset;
-}
-
 // `done`: the piece is used, or not wanted any more. False: it is not what was sent.
 bool StreamLanding::unpack(const Note& n, bool& done) {
-  done = true;
-  Request* r = find(n.generation);
-  if (!r) return true;
-  auto f = std::find_if(r->flows.begin(), r->flows.end(), [&](const Flow& x) { return x.source == n.source && x.part == n.part && x.layer == n.layer; });
-  if (f == r->flows.end()) {
-    const KvMove& m = r->moves->parts[n.source][n.part];
-    const auto segments = m.layer(n.layer);
-    const LayerUnits units = r->moves->units(n.source, n.part, n.layer);
-    f = r->flows.insert(f, Flow{n.source, n.part, n.layer, 0,
-                                units ? Unpacker(memory_.base, units) : Unpacker(memory_.base, segments, pick_copy(m.bytes(n.layer), segments.size()))});
-  }
-  if (f->at != n.offset) {
-    done = f->at > n.offset; // a repeated one is not wanted
-    return !done;
-  }
+  const auto turn = flows_.turn(n);
+  done = turn != StreamFlows::Turn::later;
+  if (turn != StreamFlows::Turn::now) return true;
   if (!sealed_ && checksum(stage_.at(n.slot), n.bytes) != n.checksum) return false;
-  f->to.unpack({stage_.at(n.slot), n.bytes});
-  copy_fence();
-  f->at += n.bytes;
-  r->unpacked[{n.source, n.layer - r->moves->first_layer}] += n.bytes;
+  flows_.unpack(n, {stage_.at(n.slot), n.bytes});
   return true;
 }
 
-bool StreamLanding::complete(const Note& n) {
-  Request* r = n.offset ? find(n.generation) : nullptr;
-  if (!r) return true;
-  uint64_t unpacked = 0;
-  for (auto it = r->unpacked.lower_bound({n.source, n.layer}); it != r->unpacked.end() && it->first.first == n.source && it->first.second - n.layer <= n.part; ++it) unpacked += it->second;
-  return unpacked >= n.offset;
-}
-
 uint32_t StreamLanding::give_back() {
-  if (!pieces_.empty() && std::popcount(credits_) < kBunch) return 0;
+  if (busy_ && !pieces_.empty() && std::popcount(credits_) < kStreamBunch) return 0;
   return std::exchange(credits_, 0);
 }
 
@@ -256,7 +271,7 @@ bool StreamLanding::take(std::vector<Note>& in, std::vector<Note>& out, uint32_t
     } else if (n.kind == Note::Kind::piece) {
       auto same = [&](const Note& h) { return h.slot == n.slot; };
       const bool twice = std::any_of(pieces_.begin(), pieces_.end(), same) || std::any_of(shut_.begin(), shut_.end(), same);
-      if (twice || !fits(n) || n.bytes + (sealed_ ? kTagBytes : 0) > kStreamPieceBytes) return broken_ = "a piece that the plan does not have", false;
+      if (twice || !flows_.fits(n) || n.bytes + (sealed_ ? kTagBytes : 0) > kStreamPieceBytes) return broken_ = "a piece that the plan does not have", false;
       (sealed_ ? shut_ : pieces_).push_back(n);
     }
   }
@@ -281,8 +296,9 @@ bool StreamLanding::take(std::vector<Note>& in, std::vector<Note>& out, uint32_t
     ++worked;
     i = 0; // the next one may have been waiting
   }
+  busy_ = bytes != 0;
   std::erase_if(layers_, [&](const Note& n) {
-    if (!complete(n)) return false;
+    if (!flows_.complete(n)) return false;
     out.push_back(n);
     return true;
   });

@@ -23,6 +23,7 @@ namespace baton::transport {
 
 inline constexpr uint64_t kStreamPieceBytes = 512u << 10;
 inline constexpr uint32_t kStreamPieces = 16;
+inline constexpr int kStreamBunch = 4; // pieces that are returned together while others wait
 
 // Memory of one side's pieces: anonymous, populated when it is made.
 class Stage {
@@ -73,7 +74,7 @@ class StreamSender {
   struct Piece final : StreamPosted {
     void written(const Error*) override;
     State state = State::free;
-    Batch* batch = nullptr; // up to `written`
+    Batch* batch = nullptr; // up to `written`, or until the piece is used
     bool sealed = false;
     uint64_t wire_bytes = 0;
     Note note{};
@@ -89,20 +90,17 @@ class StreamSender {
   Piece pieces_[kStreamPieces];
 };
 
-class StreamLanding {
+// What of each layer has been unpacked, whichever rail's stage it came by.
+class StreamFlows {
  public:
-  StreamLanding(const LandingMemory& m, const Session::Impl& s, bool sealed) : memory_(m), session_(s), sealed_(sealed) {}
-  Status cipher(std::span<const uint8_t> header); // the sender's
-  void restart(); // another sender comes: what the one before has sent and not noted for a layer is void
-  // The stage, to be registered for the peer to write into before the offer; registrations outlive neither it nor this.
-  Result<std::span<uint8_t>> stage();
-  nlohmann::json offer(uint64_t base, uint64_t key); // of the stage, as the peer writes to it
+  explicit StreamFlows(const LandingMemory& m) : memory_(m) {}
   void allow(uint64_t generation, uint32_t slot, const KvMoves* moves);
   void revoke(uint32_t slot);
-  // Takes what the port received; appends to `out` the layers that are complete. False: the peer's notes make no sense.
-  bool take(std::vector<Note>& in, std::vector<Note>& out, uint32_t& worked);
-  uint32_t give_back(); // pieces to return to the sender now, as bits; 0: none, or too few to be worth a message
-  const char* broken() const { return broken_; }
+  bool fits(const Note&); // what the note names exists, and is not more than that
+  enum class Turn : uint8_t { now, later, never };
+  Turn turn(const Note&);
+  void unpack(const Note&, std::span<const uint8_t>); // whose turn it is
+  bool complete(const Note&); // of a layer: all of its pieces are unpacked
 
  private:
   struct Flow { // one (source, part, layer) on its way
@@ -117,21 +115,39 @@ class StreamLanding {
     std::map<std::pair<uint32_t, uint32_t>, uint64_t> unpacked; // (source, layer held): bytes
   };
   Request* find(uint64_t generation);
-  bool fits(const Note&);
-  bool unpack(const Note&, bool& done);
-  bool open_sealed(const Note&);
-  bool complete(const Note&);
+  Flow& flow(Request&, const Note&);
 
   const LandingMemory& memory_;
+  std::vector<Request> requests_; // by slot
+};
+
+class StreamLanding {
+ public:
+  StreamLanding(StreamFlows& f, const Session::Impl& s, bool sealed) : flows_(f), session_(s), sealed_(sealed) {}
+  Status cipher(std::span<const uint8_t> header); // the sender's
+  void restart(); // another sender comes: what the one before has sent and not noted for a layer is void
+  // The stage, to be registered for the peer to write into before the offer; registrations outlive neither it nor this.
+  Result<std::span<uint8_t>> stage();
+  nlohmann::json offer(uint64_t base, uint64_t key); // of the stage, as the peer writes to it
+  // Takes what the port received; appends to `out` the layers that are complete. False: the peer's notes make no sense.
+  bool take(std::vector<Note>& in, std::vector<Note>& out, uint32_t& worked);
+  uint32_t give_back(); // pieces to return to the sender now, as bits; 0: none, or too few to be worth a message
+  const char* broken() const { return broken_; }
+
+ private:
+  bool unpack(const Note&, bool& done);
+  bool open_sealed(const Note&);
+
+  StreamFlows& flows_;
   const Session::Impl& session_; // while the landing's port is open
   const bool sealed_;
   Stage stage_;
   uint64_t number_ = 0;            // of the stream, ours to choose
   std::optional<ChunkOpener> opener_;
   std::vector<Note> shut_;         // sealed pieces that came before the cipher
-  std::vector<Request> requests_;  // by slot
   std::vector<Note> pieces_, layers_; // held
   uint32_t credits_ = 0;           // bits: pieces to give back
+  bool busy_ = false;              // take() got on
   const char* broken_ = nullptr;
 };
 

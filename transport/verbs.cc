@@ -37,15 +37,16 @@ Result<Ring> make_ring() {
 
 class VerbsLanding final : public Landing, public CmAcceptor, public CmClient {
  public:
-  VerbsLanding(Session::Impl& s, const LandingMemory& m)
-      : memory_(m), lease_ns_(std::max(s.peer.lease_ns, s.ep->options.lease_ns)), sealed_(s.bulk_sealed()), stream_(std::in_place, memory_, s, sealed_) {}
+  VerbsLanding(Session::Impl& s, const LandingMemory& m, const RailPlace& rail)
+      : memory_(m), rail_(rail), own_flows_(memory_), lease_ns_(std::max(s.peer.lease_ns, s.ep->options.lease_ns)), sealed_(s.bulk_sealed()),
+        stream_(std::in_place, rail.flows ? *rail.flows : own_flows_, s, sealed_) {}
   ~VerbsLanding() override { close(); }
   const char* fabric() const override { return "verbs"; }
 
   Status start(Session::Impl& s) {
     heard_.reserve(kVerbsNotes);
     BATON_ASSIGN(hub_, VerbsHub::of(*s.ep));
-    BATON_ASSIGN(at_, hub_->listen(local_host(s.fd.get())));
+    BATON_ASSIGN(at_, hub_->listen(rail_.host.empty() ? local_host(s.fd.get()) : rail_.host));
     BATON_ASSIGN(domain_, at_.device->domain());
     if (!sealed_) { BATON_ASSIGN(memory_mr_, at_.device->target(domain_.get(), memory_)); }
     BATON_ASSIGN(const auto stage, stream_->stage());
@@ -102,26 +103,23 @@ class VerbsLanding final : public Landing, public CmAcceptor, public CmClient {
 
   bool wants_moves() const override { return sealed_; }
   Result<uint32_t> allow(uint64_t generation, const KvMoves* moves) override {
-    const auto free = std::find(slots_.begin(), slots_.end(), Slot::free);
-    const auto i = uint32_t(free - slots_.begin());
-    if (free == slots_.end()) slots_.push_back(Slot::open);
-    else *free = Slot::open;
-    stream_->allow(generation, i, moves);
+    const uint32_t i = slots_.open();
+    if (!rail_.flows) own_flows_.allow(generation, i, moves);
     return i;
   }
   void revoke(uint32_t slot) override {
-    if (stream_) stream_->revoke(slot);
-    if (slots_[slot] == Slot::open) slots_[slot] = Slot::revoked;
+    if (!rail_.flows) own_flows_.revoke(slot);
+    slots_.revoke(slot);
   }
-  void stopped(uint32_t slot) override { slots_[slot] = Slot::free; }
+  void stopped(uint32_t slot) override { slots_.stopped(slot); }
   void session_lost() override {
     if (std::exchange(lost_, true)) return;
     collect();
     close();
   }
   bool quiet(uint32_t slot) override {
-    if (slots_[slot] == Slot::revoked && lost_) slots_[slot] = Slot::free;
-    return slots_[slot] == Slot::free;
+    if (lost_) slots_.stopped(slot);
+    return slots_.free(slot);
   }
 
   bool poll(std::vector<Note>& notes, uint32_t& worked) override {
@@ -136,13 +134,13 @@ class VerbsLanding final : public Landing, public CmAcceptor, public CmClient {
     disconnect();
     return false;
   }
-  uint32_t give_back() override { return stream_ ? stream_->give_back() : 0; }
+  void tell(std::vector<Message>& all) override {
+    if (const uint32_t pieces = stream_ ? stream_->give_back() : 0) all.push_back({"kv.credit", {{"pieces", pieces}}, {}});
+  }
   const char* broken() const override { return stream_ ? stream_->broken() : nullptr; }
   std::optional<Error> cause() const override { return cause_; }
 
  private:
-  enum class Slot : uint8_t { free, open, revoked };
-
   Status accept(rdma_cm_id* id) {
     BATON_ASSIGN(VerbsDevice * d, hub_->device(id));
     if (d != at_.device) return Error(BATON_UNSUPPORTED, "verbs: the connection came in by another device", "use one RDMA device for one address");
@@ -205,6 +203,8 @@ class VerbsLanding final : public Landing, public CmAcceptor, public CmClient {
 
   VerbsHub* hub_ = nullptr;
   LandingMemory memory_;
+  RailPlace rail_;
+  StreamFlows own_flows_;
   uint64_t lease_ns_;
   const bool sealed_;
   std::optional<StreamLanding> stream_; // of what is converted or sealed; until close()
@@ -218,7 +218,7 @@ class VerbsLanding final : public Landing, public CmAcceptor, public CmClient {
   std::array<ibv_recv_wr, kVerbsNotes> receives_{};
   uint32_t next_slot_ = 0;
   std::vector<Note> heard_; // not handed on yet
-  std::vector<Slot> slots_;
+  LandingSlots slots_;
   std::optional<Error> cause_;
   bool lost_ = false;
 };
@@ -227,7 +227,7 @@ class VerbsSender final : public Sender, public CmClient, public StreamPort {
  public:
   ~VerbsSender() override { close(); }
 
-  Status start(Session::Impl& s, const nlohmann::json& o) {
+  Status start(Session::Impl& s, const nlohmann::json& o, const RailPlace& rail) {
     const std::string host = text_of(o, "host").value_or("");
     const uint64_t port = u64_of(o, "port").value_or(0), key = u64_of(o, "key").value_or(0), ring_key = u64_of(o, "ring_key").value_or(0);
     token_ = text_of(o, "token").value_or("");
@@ -239,7 +239,7 @@ class VerbsSender final : public Sender, public CmClient, public StreamPort {
     BATON_TRY(stream_.start(o.value("stage", nlohmann::json::object()), 0, s, s.bulk_sealed(), cipher)); // small runs are gathered by the device
     if (cipher) token_.append(cipher->begin(), cipher->end());
     BATON_ASSIGN(hub_, VerbsHub::of(*s.ep));
-    BATON_ASSIGN(id_, hub_->resolve(local_host(s.fd.get()), host, uint16_t(port), this));
+    BATON_ASSIGN(id_, hub_->resolve(rail.host.empty() ? local_host(s.fd.get()) : rail.host, host, uint16_t(port), this));
     return {};
   }
 
@@ -255,7 +255,7 @@ class VerbsSender final : public Sender, public CmClient, public StreamPort {
     return static_cast<void*>(mr);
   }
   uint64_t step(Batch& b, uint64_t budget) override {
-    if (writer_ && !failure_) return b.pack || (!b.offset && !b.next && stream_.suits(b)) ? stream_.step(b, budget) : writer_->step(b, budget);
+    if (writer_ && !failure_) return b.pack || (!b.stripe && !b.offset && !b.next && stream_.suits(b)) ? stream_.step(b, budget) : writer_->step(b, budget);
     if (!b.error) b.error = failure_ ? *failure_ : Error(BATON_PEER_LOST, "verbs: not connected", "open a new transfer");
     return 0;
   }
@@ -272,7 +272,10 @@ class VerbsSender final : public Sender, public CmClient, public StreamPort {
     return n;
   }
   bool converts() const override { return true; }
-  void credit(uint32_t pieces) override { stream_.credit(pieces); }
+  bool streams(const Batch& b) const override { return stream_.suits(b); }
+  void heard(const Message& m) override {
+    if (m.type == "kv.credit") stream_.credit(uint32_t(u64_of(m.body, "pieces").value_or(0)));
+  }
   void stop(Batch& b) override { stream_.stop(b); }
   Status open_stage(void* base, uint64_t bytes) override {
     device_ = &qp_->device();
@@ -391,15 +394,15 @@ bool verbs_at(Session::Impl& s) {
   return hub.ok() && (*hub)->has(local_host(s.fd.get()));
 }
 
-Result<std::unique_ptr<Landing>> make_verbs_landing(Session::Impl& s, const LandingMemory& m) {
-  auto l = std::make_unique<VerbsLanding>(s, m);
+Result<std::unique_ptr<Landing>> make_verbs_landing(Session::Impl& s, const LandingMemory& m, const RailPlace& rail) {
+  auto l = std::make_unique<VerbsLanding>(s, m, rail);
   BATON_TRY(l->start(s));
   return std::unique_ptr<Landing>(std::move(l));
 }
 
-Result<std::unique_ptr<Sender>> make_verbs_sender(Session::Impl& s, const nlohmann::json& offer) {
+Result<std::unique_ptr<Sender>> make_verbs_sender(Session::Impl& s, const nlohmann::json& offer, const RailPlace& rail) {
   auto m = std::make_unique<VerbsSender>();
-  BATON_TRY(m->start(s, offer));
+  BATON_TRY(m->start(s, offer, rail));
   return std::unique_ptr<Sender>(std::move(m));
 }
 

@@ -25,8 +25,8 @@ FabricInfo verbs_probe();
 // Why this endpoint cannot use it; nullopt: it can.
 std::optional<std::string> verbs_unusable(const Endpoint::Impl&);
 bool verbs_at(Session::Impl&); // an RDMA device has this side's address of the session
-Result<std::unique_ptr<Landing>> make_verbs_landing(Session::Impl&, const LandingMemory&);
-Result<std::unique_ptr<Sender>> make_verbs_sender(Session::Impl&, const nlohmann::json& offer);
+Result<std::unique_ptr<Landing>> make_verbs_landing(Session::Impl&, const LandingMemory&, const RailPlace& = {});
+Result<std::unique_ptr<Sender>> make_verbs_sender(Session::Impl&, const nlohmann::json& offer, const RailPlace& = {});
 void verbs_forget_source(Endpoint::Impl&, const void* base);
 // What a sender of this fabric has posted and heard, for tests and benchmarks.
 struct VerbsCounts {

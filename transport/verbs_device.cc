@@ -5,19 +5,13 @@
 #include <fmt/format.h>
 
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
-#include <sys/vfs.h>
 
 #include <cerrno>
 
 namespace baton::transport {
 namespace {
-
-#ifndef DMA_BUF_MAGIC
-#define DMA_BUF_MAGIC 0x444d4142 // linux/magic.h: "DMAB"
-#endif
 
 constexpr char kSysfs[] = "/sys/class/infiniband";
 
@@ -38,11 +32,6 @@ std::optional<std::string> verbs_missing() {
   if (!list) return fmt::format("libibverbs finds no RDMA device: {}", strerror(err));
   if (access(kSysfs, F_OK)) return fmt::format("no RDMA device: there is no {}", kSysfs);
   return fmt::format("no RDMA device: {} is empty, or libibverbs has no provider for what is in it", kSysfs);
-}
-
-bool is_dmabuf(int fd) {
-  struct statfs s {};
-  return fd >= 0 && fstatfs(fd, &s) == 0 && uint32_t(s.f_type) == DMA_BUF_MAGIC;
 }
 
 Error registration_error(uint64_t bytes, const char* what_for, int err) {

@@ -73,7 +73,6 @@ class VerbsDevice final : public Watcher {
 
 // Why there is no RDMA device here; nullopt: there is one.
 std::optional<std::string> verbs_missing();
-bool is_dmabuf(int fd);
 // What a failed registration of `bytes` bytes means.
 Error registration_error(uint64_t bytes, const char* what_for, int err);
 

@@ -181,6 +181,13 @@ TEST(DevctlVerbs, BenchKvStandsBesideMemcpy) {
 TEST(DevctlVerbs, FabricExplainVersion) {
   json fabrics = document({"fabric"}, "fabric")["fabrics"];
   EXPECT_TRUE(std::any_of(fabrics.begin(), fabrics.end(), [](auto& f) { return f["name"] == "mapped"; }));
+  const auto tcp = std::find_if(fabrics.begin(), fabrics.end(), [](auto& f) { return f["name"] == "tcp"; });
+  ASSERT_NE(tcp, fabrics.end());
+  const json nics = (*tcp)["nics"];
+  const auto lo = std::find_if(nics.begin(), nics.end(), [](auto& n) { return n["name"] == "lo"; });
+  ASSERT_NE(lo, nics.end());
+  EXPECT_EQ((*lo)["usable"], false);
+  EXPECT_NE((*lo)["reason"], "");
   EXPECT_EQ(document({"explain", "7"}, "explain")["codes"][0]["name"], "DEVICE_LOST");
   EXPECT_EQ(document({"explain"}, "explain")["codes"].size(), 17u);
   EXPECT_EQ(document({"version"}, "version")["abi"], 1);

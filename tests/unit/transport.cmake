@@ -1,7 +1,7 @@
 if(TARGET baton_transport)
   baton_static(transport_kv_data SOURCES ${CMAKE_CURRENT_LIST_DIR}/transport_kv_data.cc LIBS baton_transport)
   target_compile_options(transport_kv_data PRIVATE -O2)
-  foreach(part kv_layout kv_plan kv_convert kv_pack kv_recode kv_tags session identity secrecy aead kv_link kv_parts kv_hold process lend seal remote_timeline cut hostile verbs)
+  foreach(part kv_layout kv_plan kv_convert kv_pack kv_recode kv_tags session identity secrecy aead kv_link kv_parts kv_hold process lend seal remote_timeline cut rails hostile verbs)
     baton_test(transport_${part} SOURCES ${CMAKE_CURRENT_LIST_DIR}/transport_${part}.cc LIBS baton_transport transport_kv_data LABELS unit TIMEOUT 120 DEPENDS baton-driver-host LOCKS devshm)
     target_include_directories(transport_${part} PRIVATE ${CMAKE_CURRENT_LIST_DIR})
   endforeach()
@@ -30,6 +30,10 @@ if(TARGET baton_transport)
   add_dependencies(transport_remote_timeline transport_peer)
   add_dependencies(transport_cut transport_peer)
   add_dependencies(transport_lend transport_peer)
+  add_dependencies(transport_rails transport_peer)
+  # the suite over fabrics, over two rails
+  baton_add_ctest(transport_kv_link_rails COMMAND ${CMAKE_COMMAND} -E env BATON_TEST_FABRICS=tcp BATON_TEST_RAILS=127.0.0.1,127.0.0.2 $<TARGET_FILE:transport_kv_link> --gtest_filter=All/OnFabric.*
+                  LABELS unit TIMEOUT 120 LOCKS devshm)
 endif()
 if(TARGET baton_discovery)
   # Most of the time of `etcd` is waiting for leases: it holds no lock, so that others run meanwhile.

@@ -59,8 +59,6 @@ inline void submit_all(Request& r, KvTransfer& t, const Timeline& sent, bool bac
   ASSERT_OK(t.queue().submit(ops));
 }
 
-inline const uint64_t kSoonMs = (kSanitized ? 30000 : 5000) * test_slow();
-
 inline void move_once(Request& r, const std::string& fabric) {
   Incoming in = r.expect();
   auto t = r.open(in.ticket(), fabric);

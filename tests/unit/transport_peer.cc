@@ -47,13 +47,26 @@ void serve_source(const Instance& in, Session& s, const nlohmann::json& b) {
     return;
   }
   const uint32_t layers = b.value("only", l.layers);
-  for (uint32_t y = 0; y < layers; ++y) (void)t->queue().submit(t->copy(0, y));
+  const uint32_t hold = b.value("hold", 0u); // waits there for "on"
+  for (uint32_t y = 0; y < layers; ++y) {
+    if (hold && y == hold) {
+      (void)s.send({"paused", {}, {}});
+      while (s.alive().ok() && !s.receive()) in.poll_wait(deadline_in_ms(100));
+    }
+    (void)t->queue().submit(t->copy(0, y));
+  }
   if (layers < l.layers) { // stays in the middle until something happens to it
     (void)s.send({"paused", {}, {}});
     while (s.alive().ok()) in.poll_wait(deadline_in_ms(100));
     return;
   }
-  if (Status sealed = t->seal({"first", {{"token", 7}}, {}}, deadline_in_ms(kSoonMs)); !sealed.ok()) (void)s.send({"failed", {{"text", sealed.error().text()}}, {}});
+  if (Status sealed = t->seal({"first", {{"token", 7}}, {}}, deadline_in_ms(kSoonMs)); !sealed.ok()) {
+    (void)s.send({"failed", {{"text", sealed.error().text()}}, {}});
+  } else if (b.value("rails", false)) {
+    nlohmann::json rails = nlohmann::json::array();
+    for (const RailUse& u : t->stats().rails) rails.push_back({{"nic", u.nic}, {"bytes", u.bytes}, {"failures", u.failures}, {"up", u.up}});
+    (void)s.send({"sent", {{"rails", rails}}, {}});
+  }
 }
 
 void serve_sink(const Instance& in, Endpoint& ep, Session& s, const nlohmann::json& b) {
@@ -138,6 +151,8 @@ int main(int argc, char** argv) {
   o.key = key_from(argv[2]);
   o.name = role + " process";
   o.lease_ns = std::stoull(argv[4]) * 1'000'000;
+  o.rails = test_rails();
+  if (const char* ms = getenv("BATON_TEST_RAIL_MS")) o.rail_silence_ns = std::stoull(ms) * 1'000'000, o.rail_cooldown_ns = 200'000'000;
   if (role == "sink") o.listen = test_listen();
   Endpoint ep = must(Endpoint::open(in, o));
   std::unique_ptr<Session> s;

@@ -63,12 +63,19 @@ inline bool set_test_netdev(bool up) {
   r.ifr_flags = short(up ? r.ifr_flags | IFF_UP : r.ifr_flags & ~IFF_UP);
   return ioctl(s.get(), SIOCSIFFLAGS, &r) == 0;
 }
+// BATON_TEST_RAILS=127.0.0.1,127.0.0.2  the rails of both ends.
+inline std::string test_rails() {
+  const char* rails = getenv("BATON_TEST_RAILS");
+  return rails ? rails : "";
+}
 // BATON_TEST_SLOW=16  this machine may take so many times as long (software emulation). Leases are a part of that longer: tests sit them out.
 inline uint64_t test_slow() {
   const char* n = getenv("BATON_TEST_SLOW");
   return n ? std::max<uint64_t>(1, std::strtoull(n, nullptr, 10)) : 1;
 }
 inline uint64_t lease_slow() { return 1 + (test_slow() - 1) / 4; }
+// How long a test waits for what must come.
+inline const uint64_t kSoonMs = (kSanitized ? 60000 : 30000) * test_slow();
 
 #define ASSERT_OK(expr)                                                  \
   do {                                                                   \
@@ -109,7 +116,8 @@ struct TwoEnds {
   std::unique_ptr<Session> at_prefill, at_decode;
 
   explicit TwoEnds(uint64_t lease_ns = 1'500'000'000 * lease_slow())
-      : decode(must(Endpoint::open(in, {test_listen(), key, "decode", lease_ns}))), prefill(must(Endpoint::open(in, {"", key, "prefill", lease_ns}))) {
+      : decode(must(Endpoint::open(in, {.listen = test_listen(), .key = key, .name = "decode", .lease_ns = lease_ns, .rails = test_rails()}))),
+        prefill(must(Endpoint::open(in, {.key = key, .name = "prefill", .lease_ns = lease_ns, .rails = test_rails()}))) {
     connect();
   }
   void connect() {

@@ -18,6 +18,11 @@ few= # 64 endpoints of libfabric's rxm over verbs do not fit into the guest
 run transport_kv_parts "--gtest_filter=All/Parts.*$few"
 run transport_kv_recode '--gtest_filter=All/RecodeOn.*'
 run transport_seal '--gtest_filter=All/SealedOn.*'
+# Two devices as rails: a part of the suite, and one whose port goes down.
+export BATON_TEST_RAILS=dummy0,dummy1
+run transport_kv_link '--gtest_filter=All/OnFabric.Large*:All/OnFabric.LandedRises*:All/OnFabric.Cancel*:All/OnFabric.ManyRequests*'
+BATON_TEST_NETDEV=dummy1 run transport_rails '--gtest_filter=RailsOverRdma.*'
+unset BATON_TEST_RAILS
 run transport_process '--gtest_filter=All/DecodeHere.*:All/PrefillHere.*-*APort*'
 if [ "$BATON_TEST_FABRICS" = verbs ]; then # libfabric hears of no port: its writes fail when their retries are up
   run transport_verbs

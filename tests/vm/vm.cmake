@@ -2,7 +2,7 @@
 # In the release tree alone: sanitizers under software emulation take minutes.
 if(TARGET transport_verbs AND BATON_SANITIZE STREQUAL "")
   set(vm_files "")
-  foreach(program transport_kv_link transport_kv_parts transport_kv_recode transport_seal transport_process transport_peer transport_verbs baton-driver-host)
+  foreach(program transport_kv_link transport_kv_parts transport_kv_recode transport_seal transport_rails transport_process transport_peer transport_verbs baton-driver-host)
     list(APPEND vm_files $<TARGET_FILE:${program}>)
   endforeach()
   foreach(fabric verbs ofi-verbs)

@@ -34,6 +34,11 @@ struct Transfer {
   std::string fabric; // "": no hand-over
   uint64_t bytes = 0, segments = 0;
   std::vector<Span> spans; // one for each (rank, layer)
+  struct Rail {
+    std::string nic, peer_nic;
+    uint64_t bytes = 0, failures = 0;
+  };
+  std::vector<Rail> rails; // empty: the session's interface alone
 };
 
 // Nanoseconds since the request began, on the wall and on the modelled clock (0: not modelled).

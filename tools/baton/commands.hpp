@@ -26,9 +26,9 @@ struct EngineFlags {
   Result<EngineOptions> options() const;
 };
 
-// What a session is proved by: a key file, or an identity and known peers, or all three.
+// What a session is proved by: a key file, or an identity and known peers, or all three; and how its KV goes.
 struct ProofFlags {
-  std::string key_file, identity, known_peers;
+  std::string key_file, identity, known_peers, rails;
   bool seal = false;
   void add(CLI::App&);
   bool any() const { return !key_file.empty() || !identity.empty() || !known_peers.empty(); }

@@ -33,6 +33,7 @@ void ProofFlags::add(CLI::App& app) {
   app.add_option("--identity", identity, "this side's key pair ('devctl key new FILE'); goes with --known-peers");
   app.add_option("--known-peers", known_peers, "who may talk to it: lines of NAME PUBLICKEY [roles=client,prefill,decode]");
   app.add_flag("--seal", seal, "encrypt KV that leaves a host, piece by piece; one side that asks for it is enough");
+  app.add_option("--rails", rails, "NICs that KV goes by at once, with commas, or all ('devctl fabric' lists them); on both sides");
 }
 
 static void add_etcd(CLI::App& app, CLI::Option* where, transport::DiscoveryOptions& to) {

@@ -178,7 +178,7 @@ Status Generate::open_handover() {
     o.known_peers = proof.known_peers;
   }
   o.lease_ns = f_.lease_ms * 1'000'000;
-  ServiceOptions s{f_.listen, o.key, f_.fabric, o.lease_ns, options_, {}, o.identity, o.known_peers, f_.proof.seal};
+  ServiceOptions s{f_.listen, o.key, f_.fabric, o.lease_ns, options_, {}, o.identity, o.known_peers, f_.proof.seal, f_.proof.rails};
   if (!f_.choose_prefill) prefill_side_ = {remote(prefill_uri_) ? prefill_uri_.substr(kScheme.size()) : "", "prefill " + prefill_uri_};
   if (!f_.choose_decode) decode_side_ = {remote(decode_uri_) ? decode_uri_.substr(kScheme.size()) : "", "decode " + decode_uri_};
   if (!remote(prefill_uri_)) {

@@ -207,7 +207,8 @@ void PrefillService::end(Request& r, const Error* why) {
   } else {
     Leg leg = leg_;
     leg.spans = log_.spans(r.run->tag());
-    Transfer t{r.transfer->stats().fabric, r.transfer->stats().bytes, r.transfer->stats().segments, log_.spans(r.transfer_tag)};
+    Transfer t{r.transfer->stats().fabric, r.transfer->stats().bytes, r.transfer->stats().segments, log_.spans(r.transfer_tag), {}};
+    for (const transport::RailUse& u : r.transfer->stats().rails) t.rails.push_back({u.nic, u.peer_nic, u.bytes, u.failures});
     send(r.peer, {"prefilled", {{"id", r.ask.id}, {"leg", to_json(leg)}, {"transfer", to_json(t)}, {"clock", log_.clock_ns()}}, {}});
     say(fmt::format("prefill {}: {} tokens, {} KV bytes out by {}, {:.1f} ms", r.number, r.ask.ids.size(), t.bytes, t.fabric, ms));
   }

@@ -91,6 +91,8 @@ std::string stats_text(const Answer& a) {
   std::string out = fmt::format("prefill   {}{}\n", a.prefill.title, a.prefill.ranks > 1 ? fmt::format(", {} ranks", a.prefill.ranks) : "");
   out += fmt::format("decode    {}\n", a.decode.title);
   if (!s.fabric.empty()) out += fmt::format("hand-over {} in {} segments by {}\n", amount(s.kv_bytes), s.kv_segments, s.fabric);
+  for (const Transfer::Rail& r : a.transfer.rails)
+    out += fmt::format("  rail    {} > {}: {}{}\n", r.nic, r.peer_nic, amount(r.bytes), r.failures ? fmt::format(", failed {} times", r.failures) : "");
   out += fmt::format("tokens    {} prompt, {} generated ({}{})\n", a.prompt_tokens, a.tokens.size(), a.finish, a.context_full ? ": the context is full" : "");
   out += fmt::format("  {:<26}{:>14}{:>14}\n", "", "wall", "modelled");
   out += row(a.first_by_decode ? "first token, by decode" : s.fabric.empty() ? "time to first token" : "first token, by prefill", s, time_text, &ClockStats::ttft_ms, &ClockStats::prefill);
@@ -114,6 +116,7 @@ json answer_json(const Answer& a, const std::string& model, const std::string& t
             {"prompt_tokens", a.prompt_tokens}, {"finish", a.finish}, {"first_token", s.fabric.empty() ? json(nullptr) : json(a.first_by_decode ? "decode" : "prefill")}, {"context_full", a.context_full}, {"prefill", leg_json(a.prefill)},
             {"decode", leg_json(a.decode)},   {"wall", clock_json(s.wall)}, {"modelled", clock_json(s.modelled)}};
   j["kv"] = s.fabric.empty() ? json(nullptr) : json{{"fabric", s.fabric}, {"bytes", s.kv_bytes}, {"segments", s.kv_segments}};
+  for (const Transfer::Rail& r : a.transfer.rails) j["kv"]["rails"].push_back({{"nic", r.nic}, {"peer_nic", r.peer_nic}, {"bytes", r.bytes}, {"failures", r.failures}});
   if (check)
     j["check"] = {{"device", check->device}, {"same_tokens", check->same_tokens}, {"same_logits", check->same_logits}, {"steps", check->steps}, {"ttft_ms", check->ttft_ms}};
   return j;

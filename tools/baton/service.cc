@@ -23,7 +23,8 @@ Status Service::listen(const Instance& in, std::string role, const OpenDevice& d
                                                                               .known_peers = options_.known_peers,
                                                                               .accept_roles = std::move(from),
                                                                               .recheck_peers_ns = kRecheckNs,
-                                                                              .seal_bulk = options_.seal}));
+                                                                              .seal_bulk = options_.seal,
+                                                                              .rails = options_.rails}));
   endpoint_.emplace(std::move(e));
   options_.key = {}; // the endpoint keeps it where no dump shows it
   return {};

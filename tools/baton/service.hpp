@@ -35,6 +35,7 @@ struct ServiceOptions {
   std::function<void(const std::string&)> log; // one line a request; may be empty
   std::string identity, known_peers;           // with the key, or in its place
   bool seal = false;                           // KV that leaves the host is encrypted
+  std::string rails = {};                      // EndpointOptions::rails
 };
 
 class Service {

@@ -150,7 +150,11 @@ Error error_from_json(const json& j) {
   return e;
 }
 
-json to_json(const Transfer& t) { return {{"fabric", t.fabric}, {"bytes", t.bytes}, {"segments", t.segments}, {"spans", to_json(t.spans)}}; }
+json to_json(const Transfer& t) {
+  json j{{"fabric", t.fabric}, {"bytes", t.bytes}, {"segments", t.segments}, {"spans", to_json(t.spans)}};
+  for (const Transfer::Rail& r : t.rails) j["rails"].push_back({r.nic, r.peer_nic, r.bytes, r.failures});
+  return j;
+}
 Transfer transfer_from_json(const json& j) {
   Transfer t;
   if (!j.is_object()) return t;
@@ -158,6 +162,10 @@ Transfer transfer_from_json(const json& j) {
   if (j.contains("bytes") && model::is_u64(j["bytes"])) t.bytes = j["bytes"].get<uint64_t>();
   if (j.contains("segments") && model::is_u64(j["segments"])) t.segments = j["segments"].get<uint64_t>();
   if (j.contains("spans")) t.spans = spans_from_json(j["spans"]);
+  if (j.contains("rails") && j["rails"].is_array())
+    for (const json& r : j["rails"])
+      if (r.is_array() && r.size() == 4 && r[0].is_string() && r[1].is_string() && model::is_u64(r[2]) && model::is_u64(r[3]))
+        t.rails.push_back({r[0].get<std::string>(), r[1].get<std::string>(), r[2].get<uint64_t>(), r[3].get<uint64_t>()});
   return t;
 }
 

@@ -60,6 +60,7 @@ Status serve_registered(const Flags& f, Service& service, Pump& pump) {
 Status serve(const Flags& f) {
   ServiceOptions o;
   o.seal = f.proof.seal;
+  o.rails = f.proof.rails;
   BATON_ASSIGN(Proof proof, f.proof.read());
   o.key = std::exchange(proof.key, {});
   o.identity = proof.identity;

@@ -71,13 +71,27 @@ int fabric(const Context& c) {
   auto fabrics = transport::list_fabrics();
   if (c.out.is_json()) {
     json list = json::array();
-    for (auto& f : fabrics) list.push_back({{"name", f.name}, {"provider", f.provider}, {"available", f.available}, {"reason", f.reason}});
+    for (auto& f : fabrics) {
+      json nics = json::array();
+      for (auto& n : f.nics)
+        nics.push_back({{"name", n.name}, {"address", n.host}, {"device", n.device}, {"usable", f.available && n.why_not.empty()}, {"reason", f.available ? n.why_not : f.reason}});
+      list.push_back({{"name", f.name}, {"provider", f.provider}, {"available", f.available}, {"reason", f.reason}, {"nics", nics}});
+    }
     c.out.document("fabric", {{"fabrics", list}});
     return kOk;
   }
   Table t({"FABRIC", "AVAILABLE", "PROVIDER", ""});
   for (auto& f : fabrics) t.row({f.name, f.available ? "yes" : "no", f.provider, f.reason});
   c.out.print(t.text());
+  // What could be a rail of one that is there. The reason is the fabric's own, where it is not.
+  Table rails({"RAIL", "OF", "ADDRESS", "DEVICE", ""});
+  size_t n = 0;
+  for (auto& f : fabrics)
+    for (auto& nic : f.available ? f.nics : std::vector<transport::Nic>()) {
+      rails.row({nic.name, f.name, nic.host, nic.device, nic.why_not.empty() ? "usable (--rails)" : nic.why_not});
+      ++n;
+    }
+  if (n) c.out.print("\n" + rails.text());
   return kOk;
 }
 
