@@ -44,7 +44,6 @@ void Packer::skip(uint64_t bytes) {
       bytes -= left;
       ++next_;
     }
-    ahead_ = next_, ahead_offset_ = offset_;
     return;
   }
   while (bytes) {

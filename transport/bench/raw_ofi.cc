@@ -20,7 +20,7 @@ class Raw final : public RawOfi {
  public:
   Status start(const char* provider, void* pool, uint64_t bytes) {
     pool_ = static_cast<uint8_t*>(pool);
-    BATON_ASSIGN(info_, ofi_info(provider, std::string_view(provider).find("rxm") != std::string_view::npos ? "127.0.0.1" : ""));
+    BATON_ASSIGN(info_, ofi_info(provider, {std::string_view(provider).find("rxm") != std::string_view::npos ? "127.0.0.1" : "", ""}));
     info_->tx_attr->op_flags = 0;
     fid_fabric* fabric = nullptr;
     fid_domain* domain = nullptr;
