@@ -5,7 +5,7 @@
 // one of 256 KiB to 1 MiB is still in the cache when it is sent. Of a plan that converts, the stream is its units (kv_recode.hpp), converted.
 //
 // Owner    The caller; base and segments outlive it.   Threads  one at a time.   Errors  none; the caller has checked the ranges.
-// Cost     Packing cold 4 KiB segments: about 1.3 of one memcpy of as many bytes; 512 B: 1.5. Allocates nothing but, once, one unit.
+// Cost     Packing cold segments: about as one memcpy of the same ones. Allocates nothing but, once, one unit.
 //
 //     Packer from(src, move.layer(l));      while (!from.done()) send(chunk.first(from.pack(chunk)));
 //     Unpacker to(dst, segments, mode);     while (!to.done()) to.unpack(received());   copy_fence();   // if mode is streaming

@@ -8,6 +8,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <numeric>
 #include <random>
 
@@ -144,6 +145,35 @@ TEST(KvPlan, AllocatesNothingOnceWarm) {
   const auto after = test::calls().allocations;
   EXPECT_TRUE(ok);
   EXPECT_EQ(after, before);
+}
+
+// In a pool that the request fills, blocks come in order from a walk over all of it; in a much larger one from sorting. A block that is there twice goes the second way.
+TEST(KvPlan, HowLargeThePoolIsChangesNothing) {
+  auto segments = [](KvLayout l, uint32_t blocks, const std::vector<int32_t>& to, uint64_t begin, uint64_t end) {
+    l.order = KvOrder::block_major, l.blocks = blocks; // where a block lies does not depend on how many there are
+    std::vector<int32_t> from(to.size());
+    std::iota(from.rbegin(), from.rend(), 0);
+    auto move = KvPlan::compile(l, l)->instantiate(from, to, begin, end);
+    std::vector<std::array<uint64_t, 3>> all;
+    for (uint32_t y = 0; move.ok() && y < l.layers; ++y)
+      for (const KvSegment& g : move->layer(y)) all.push_back({g.src, g.dst, g.bytes});
+    return all;
+  };
+  std::mt19937 rng(7);
+  for (int i = 0; i < 50; ++i) {
+    std::vector<int32_t> to(40);
+    std::iota(to.begin(), to.end(), 0);
+    std::shuffle(to.begin(), to.end(), rng);
+    to.resize(1 + rng() % 40);
+    const uint64_t end = 16 * to.size() - rng() % 16, begin = rng() % end;
+    const auto small = segments(big(), 40, to, begin, end);
+    EXPECT_FALSE(small.empty());
+    EXPECT_EQ(small, segments(big(), 4000, to, begin, end)) << begin << ".." << end;
+  }
+  const std::vector<int32_t> twice{3, 1, 3}; // its end, then its beginning
+  EXPECT_EQ(segments(big(), 4, twice, 8, 40), segments(big(), 4000, twice, 8, 40));
+  EXPECT_FALSE(segments(big(), 4, twice, 8, 40).empty());
+  EXPECT_TRUE(segments(big(), 4, twice, 8, 41).empty()) << "a token is there twice";
 }
 
 TEST(KvPlan, AFailedInstantiateMovesNothing) {
