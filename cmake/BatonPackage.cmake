@@ -28,7 +28,7 @@ debian_package(kv libbaton-kv0 libs "libbaton0 ${this}"
   "Baton, a HAL for disaggregated inference: moving a KV-cache
 The C ABI of Baton's transport: sessions, KV layouts, and pushes of a KV-cache between two processes or hosts.")
 debian_package(dev libbaton-dev libdevel
-  "libbaton0 ${this}, libbaton-kv0 ${this}, libfmt-dev, nlohmann-json3-dev, libfabric-dev, libsodium-dev, libssl-dev, libxxhash-dev, liburing-dev, libibverbs-dev, librdmacm-dev, pkg-config"
+  "libbaton0 ${this}, libbaton-kv0 ${this}, libfmt-dev, nlohmann-json3-dev, libfabric-dev, libsodium-dev, libssl-dev, libxxhash-dev, liburing-dev, libibverbs-dev, librdmacm-dev, libhwloc-dev, pkg-config"
   "Baton, a HAL for disaggregated inference: headers, archives, examples
 To build an inference runtime or a driver on Baton: hal/baton.h, hal/baton.hpp, the portable program, the transport; for CMake and pkg-config.")
 debian_package(tools baton-tools utils "libbaton0 ${this}"

@@ -300,38 +300,64 @@ TEST(Rails, OffersThatMakeNoSenseAreRefused) {
   EXPECT_EQ(make_sender("shm", e.at_prefill->impl(), {{"sink", "s"}, {"rails", {rail}}}).error().code, BATON_CORRUPT);
 }
 
-// Over RDMA, in tests/vm: two devices, of which the second's port goes down and comes up again. verbs hears of it at once, libfabric by its retries.
-TEST(RailsOverRdma, APortThatGoesDownIsReplacedAndComesBack) {
-  const auto fabrics = fabrics_under_test({});
-  if (fabrics.empty() || test_rails().empty() || !test_netdev()) GTEST_SKIP() << "BATON_TEST_FABRICS, BATON_TEST_RAILS and BATON_TEST_NETDEV are not set: this is for tests/vm";
+// Over RDMA, in tests/vm: two devices, of which the second's port goes down. verbs hears of it at once, libfabric by its retries or by the silence.
+struct OverRdma : testing::Test {
+  const std::vector<std::string> fabrics = fabrics_under_test({});
+  const uint64_t deadline = deadline_in_ms(kSoonMs);
+  void SetUp() override {
+    if (fabrics.empty() || test_rails().empty() || !test_netdev()) GTEST_SKIP() << "BATON_TEST_FABRICS, BATON_TEST_RAILS and BATON_TEST_NETDEV are not set: this is for tests/vm";
+  }
+  // A request whose first layer has gone when `between` is called.
+  template <class F>
+  std::vector<RailUse> move_around(Request& r, F between) {
+    Incoming in = r.expect();
+    KvTransfer t = must(r.open(in.ticket(), fabrics[0]));
+    EXPECT_OK(t.queue().submit(t.copy(0, 0)));
+    EXPECT_OK(in.landed().wait_until(1, deadline));
+    between();
+    for (uint32_t layer = 1; layer < 4; ++layer) EXPECT_OK(t.queue().submit(t.copy(0, layer)));
+    EXPECT_OK(in.landed().wait_until(4, deadline));
+    EXPECT_EQ(r.wrong(), 0u);
+    EXPECT_OK(t.seal({"x", {}, {}}, deadline));
+    EXPECT_TRUE(poll_until(r.e.in, [&] { return in.quiesced(); }, kSoonMs));
+    return t.stats().rails;
+  }
+  static KvLayout layout() { return large_layout(64, 2048); } // segments of 256 KiB
+};
+
+// See transport_verbs.cc: rdma_rxe of Linux 6.1 makes no connection any more once a message of the connection manager was sent while the port was down.
+TEST_F(OverRdma, APortThatWasDownForAMomentIsReplacedAndComesBack) {
+  if (fabrics[0] != "verbs") GTEST_SKIP() << "libfabric does not hear of ports";
   TwoEnds e(10'000'000'000 * lease_slow());
-  const KvLayout l = large_layout(64, 2048); // segments of 256 KiB
-  Request r(e, l, {l}, 2000);
-  const auto deadline = deadline_in_ms(kSoonMs);
+  Request r(e, layout(), {layout()}, 2000);
   std::vector<RailUse> used = move_over_rails(r, fabrics[0]);
   ASSERT_EQ(used.size(), 2u);
   for (const RailUse& u : used) EXPECT_GT(u.bytes, 0u) << u.nic;
-  Incoming in = r.expect();
-  auto t = must(r.open(in.ticket(), fabrics[0]));
-  Timeline sent = must(e.in.timeline("sent"));
-  ASSERT_OK(t.queue().submit(t.copy(0, 0)));
-  ASSERT_OK(in.landed().wait_until(1, deadline));
-  ASSERT_TRUE(set_test_netdev(false));
-  for (uint32_t layer = 1; layer < 4; ++layer) ASSERT_OK(t.queue().submit(t.copy(0, layer)));
-  const Status landed = in.landed().wait_until(4, deadline);
-  ASSERT_TRUE(set_test_netdev(true));
-  ASSERT_OK(landed);
-  EXPECT_EQ(r.wrong(), 0u);
-  ASSERT_OK(t.seal({"x", {}, {}}, deadline));
-  EXPECT_GE(t.stats().rails[1].failures, 1u);
-  EXPECT_EQ(t.stats().rails[0].failures, 0u);
-  ASSERT_TRUE(poll_until(e.in, [&] { return in.quiesced(); }, kSoonMs));
+  used = move_around(r, [] {
+    ASSERT_TRUE(set_test_netdev(false));
+    ASSERT_TRUE(set_test_netdev(true));
+  });
+  ASSERT_EQ(used.size(), 2u);
+  EXPECT_EQ(used[0].failures, 0u);
+  EXPECT_GE(used[1].failures, 1u);
   bool again = false;
   while (!again && now_ns() < deadline && !HasFailure()) {
     used = move_over_rails(r, fabrics[0]);
     again = used.size() == 2 && used[1].up && used[1].bytes;
   }
   EXPECT_TRUE(again) << "it did not come back";
+}
+
+TEST_F(OverRdma, APortThatStaysDownIsReplaced) {
+  TwoEnds e(10'000'000'000 * lease_slow());
+  Request r(e, layout(), {layout()}, 2000);
+  std::vector<RailUse> used = move_over_rails(r, fabrics[0]);
+  ASSERT_EQ(used.size(), 2u);
+  for (const RailUse& u : used) EXPECT_GT(u.bytes, 0u) << u.nic;
+  used = move_around(r, [] { ASSERT_TRUE(set_test_netdev(false)); });
+  ASSERT_EQ(used.size(), 2u);
+  EXPECT_EQ(used[0].failures, 0u);
+  EXPECT_GE(used[1].failures, 1u);
 }
 
 // ---- which NIC is near ----
