@@ -16,7 +16,6 @@ namespace baton::transport {
 
 inline const uint64_t kLeaseMs = (kSanitized ? 40'000 : 20'000) * lease_slow(); // long for a loaded machine: a death is heard of by the end of a stream
 inline const uint64_t kSilentMs = (kSanitized ? 6'000 : 2'500) * lease_slow();   // of the tests that sit one out
-inline const uint64_t kSoonMs = 120'000 * test_slow();
 
 class Child {
  public:

@@ -19,7 +19,6 @@ using namespace baton::transport;
 
 namespace {
 
-const uint64_t kSoonMs = 120'000 * test_slow(); // an end that only a broken test reaches: its parent ends it before
 
 Key key_from(const std::string& hex_text) {
   Key k{};
