@@ -178,7 +178,9 @@ class Landing : public Attachment {
   virtual bool quiet(uint32_t slot) = 0;             // nothing can write any more: the slot is free again once true
   virtual bool poll(std::vector<Note>& notes, uint32_t& worked) = 0; // appends; counts what it did besides; false: the landing is broken
   // What the sender says beside the data: the cipher of a sealed stream, a rail that broke. Notes that come this way are appended.
-  virtual Status heard(const Message& m, std::vector<Note>&) { return Error(BATON_CORRUPT, fmt::format("{} for a fabric that has no use for it", m.type), "run the same Baton version on both sides"); }
+  virtual Status heard(const Message& m, std::vector<Note>&) {
+    return Error(BATON_CORRUPT, fmt::format("{} for a fabric that has no use for it", m.type), "run the same Baton version on both sides");
+  }
   virtual void tell(std::vector<Message>&) {}         // what the sender should hear: pieces (bits) of a stream that it may write again
   virtual const char* broken() const { return nullptr; } // why poll() said so, if the peer is to blame
   virtual std::optional<Error> cause() const { return std::nullopt; } // why it is, if it knows

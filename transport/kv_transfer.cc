@@ -380,7 +380,7 @@ void KvTransfer::Impl::fail(Error why) {
 void KvTransfer::Impl::tell_abort() {
   if (told || !session || !open_sent_) return;
   told = true;
-  if (sender_) sender_->close(generation_, false);
+  if (sender_) sender_->rails(generation_, stats.rails), sender_->close(generation_, false);
   if (!session) return;
   const Error why = failure ? *failure : Error(BATON_CANCELLED, "the transfer was dropped", "see the prefill side");
   (void)send_transport(*session, "kv.abort", {{"id", id_}, {"error", to_json(why)}});

@@ -169,11 +169,11 @@ class RailSender final : public Sender {
   }
   void abandon() override {
     if (!failure_) failure_ = Error(BATON_CANCELLED, "this sender was abandoned", "open a new transfer");
-    stripes_.clear();
     for (auto& r : rails_) {
       if (r->sender) r->sender->abandon();
       r->up = false;
     }
+    drop_stripes();
   }
 
  private:
@@ -270,6 +270,9 @@ class RailSender final : public Sender {
     for (auto& x : rails_)
       if (x->sender) lose(*x, why);
     failure_ = Error(BATON_PEER_LOST, fmt::format("every rail of {} has failed; the last: {}", fabric_, why.what), why.next);
+    drop_stripes();
+  }
+  void drop_stripes() {
     for (auto& s : stripes_) {
       if (!s->parent->error) s->parent->error = *failure_;
       --s->parent->outstanding;

@@ -19,6 +19,7 @@ if(TARGET baton_transport)
   # the C ABI, on the library that is installed
   baton_test(transport_c SOURCES ${CMAKE_CURRENT_LIST_DIR}/transport_c.cc ${CMAKE_CURRENT_LIST_DIR}/transport_c_roads.cc ${PROJECT_SOURCE_DIR}/tests/support/count_calls.cc LIBS baton_kv baton ${CMAKE_DL_LIBS} LABELS unit TIMEOUT 120 DEPENDS baton-driver-host)
   target_include_directories(transport_c PRIVATE ${CMAKE_CURRENT_LIST_DIR})
+  baton_test(transport_affinity SOURCES ${CMAKE_CURRENT_LIST_DIR}/transport_affinity.cc LIBS baton_transport transport_kv_data LABELS unit TIMEOUT 60)
   baton_test(transport_kv_layout_text SOURCES ${CMAKE_CURRENT_LIST_DIR}/transport_kv_layout_text.cc LIBS baton_transport LABELS unit TIMEOUT 120)
 
   # the other process of transport_process and transport_remote_timeline

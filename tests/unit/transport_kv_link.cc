@@ -271,6 +271,34 @@ TEST_P(OnFabric, ManyRequestsAtOnceOverOneSession) {
   }
 }
 
+// A request is sealed as soon as its sender is done; what the sink has not unpacked by then must not be taken for the next one's.
+TEST_P(OnFabric, RequestsOneBehindTheOtherKeepWhatIsTheirs) {
+  TwoEnds e;
+  KvLayout l = small_layout(KvOrder::head_major, 16, 512);
+  l.head_dim = 128; // blocks of 4 KiB a head: pieces, where the fabric has them; 8 MiB a request
+  Buffer landing = must(e.host.alloc(l.bytes())), source = must(e.host.alloc(l.bytes()));
+  KvSink sink = must(KvSink::create(e.in, e.decode, landing, l, "m"));
+  std::vector<Incoming> in;
+  constexpr int32_t kEach = 64;
+  auto blocks_of = [](int32_t i) {
+    std::vector<int32_t> b(kEach);
+    std::iota(b.rbegin(), b.rend(), i * kEach);
+    return b;
+  };
+  for (int32_t i = 0; i < 8; ++i) {
+    fill_kv(source, l, blocks_of(i), kEach * 16, uint32_t(i));
+    in.push_back(must(sink.expect(blocks_of(i), kEach * 16)));
+    KvTransfer t = must(KvTransfer::open(e.in, *e.at_prefill, in.back().ticket(), {{&source, l, blocks_of(i)}}, kEach * 16, {.fabric = GetParam(), .model = "m"}, deadline_in_ms(kSoonMs)));
+    for (uint32_t y = 0; y < 4; ++y) ASSERT_OK(t.queue().submit(t.copy(0, y)));
+    ASSERT_OK(t.seal({"x", {}, {}}, deadline_in_ms(kSoonMs)));
+  }
+  for (int32_t i = 0; i < 8; ++i) {
+    SCOPED_TRACE(i);
+    ASSERT_OK(in[size_t(i)].landed().wait_until(4, deadline_in_ms(kSoonMs)));
+    EXPECT_EQ(wrong_kv(landing, l, blocks_of(i), kEach * 16, uint32_t(i)), 0u) << i;
+  }
+}
+
 // ---- refusals: the fabric does not matter ----
 
 TEST(KvLink, MismatchesAreRefusedWithTheFirstDifferenceOnBothSides) {
