@@ -107,7 +107,8 @@ Kernel probe() {
   for (size_t round = 0; round < kRounds; ++round)
     for (const size_t i : candidates) {
       const uint64_t start = now_ns();
-      for (size_t b = 0; b < kBlocks; ++b) k[i].fn(src + kBytes + b * 617 % kBlocks * kBlock, src + b * 389 % kBlocks * kBlock, kBlock, {src + (b + 1) * 389 % kBlocks * kBlock, kBlock}); // odd strides: each block once
+      const auto from = [&](size_t b) { return src + b * 389 % kBlocks * kBlock; }; // odd strides: each block once
+      for (size_t b = 0; b < kBlocks; ++b) k[i].fn(src + kBytes + b * 617 % kBlocks * kBlock, from(b), kBlock, {from(b + 1), kBlock});
       copy_fence();
       best[i] = std::min(best[i], now_ns() - start);
     }

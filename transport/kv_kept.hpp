@@ -3,7 +3,7 @@
 // A move of 16384 blocks is a megabyte: fresh from the kernel, its page faults cost four times what filling it does. Requests between the same layouts have
 // the same plans: the latest are kept.
 //
-// Owner    the endpoint.   Threads  as the Instance.   Cost  the memory of up to 16 moves, each as large as the largest that it was.   Errors  as share_heads.
+// Owner    the endpoint.   Threads  as the Instance.   Cost  up to 64 MiB of moves, each as large as the largest that it was.   Errors  as share_heads.
 //
 //     BATON_ASSIGN(Shares shares, KvKept::of(ep).shares(sources, sink));
 //     moves[source].push_back(KvKept::of(ep).move());   plan.instantiate(from, to, 0, tokens, moves[source].back());   ...   KvKept::of(ep).keep(moves);
@@ -26,12 +26,16 @@ class KvKept final : public Attachment {
     if (moves_.empty()) return {};
     KvMove m = std::move(moves_.back());
     moves_.pop_back();
+    bytes_ -= m.memory();
     return m;
   }
   void keep(std::vector<std::vector<KvMove>>& by_source) {
     for (auto& parts : by_source)
       for (KvMove& m : parts)
-        if (moves_.size() < kMost) moves_.push_back(std::move(m));
+        if (const uint64_t more = m.memory(); more && bytes_ + more <= kMostBytes) {
+          bytes_ += more;
+          moves_.push_back(std::move(m));
+        }
     by_source.clear();
   }
   Result<Shares> shares(const std::vector<KvLayout>& sources, const KvLayout& sink) {
@@ -43,8 +47,9 @@ class KvKept final : public Attachment {
   }
 
  private:
-  static constexpr size_t kMost = 16;
+  static constexpr uint64_t kMostBytes = 64u << 20;
   std::vector<KvMove> moves_;
+  uint64_t bytes_ = 0; // of moves_
   std::vector<KvLayout> sources_; // of shares_; none: nothing is kept
   KvLayout sink_;
   Shares shares_;

@@ -99,6 +99,9 @@ class KvMove {
   uint64_t pieces(uint32_t l) const { return converts_ ? units(l) : layer(l).size(); }
   uint64_t total_bytes() const { return layer_bytes_ * layers_; }
   uint64_t total_segments() const { return each_ * layers_; }
+  uint64_t memory() const { // bytes that it holds on to
+    return all_.capacity() * sizeof(KvSegment) + runs_.capacity() * sizeof(KvRun) + (ends_.capacity() + scratch_.capacity()) * sizeof(uint32_t);
+  }
 
  private:
   friend class KvPlan;

@@ -3,7 +3,7 @@
 // Forks a child that decodes; this process prefills. Both pools are 128 MiB and pre-faulted; slots are random on both sides and new in each
 // iteration. Timed from the lists of blocks to the acknowledgement: agreeing, plan, move, note, seen by the receiver's application, and its
 // message back, seen here; the receiver had made the ticket before. Of a loan: list, ring, taken by the receiver, its receipt in shared memory, seen here.
-// Yardsticks: memcpy of the same segments by one thread, and the copy kernel by one and by two, between two private pools, after each transfer.
+// Yardsticks: memcpy of the same segments by one thread, and the copy kernel by one and by two, each between two private pools, after each transfer.
 // The first transfer of each shape is verified byte for byte.
 //
 // Owner    -   Threads  none; fork()s, so call it before starting threads.   Cost  seconds.

@@ -34,7 +34,8 @@ uint64_t wrong(const uint8_t* pool, const Shape&, const std::vector<int32_t>& ta
 class Floor {
  public:
   double memcpy_ms(const Shape&, std::mt19937&);
-  double streamed_ms(const Shape& s, std::mt19937& rng, uint32_t threads) { return streamed(s, rng, threads, threads > 1 ? two_ : one_); } // the copy kernel that the fabric mapped uses; 1 or 2
+  // The copy kernel that the fabric mapped uses; 1 or 2 threads.
+  double streamed_ms(const Shape& s, std::mt19937& rng, uint32_t threads) { return streamed(s, rng, threads, threads > 1 ? two_ : one_); }
   void cool(const Shape&, std::mt19937&); // touches as much as all three, by this thread alone
 
  private:
