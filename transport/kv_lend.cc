@@ -103,6 +103,7 @@ struct KvLender::Impl final : Service, Watcher, MappedHost {
   LendOptions options_;
   enum class Stage : uint8_t { asked, later, shown, open } stage_ = Stage::asked; // later: asks again at again_ns_. shown: the way to the memory
   uint64_t deadline_ns_ = 0, again_ns_ = 0;
+  std::optional<Error> declined_; // for the time being
   uint64_t id_ = random_u64(), tag_ = 0, next_ = 1, head_ = 0, freed_ = 0, back_tail_ = 0;
   uint64_t ids_head_ = 0, ids_tail_ = 0; // count ids for ever; a place is their remainder
   Fd pool_fd_, page_fd_, peer_;
@@ -160,6 +161,7 @@ Status KvLender::Impl::on_answer(const Message& m) {
     again_ns_ = now_ns() + kAskAgainNs;
     if (stage_ != Stage::asked || !later || again_ns_ > deadline_ns_) return no;
     stage_ = Stage::later;
+    declined_ = no;
     return {};
   }
   if (stage_ == Stage::shown) {
@@ -180,6 +182,7 @@ std::optional<Status> KvLender::Impl::opened() {
   if (answer_) ok = on_answer(*std::exchange(answer_, std::nullopt));
   if (ok.ok() && stage_ == Stage::open) return Status();
   if (ok.ok() && now_ns() < deadline_ns_) return std::nullopt;
+  if (ok.ok() && declined_ && stage_ != Stage::shown) ok = *declined_; // more than that nobody came in time
   if (ok.ok())
     ok = session->hop(Error(BATON_DEADLINE, stage_ == Stage::shown ? "the decode side did not map the pool before the deadline" : "the decode side did not answer before the deadline",
                             "check that it polls"));
