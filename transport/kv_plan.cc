@@ -122,12 +122,14 @@ class KvPlan::Out {
   bool sorted() const { return sorted_; }
   // Grows the last one where both sides continue it.
   void emit(uint64_t src, uint64_t dst, uint64_t bytes) {
-    KvSegment* const last = at_ - 1;
-    if (at_ != begin_ && last->src + last->bytes == src && last->dst + last->bytes == dst) {
-      last->bytes += bytes;
-      return;
+    if (at_ != begin_) {
+      KvSegment& last = at_[-1];
+      if (last.src + last.bytes == src && last.dst + last.bytes == dst) {
+        last.bytes += bytes;
+        return;
+      }
+      sorted_ &= last.dst < dst;
     }
-    sorted_ &= at_ == begin_ || last->dst < dst;
     append({src, dst, bytes});
   }
   void append(const KvSegment& s) {
