@@ -168,9 +168,9 @@ TEST(DevctlVerbs, BenchCopyStandsBesideMemcpy) {
 
 TEST(DevctlVerbs, BenchKvStandsBesideMemcpy) {
   json j = document({"bench", "kv", "--fabric", "mapped", "--count", "1"}, "bench.kv");
-  ASSERT_EQ(j["rows"].size(), 9u); // three shapes, with the receiver awake and asleep, and lent instead of copied
+  ASSERT_EQ(j["rows"].size(), 12u); // three shapes, with the receiver awake and asleep, with checksums, and lent instead of copied
   for (auto& r : j["rows"]) {
-    EXPECT_TRUE(r["fabric"] == "mapped" || r["fabric"] == "mapped asleep" || r["fabric"] == "lend") << r["fabric"];
+    EXPECT_TRUE(r["fabric"] == "mapped" || r["fabric"] == "mapped asleep" || r["fabric"] == "mapped checked" || r["fabric"] == "lend") << r["fabric"];
     EXPECT_EQ(r["bytes"], 64 << 20);
     EXPECT_GT(r["median_ns"], 0);
     EXPECT_GT(r["memcpy_median_ns"], 0);
