@@ -99,7 +99,7 @@ void Device::info(baton_device_info& out) {
   describe(shape_, lease_.machine(), chip_, out);
   out.epoch = epoch_;
   out.collectives = shared_.port.load_collectives != nullptr;
-  out.progress = shared_.port.tensor_va != nullptr;
+  out.progress = shared_.port.tensor_empty && shared_.port.tensor_attach;
   for (uint32_t i = 0; i < out.heap_count; ++i) {
     out.heaps[i].bytes_used = heap_used(shape_.heaps[i]);
     out.heaps[i].mappable = shared_.port.tensor_va != nullptr;

@@ -3,8 +3,8 @@
 // A compiled NEFF has named inputs and outputs and nothing else, so what a LAUNCH passes and reports is two more tensors:
 //   "baton.args"      input   int64[Program::args]: the launch arguments in the program's order
 //   "baton.progress"  output  ProgressPage: the program stores offsets[k-1], then count = k, at its k-th mark
-// A device store to mapped memory is all that a mark needs; the host reads the page through the tensor's mapped address while
-// nrt_execute runs, or once at the end where the tensor is not mapped. The host asks a launch to stop by storing 1 to `cancel`; a
+// A device store is all that a mark needs: the page is host memory attached to its tensor, which the host reads while nrt_execute
+// runs; where the runtime cannot attach any it is device memory, read once at the end. The host asks a launch to stop by storing 1 to `cancel`; a
 // program that does not look at it runs to its end, which is harmless.
 //
 // Owner    the driver, as part of each loaded program's arena.

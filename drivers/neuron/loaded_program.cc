@@ -58,18 +58,34 @@ void LoadedProgram::describe(const program::Program& p) {
   }
 }
 
-// One allocation for all slots: [args | page] each, at 64 bytes.
+// Pages are host memory, which the device writes as it writes any completion word: a CPU does well to leave device memory alone.
+Status LoadedProgram::attach_page(LaunchSlot& s, uint8_t* at) {
+  if (int32_t status = port_.tensor_empty(kProgressTensor, &s.page)) return status_error(port_, status, "nrt_tensor_allocate_empty");
+  if (int32_t status = port_.tensor_attach(s.page, at, page_bytes_)) return status_error(port_, status, "nrt_tensor_attach_buffer");
+  s.mapped = reinterpret_cast<ProgressPage*>(at);
+  return {};
+}
+
+// One allocation of each kind for all slots, at 64 bytes.
 Status LoadedProgram::make_slots() {
-  uint64_t args_bytes = round_up(std::max<uint64_t>(args_, 1) * sizeof(int64_t), 64), slot_bytes = args_bytes + page_bytes_;
+  const bool attach = port_.tensor_empty && port_.tensor_attach;
+  const uint64_t args_bytes = round_up(std::max<uint64_t>(args_, 1) * sizeof(int64_t), 64), slot_bytes = args_bytes + (attach ? 0 : page_bytes_);
   BATON_ASSIGN(arena_, Memory::allocate(port_, place_.vnc, place_.lane, kSlots * slot_bytes));
+  if (attach) {
+    const uint64_t bytes = round_up(kSlots * page_bytes_, kPageBytes);
+    pages_.reset(static_cast<uint8_t*>(std::aligned_alloc(kPageBytes, bytes)));
+    if (!pages_) return Error(BATON_CAPACITY, "no host memory for " + std::to_string(bytes) + " bytes of progress pages", "free host memory");
+    std::memset(pages_.get(), 0, bytes);
+  }
   for (uint32_t i = 0; i < kSlots; ++i) {
     LaunchSlot& s = slots_[i];
     BATON_ASSIGN(s.args, arena_->range(i * slot_bytes, args_bytes));
-    BATON_ASSIGN(s.page, arena_->range(i * slot_bytes + args_bytes, page_bytes_));
-    if (arena_->address())
-      s.mapped = reinterpret_cast<ProgressPage*>(static_cast<uint8_t*>(arena_->address()) + i * slot_bytes + args_bytes);
-    else
+    if (attach) {
+      BATON_TRY(attach_page(s, pages_.get() + i * page_bytes_));
+    } else {
+      BATON_ASSIGN(s.page, arena_->range(i * slot_bytes + args_bytes, page_bytes_));
       s.copied.resize(page_bytes_ / sizeof(uint64_t));
+    }
   }
   return {};
 }
@@ -80,6 +96,8 @@ void LoadedProgram::drop() {
   for (LaunchSlot& s : slots_) clear(s);
   if (model_) port_.unload(model_);
   model_ = nullptr;
+  for (LaunchSlot& s : slots_)
+    if (pages_ && s.page) port_.tensor_free(&s.page);
   arena_.reset();
 }
 
@@ -134,8 +152,12 @@ Status LoadedProgram::bind(LaunchSlot& slot, const baton_driver_op& op) {
     BATON_TRY(add(slot.in, kArgsTensor, slot.args));
   }
   ProgressPage blank{};
-  if (int32_t s = port_.tensor_write(slot.page, &blank, 0, sizeof blank)) return status_error(port_, s, "nrt_tensor_write");
-  if (!slot.mapped) std::memcpy(slot.copied.data(), &blank, sizeof blank);
+  if (slot.mapped) {
+    *slot.mapped = blank;
+  } else {
+    if (int32_t s = port_.tensor_write(slot.page, &blank, 0, sizeof blank)) return status_error(port_, s, "nrt_tensor_write");
+    std::memcpy(slot.copied.data(), &blank, sizeof blank);
+  }
   return add(slot.out, kProgressTensor, slot.page);
 }
 
@@ -176,7 +198,7 @@ LaunchResult LoadedProgram::execute(LaunchSlot& slot) {
   return r;
 }
 
-// Where the page is not mapped, `copied` is written by the queue's thread before it hands the launch back, and read after that.
+// Where the page is in device memory, `copied` is written by the queue's thread before it hands the launch back, and read after that.
 uint64_t LoadedProgram::marks(const LaunchSlot& slot) {
   if (slot.mapped) return word(slot.mapped->count).load(std::memory_order_acquire);
   return reinterpret_cast<const ProgressPage*>(slot.copied.data())->count;

@@ -18,6 +18,7 @@
 #include "drivers/neuron/memory.hpp"
 #include "hal/program/program.hpp"
 
+#include <cstdlib>
 #include <memory>
 #include <span>
 #include <string>
@@ -29,8 +30,8 @@ namespace baton::neuron {
 struct LaunchSlot {
   bool busy = false;
   nrt::Tensor *args = nullptr, *page = nullptr;
-  ProgressPage* mapped = nullptr;  // the page's address; null where device memory is not mapped
-  std::vector<uint64_t> copied;    // the page as read after the launch, where it is not mapped
+  ProgressPage* mapped = nullptr;  // the page, in host memory that the device writes; null where the runtime cannot attach any
+  std::vector<uint64_t> copied;    // the page as read after the launch, where it is in device memory
   void *in = nullptr, *out = nullptr;
   std::vector<Memory*> bound;  // each acquired
 };
@@ -78,6 +79,7 @@ class LoadedProgram {
   LoadedProgram(const Port& port, const Placement& place) : port_(port), place_(place) {}
   void describe(const program::Program&);
   Status make_slots();
+  Status attach_page(LaunchSlot&, uint8_t* at);
   Status bind(LaunchSlot&, const baton_driver_op&);
   Status bind_one(LaunchSlot&, const baton_driver_binding&);
   Status add(void* set, const char* name, nrt::Tensor*);
@@ -92,7 +94,11 @@ class LoadedProgram {
   uint32_t required_ = 0;  // values that a launch must bind
   uint32_t args_ = 0;
   uint64_t page_bytes_ = 0;
-  std::unique_ptr<Memory> arena_;
+  std::unique_ptr<Memory> arena_;  // device memory: arguments, and the pages where they cannot be attached
+  struct Free {
+    void operator()(uint8_t* p) const { std::free(p); }
+  };
+  std::unique_ptr<uint8_t, Free> pages_;  // host memory
   LaunchSlot slots_[kSlots];
   uint32_t busy_ = 0;
   bool orphan_ = false;
