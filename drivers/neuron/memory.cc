@@ -1,6 +1,7 @@
 #include "drivers/neuron/memory.hpp"
 
 #include "drivers/neuron/quirks.hpp"
+#include "drivers/neuron/single_import.hpp"
 
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -37,6 +38,8 @@ Result<std::unique_ptr<Memory>> Memory::import(const Port& port, int fd, uint64_
     return Error(BATON_INVALID_ARGUMENT,
                  std::to_string(bytes) + " bytes at offset " + std::to_string(offset) + " of a memory object of " + std::to_string(size) + " bytes",
                  "pass the offset that the export gave");
+  if (!claim_import(fd))
+    return Error(BATON_BUSY, "this export of device memory has its importer: a dma-buf of the neuron driver is for one", "export the buffer once for each importer");
   const uint64_t page = uint64_t(sysconf(_SC_PAGESIZE)), lead = offset % page;
   std::unique_ptr<Memory> m(new Memory(port, bytes));
   m->mapping_bytes_ = lead + bytes;

@@ -109,6 +109,11 @@ struct MemoryStats {
 };
 static_assert(sizeof(MemoryStats) == 16);
 
+struct ModelInfo {
+  uint32_t vnc;
+};
+static_assert(sizeof(ModelInfo) == 4);
+
 struct BatchOp {
   uint64_t offset, size;
   void* buffer;
@@ -138,6 +143,8 @@ int32_t nrt_get_visible_nc_count(uint32_t*);
 int32_t nrt_get_visible_vnc_count(uint32_t*);
 // length: in, with the NUL; out, without. kResource if short. SDK 2.29
 int32_t nrt_get_attached_efa_bdf(const void* va, char* bdf, size_t* length);
+int32_t nrt_host_device_id_get(int32_t device, uint32_t* host_device);
+int32_t nrt_host_device_id_rid_map_get(uint32_t* count, uint32_t* map);
 
 // ---- models. vnc is process-relative: the first core that this process owns is 0; -1: any ----
 int32_t nrt_load(const void* neff, size_t bytes, int32_t vnc, int32_t vnc_count, Model**);
@@ -147,8 +154,12 @@ int32_t nrt_get_model_nc_count(const Model*, uint32_t*);
 int32_t nrt_get_model_vnc_count(const Model*, uint32_t*);
 int32_t nrt_get_model_tensor_info(Model*, TensorInfoArray**);  // (experimental)
 int32_t nrt_free_model_tensor_info(TensorInfoArray*);          // (experimental)
+int32_t nrt_get_model_instance_count(Model*, uint32_t*);       // (experimental)
+int32_t nrt_get_model_info(const Model*, ModelInfo*, size_t bytes_in, size_t* bytes_out);  // (experimental)
 int32_t nrt_execute(Model*, const void* inputs, void* outputs);
 int32_t nrt_execute_repeat(Model*, const void* inputs, void* outputs, int32_t repeat);
+int32_t nrt_register_async_exec_callback(void* callback, void* parameters);  // (experimental); the mode is gone since SDK 2.32
+int32_t nrt_async_drain_queued_execs(uint32_t vnc);                          // (experimental)
 
 // ---- tensors ----
 int32_t nrt_tensor_allocate(int32_t placement, int32_t vnc, size_t bytes, const char* name, Tensor**);
@@ -164,11 +175,16 @@ int32_t nrt_tensor_write_batch(const Batch*, uint64_t count, bool unsafe);
 int32_t nrt_tensor_copy(const Tensor* source, size_t source_offset, Tensor* to, size_t to_offset, size_t bytes);
 // Not the vendor's: an emulator's alone. Modelled device time, in ns, of this thread's latest nrt_tensor_read or _write.
 uint64_t baton_emu_cost_ns(void);
+// Nor this. What a NIC's small read from the range does on hardware: whatever others have written through a dma-buf is visible to the device.
+int32_t baton_emu_fence(const void* va, uint64_t bytes);
 
 int32_t nrt_tensor_memset(Tensor*, uint64_t offset, int32_t value, size_t bytes);
 size_t nrt_tensor_get_size(const Tensor*);
 void* nrt_tensor_get_va(const Tensor*);  // may be NULL
 int32_t nrt_tensor_get_device_allocation_info(const Tensor*, AllocationInfo*);
+// Until the tensor was an output of `count` executions since it was reset. -1: for ever.
+int32_t nrt_tensor_check_output_completion(const Tensor*, int64_t timeout_us, uint64_t count);
+int32_t nrt_tensor_reset_output_completion(Tensor*);
 
 // ---- tensor sets: an opaque void ----
 int32_t nrt_allocate_tensor_set(void**);
@@ -185,6 +201,8 @@ int32_t nrt_get_vnc_memory_stats(uint32_t vnc, MemoryStats*, size_t bytes_in, si
 
 // ---- collectives of the host ----
 int32_t nrt_build_global_comm(int32_t vnc, uint32_t rank, uint32_t ranks);
+int32_t nrt_cc_global_comm_init(uint32_t vnc, uint32_t rank, uint32_t ranks);
+void* nrt_get_libnccl_net(int32_t* error, char* message, size_t bytes);  // (experimental)
 int32_t nrt_barrier(int32_t vnc, uint32_t rank, uint32_t ranks);                                              // (experimental)
 int32_t nrt_all_gather(int32_t vnc, uint32_t rank, uint32_t ranks, uint32_t bytes, const void* in, void* out);  // (experimental)
 }

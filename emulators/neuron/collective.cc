@@ -89,18 +89,24 @@ bool Group::agree() const {
 }
 
 void Group::reduce() {
+  const uint64_t count = seats_[0].count;
+  if (sum_.size() < count) sum_.resize(count);
+  std::vector<const float*> parts;
+  for (const Seat& s : seats_) parts.push_back(s.x);
+  tree_sum(parts, count, sum_.data());
+}
+
+void tree_sum(std::span<const float* const> parts, uint64_t count, float* out) {
   engine::FlushDenormals flush;
   constexpr uint64_t kRun = 1024;
-  uint64_t count = seats_[0].count;
-  if (sum_.size() < count) sum_.resize(count);
-  std::vector<float> level(ranks() * kRun);
+  std::vector<float> level(parts.size() * kRun);
   for (uint64_t at = 0; at < count; at += kRun) {
-    uint64_t n = std::min(kRun, count - at);
-    for (uint32_t r = 0; r < ranks(); ++r) std::memcpy(&level[r * kRun], seats_[r].x + at, n * sizeof(float));
-    for (uint32_t left = ranks(); left > 1; left /= 2)
-      for (uint32_t r = 0; r < left / 2; ++r)
+    const uint64_t n = std::min(kRun, count - at);
+    for (size_t r = 0; r < parts.size(); ++r) std::memcpy(&level[r * kRun], parts[r] + at, n * sizeof(float));
+    for (size_t left = parts.size(); left > 1; left /= 2)
+      for (size_t r = 0; r < left / 2; ++r)
         for (uint64_t i = 0; i < n; ++i) level[r * kRun + i] = level[2 * r * kRun + i] + level[(2 * r + 1) * kRun + i];
-    std::memcpy(&sum_[at], level.data(), n * sizeof(float));
+    std::memcpy(out + at, level.data(), n * sizeof(float));
   }
 }
 

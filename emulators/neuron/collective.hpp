@@ -1,4 +1,4 @@
-// collective.hpp: the ranks of one tensor-parallel program, joined at each all_reduce.
+// collective.hpp: the ranks of one tensor-parallel program, joined at each all_reduce: threads of one process (shared_group.hpp: of several).
 //
 // The models that nrt_load_collectives made with equal rank count, program name and reductions form a group, each with its own
 // rank. The sum is a balanced binary tree in rank order ((x0+x1)+(x2+x3)), so it has the bits of one unsharded reduction by segments.
@@ -20,24 +20,35 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
 namespace baton::neuron_emu {
 
-class Group final : public engine::Collective {
+class Meeting : public engine::Collective {
+ public:
+  // `stop` is asked while waiting, at least every millisecond: ok to go on, or why not.
+  virtual void begin(uint32_t rank, uint64_t fingerprint, std::function<Status()> stop) = 0;
+  virtual void end(uint32_t rank, bool failed) = 0;
+  virtual void leave(uint32_t rank) = 0;
+};
+
+// out[i]: the sum of parts[r][i] as a balanced binary tree in rank order. `out` may be one of the parts.
+void tree_sum(std::span<const float* const> parts, uint64_t count, float* out);
+
+class Group final : public Meeting {
  public:
   Group(uint32_t ranks, std::string signature);
 
   uint32_t ranks() const { return uint32_t(seats_.size()); }
   const std::string& signature() const { return signature_; }
   bool sit(uint32_t rank);  // false: taken
-  void leave(uint32_t rank);
+  void leave(uint32_t rank) override;
 
-  // `stop` is asked while waiting, at least every millisecond: ok to go on, or why not.
-  void begin(uint32_t rank, uint64_t fingerprint, std::function<Status()> stop);
+  void begin(uint32_t rank, uint64_t fingerprint, std::function<Status()> stop) override;
   Status all_reduce(uint32_t rank, float* x, uint64_t count) override;
-  void end(uint32_t rank, bool failed);
+  void end(uint32_t rank, bool failed) override;
 
  private:
   struct Seat {

@@ -24,9 +24,10 @@ struct Known {
 constexpr Known kKnown[] = {
     {"threads", "BATON_EMU_NEURON_THREADS"}, {"isa", "BATON_EMU_NEURON_ISA"},   {"chips", "BATON_EMU_NEURON_CHIPS"},
     {"timing", "BATON_EMU_NEURON_TIMING"},   {"efa", "BATON_EMU_NEURON_EFA"},   {"machine", "BATON_EMU_NEURON_MACHINE"},
-    {"lnc", "NEURON_LOGICAL_NC_CONFIG"},
+    {"lnc", "NEURON_LOGICAL_NC_CONFIG"},     {"strict", "BATON_EMU_NEURON_STRICT"}, {"visibility", "BATON_EMU_NEURON_VISIBILITY"},
+    {"faults", "BATON_EMU_NEURON_FAULTS"},
 };
-constexpr char kList[] = "known options: threads, isa, chips, timing, efa, machine, lnc, env.NAME";
+constexpr char kList[] = "known options: threads, isa, chips, timing, efa, machine, lnc, strict, visibility, faults, env.NAME";
 
 Result<std::string> library_path() {
   char self[PATH_MAX];

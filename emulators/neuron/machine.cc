@@ -1,44 +1,39 @@
 #include "emulators/neuron/machine.hpp"
 
 #include "emulators/neuron/model.hpp"
-#include "emulators/neuron/timing.hpp"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstdlib>
-#include <cstring>
 
 namespace baton::neuron_emu {
-namespace {
 
-// One lock file a core; the holder writes its pid, so that the refusal can name it.
-Status lock_core(const std::string& folder, Core& core) {
-  std::string path = folder + "/core" + std::to_string(core.logical);
-  core.lock_fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (core.lock_fd < 0) return Error(BATON_IO, path + ": " + std::strerror(errno), "name a folder that exists and is writable");
-  if (flock(core.lock_fd, LOCK_EX | LOCK_NB)) {
-    char holder[32] = {};
-    (void)!pread(core.lock_fd, holder, sizeof holder - 1, 0);
-    return Error(BATON_BUSY, "logical core " + std::to_string(core.logical) + " is held by process " + holder, "end it or take other cores");
-  }
-  std::string pid = std::to_string(getpid());
-  (void)!ftruncate(core.lock_fd, 0);
-  (void)!pwrite(core.lock_fd, pid.data(), pid.size(), 0);
-  return {};
+Core::Core(HeldCore h, const Options& o, const MachinePage& page, uint32_t number) : held(std::move(h)), vnc(number), logical(held.logical()) {
+  chip = logical / o.logical_per_chip();
+  hbm_index = logical % o.logical_per_chip() * kHbmPerChip / o.logical_per_chip();
+  counters = &page.core(chip, logical % o.logical_per_chip() * o.lnc);
+  chip_counters = &page.chip(chip);
+  // What the core's last process had is gone, also if it was killed; and a core is reset when it is taken.
+  counters->release_memory();
+  counters->lost = 0;
+  counters->busy_since_ns = 0;
+  if (chip_counters->lost.exchange(0)) ++chip_counters->reset_requests;
+  resets = chip_counters->reset_requests;
+  counters->holder = uint64_t(getpid());
 }
 
-}  // namespace
-
 Core::~Core() {
-  if (lock_fd >= 0) close(lock_fd);
+  if (!held.mine()) return;
+  counters->release_memory();
+  counters->holder = 0;
 }
 
 Storage::~Storage() {
-  if (hbm) hbm->release(hbm_offset);
-  if (owned_host) std::free(data);
+  if (hbm) core->counters->use(DeviceMemory::tensors, -int64_t(hbm->release(hbm_offset)));
+  if (host) {
+    host->change(-int64_t(bytes));
+    std::free(data);
+  }
 }
 
 std::shared_ptr<nrt::Tensor> TensorSet::find(const std::string& name) {
@@ -47,22 +42,27 @@ std::shared_ptr<nrt::Tensor> TensorSet::find(const std::string& name) {
   return it == tensors.end() ? nullptr : it->second.second;
 }
 
-Result<std::shared_ptr<Machine>> Machine::create(Options options) {
-  auto m = std::make_shared<Machine>();
-  m->options = std::move(options);
-  const Options& o = m->options;
-  BATON_ASSIGN(m->cost, make_cost_model(o));
-  m->stacks.resize(o.chips * kHbmPerChip);
-  for (uint32_t logical : o.cores) {
-    auto core = std::make_unique<Core>();
-    core->vnc = uint32_t(m->cores.size());
-    core->logical = logical;
-    core->chip = logical / o.logical_per_chip();
-    core->hbm_index = logical % o.logical_per_chip() * kHbmPerChip / o.logical_per_chip();
-    if (!o.machine.empty()) BATON_TRY(lock_core(o.machine, *core));
+Result<std::shared_ptr<Machine>> Machine::create(Options o) {
+  BATON_ASSIGN(FaultPlan faults, FaultPlan::read(o.faults));
+  BATON_ASSIGN(auto cost, make_cost(o));
+  BATON_ASSIGN(Site site, Site::open(o.machine));
+  BATON_ASSIGN(MachinePage page, MachinePage::open(site.folder(), {o.chips, kPhysicalCoresPerChip}));
+  BATON_ASSIGN(std::vector<HeldCore> held, o.any_cores ? site.take_free(uint32_t(o.cores.size()), o.total_logical()) : site.take(o.cores));
+
+  SharedGroup::sweep(site);
+
+  auto m = std::make_shared<Machine>(std::move(site), std::move(page));
+  m->options = std::move(o);
+  m->faults = std::move(faults);
+  m->cost = std::move(cost);
+  m->stacks.resize(m->options.chips * kHbmPerChip);
+  for (HeldCore& h : held) {
+    auto core = std::make_unique<Core>(std::move(h), m->options, m->page, uint32_t(m->cores.size()));
+    m->options.cores[core->vnc] = core->logical;
     auto& stack = m->stacks[core->chip * kHbmPerChip + core->hbm_index];
     if (!stack) {
-      BATON_ASSIGN(stack, Hbm::create(std::to_string(core->chip) + "-hbm" + std::to_string(core->hbm_index), kHbmBytes));
+      BATON_ASSIGN(stack, Hbm::create(std::to_string(core->chip) + "-hbm" + std::to_string(core->hbm_index), kHbmBytes,
+                                      {.strict = m->options.strict, .visibility = m->options.visibility}));
     }
     core->hbm = stack;
     m->cores.push_back(std::move(core));

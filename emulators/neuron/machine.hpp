@@ -10,10 +10,17 @@
 
 #include "drivers/neuron/nrt_abi.hpp"
 #include "emulators/neuron/collective.hpp"
+#include "emulators/neuron/fault.hpp"
 #include "emulators/neuron/hbm.hpp"
+#include "emulators/neuron/machine_page.hpp"
 #include "emulators/neuron/options.hpp"
+#include "emulators/neuron/shared_group.hpp"
+#include "emulators/neuron/site.hpp"
+#include "emulators/neuron/timing.hpp"
 
 #include <atomic>
+#include <map>
+#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -23,24 +30,34 @@
 namespace baton::neuron_emu {
 
 struct Core {
+  Core(HeldCore h, const Options&, const MachinePage&, uint32_t vnc);
+  ~Core();
+  HeldCore held;
   uint32_t vnc = 0;      // process-relative
   uint32_t logical = 0;  // of the machine
   uint32_t chip = 0;
   uint32_t hbm_index = 0;  // of the chip: with LNC 2 core i has stack i; with LNC 1 cores 2i and 2i+1 share it
   std::shared_ptr<Hbm> hbm;
+  CoreCounters* counters = nullptr;  // of its first physical core
+  ChipCounters* chip_counters = nullptr;
+  uint64_t resets = 0;  // of the chip, when the core was taken
   std::mutex busy;
-  int lock_fd = -1;  // of the shared machine's folder, -1 if there is none
-  ~Core();
 };
 
 // Memory behind tensors: HBM, host, or a caller's buffer. Slices share their parent's.
 struct Storage {
-  const Core* core = nullptr;  // nullptr: host memory
+  Core* core = nullptr;  // nullptr: host memory
   std::shared_ptr<Hbm> hbm;
   uint64_t hbm_offset = 0;
   uint8_t* data = nullptr;
   uint64_t bytes = 0;
-  bool owned_host = false;
+  Memory* host = nullptr;  // its row of host memory, if it is the runtime's own
+  // What nrt_tensor_get_va gives for data + offset.
+  uint8_t* address(uint64_t offset) const { return hbm ? hbm->window() + hbm_offset + offset : data + offset; }
+  // Around the device's own use of the memory: what others wrote may become visible, what the device wrote is theirs to read.
+  void exchange() const {
+    if (hbm) hbm->exchange();
+  }
   Storage() = default;
   Storage(const Storage&) = delete;
   ~Storage();
@@ -86,17 +103,28 @@ class Machine {
   static Result<std::shared_ptr<Machine>> create(Options);
 
   Options options;
+  Site site;
+  MachinePage page;                                  // before the cores, which count in it
+  FaultPlan faults;
   std::vector<std::unique_ptr<Core>> cores;          // by vnc
   std::vector<std::shared_ptr<Hbm>> stacks;          // chip * kHbmPerChip + index; null where no core is visible
-  std::unique_ptr<engine::CostModel> cost;           // null: not modelled
-  Groups groups;
+  std::unique_ptr<Cost> cost;
+  Groups groups;                                     // ranks that are threads of this process
   HostRounds host_rounds;
+  std::mutex host_groups_mutex;
+  std::map<std::pair<uint32_t, uint32_t>, std::shared_ptr<SharedGroup>> host_groups;  // (rank, ranks): across processes
+  std::mutex outputs_mutex;
+  std::condition_variable outputs_written;           // an execution counted its output tensors
   std::atomic<bool> closing{false};                  // ends executions between two ops
   // After what they refer to: destroyed first.
   Handles<nrt::Tensor> tensors;
   Handles<TensorSet> sets;
   Handles<nrt::Model> models;
 
+  Machine(Site s, MachinePage p) : site(std::move(s)), page(std::move(p)) {}
+  // Ranks may be of other processes of the machine.
+  bool ranks_meet() const { return !site.folder().empty() && !options.root_comm.empty(); }
+  uint64_t exec_timeout_ns() const { return options.exec_timeout_s * 1'000'000'000; }
   Core* core(int64_t vnc) { return vnc >= 0 && uint64_t(vnc) < cores.size() ? cores[size_t(vnc)].get() : nullptr; }
 };
 
@@ -108,6 +136,7 @@ struct Tensor {
   std::shared_ptr<neuron_emu::Storage> storage;  // null: empty, nothing attached yet
   uint64_t offset = 0, bytes = 0;                // into storage
   std::string name;
+  std::atomic<uint64_t> completions{0};          // executions that it was an output of
   uint8_t* data() const { return storage->data + offset; }
 };
 

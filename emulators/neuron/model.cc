@@ -1,6 +1,7 @@
 #include "emulators/neuron/model.hpp"
 
 #include "drivers/neuron/launch_abi.hpp"
+#include "emulators/neuron/gate.hpp"
 #include "emulators/neuron/process.hpp"
 
 #include <fmt/format.h>
@@ -57,17 +58,18 @@ int32_t no_room(const Core& core, const std::string& name, uint64_t bytes) {
 
 }  // namespace
 
-bool HbmCharge::take(std::shared_ptr<Hbm> hbm, uint64_t bytes) {
-  if (!hbm->reserve(bytes)) return false;
-  hbm_ = std::move(hbm);
-  bytes_ = bytes;
-  return true;
+HbmCharge::~HbmCharge() {
+  if (!core_) return;
+  core_->hbm->unreserve(bytes_);
+  core_->counters->use(row_, -int64_t(bytes_));
 }
 
-bool HbmCharge::resize(uint64_t bytes) {
-  if (bytes > bytes_ && !hbm_->reserve(bytes - bytes_)) return false;
-  if (bytes < bytes_) hbm_->unreserve(bytes_ - bytes);
+bool HbmCharge::take(Core& core, DeviceMemory row, uint64_t bytes) {
+  if (!core.hbm->reserve(bytes)) return false;
+  core_ = &core;
+  row_ = row;
   bytes_ = bytes;
+  core.counters->use(row, int64_t(bytes));
   return true;
 }
 
@@ -91,12 +93,22 @@ int32_t load_model(Machine& m, const LoadRequest& q, std::shared_ptr<nrt::Model>
   auto executable = engine::Executable::load(view->program, view->constants, options);
   if (!executable.ok()) return fail(load_status(executable.error()), executable.error());
   auto model = std::make_shared<nrt::Model>(std::move(*executable));
-  uint64_t bytes = model->executable.constant_bytes() + model->executable.scratch_bytes();
-  if (!model->charge.take(q.core->hbm, bytes)) return no_room(*q.core, parsed->name, bytes);
+  const uint64_t constants = model->executable.constant_bytes(), scratch = model->executable.scratch_bytes();
+  if (!model->constants.take(*q.core, DeviceMemory::constants, constants) || !model->scratch.take(*q.core, DeviceMemory::model_shared_scratchpad, scratch))
+    return no_room(*q.core, parsed->name, constants + scratch);
   model->name = parsed->name;
   model->core = q.core;
   model->rank = q.rank;
-  if (q.ranks > 1) model->group = m.groups.join(q.rank, q.ranks, group_signature(*parsed));
+  if (q.ranks > 1) {
+    if (m.ranks_meet()) {
+      auto group = SharedGroup::join(m.site, m.options.root_comm, group_signature(*parsed), q.rank, q.ranks);
+      if (!group.ok()) return fail(nrt::kFailure, group.error());
+      model->group = std::move(*group);
+    } else {
+      model->group = m.groups.join(q.rank, q.ranks, group_signature(*parsed));
+    }
+  }
+  q.core->counters->of(OtherInfo::model_load_count).add(1);
   out = std::move(model);
   return nrt::kSuccess;
 }
@@ -137,6 +149,7 @@ struct Execution {
   Progress progress{};
   uint64_t fingerprint = 0;
   uint64_t deadline_ns = 0;
+  uint64_t modelled_ns = 0;
   int32_t stop_status = nrt::kSuccess;
 
   // Ok to go on; else why not, with the status that nrt_execute will give.
@@ -230,6 +243,7 @@ int32_t run(Execution& x) {
   hooks.rank = x.model.rank;
   hooks.collective = x.model.group.get();
   hooks.on_mark = [&x](uint64_t k, uint64_t offset_ns) {
+    x.model.core->hbm->exchange();  // what lies before a mark may be read by others
     x.progress.mark(k, offset_ns);
     return !x.progress.cancelled();
   };
@@ -240,25 +254,62 @@ int32_t run(Execution& x) {
     if (step == engine::Step::failed) return fail(run_status(x, run.error()), run.error());
     if (Status s = x.stop(); !s.ok()) return fail(x.stop_status, s.error());
   }
-  x.progress.finish(run.modelled_ns());
+  x.modelled_ns = run.modelled_ns();
+  x.progress.finish(x.modelled_ns);
   return nrt::kSuccess;
 }
 
 }  // namespace
 
-int32_t execute_model(Machine& m, nrt::Model& model, TensorSet& in, TensorSet& out) {
-  const program::Program& p = model.executable.program();
-  Execution x{m, model, in, out};
+namespace {
+
+int32_t run_ranks(Execution& x) {
+  if (!x.model.group) return run(x);
+  x.model.group->begin(x.model.rank, fingerprint(x, x.model.executable.program()), [&x] { return x.stop(); });
+  int32_t status = run(x);
+  x.model.group->end(x.model.rank, status != nrt::kSuccess);
+  return status;
+}
+
+int32_t bind_and_run(Execution& x, uint64_t& busy_ns) {
+  Core& core = *x.model.core;
+  std::lock_guard lock(core.busy);
+  core.hbm->exchange();
+  const program::Program& p = x.model.executable.program();
   for (const Value& v : p.values)
     if (reads(v.storage) || writes(v.storage))
       if (int32_t s = bind_value(x, v)) return s;
   if (int32_t s = bind_args(x, p)) return s;
-  std::lock_guard core(model.core->busy);
-  x.deadline_ns = now_ns() + m.options.exec_timeout_s * 1'000'000'000;
-  if (!model.group) return run(x);
-  model.group->begin(model.rank, fingerprint(x, p), [&x] { return x.stop(); });
-  int32_t status = run(x);
-  model.group->end(model.rank, status != nrt::kSuccess);
+  if (int32_t s = gate(x.machine, "nrt_execute", &core, [&x] { return x.progress.cancelled(); })) return s;
+  const uint64_t start = now_ns();
+  x.deadline_ns = start + x.machine.exec_timeout_ns();
+  core.counters->busy_since_ns = start;
+  int32_t status = run_ranks(x);
+  core.counters->busy_since_ns = 0;
+  core.hbm->exchange();
+  busy_ns = x.modelled_ns ? x.modelled_ns : now_ns() - start;
+  return status;
+}
+
+}  // namespace
+
+int32_t execute_model(Machine& m, nrt::Model& model, TensorSet& in, TensorSet& out) {
+  Execution x{m, model, in, out};
+  uint64_t busy_ns = 0;
+  (void)Cost::take_macs();
+  const int32_t status = bind_and_run(x, busy_ns);
+  CoreCounters& c = *model.core->counters;
+  c.of(status_row(status)).add(1);
+  if (status) c.of(CoreStatus::failure).add(1);
+  c.of(OtherInfo::inference_count).add(1);
+  c.of(OtherInfo::flop_count).add(2 * Cost::take_macs());
+  c.of(OtherInfo::nc_time_in_use).add(busy_ns / 1000);
+  if (status) return status;
+  {
+    std::scoped_lock lock(m.outputs_mutex, out.mutex);
+    for (auto& [name, tensor] : out.tensors) ++tensor.second->completions;
+  }
+  m.outputs_written.notify_all();
   return status;
 }
 

@@ -16,19 +16,17 @@
 
 namespace baton::neuron_emu {
 
-// Charges HBM while alive.
+// Memory of a core that is no tensor: charged against its stack, and counted in its row, while alive.
 class HbmCharge {
  public:
   HbmCharge() = default;
   HbmCharge(const HbmCharge&) = delete;
-  ~HbmCharge() {
-    if (hbm_) hbm_->unreserve(bytes_);
-  }
-  bool take(std::shared_ptr<Hbm> hbm, uint64_t bytes);  // once; false: it does not fit
-  bool resize(uint64_t bytes);
+  ~HbmCharge();
+  bool take(Core& core, DeviceMemory row, uint64_t bytes);  // once; false: it does not fit
 
  private:
-  std::shared_ptr<Hbm> hbm_;
+  Core* core_ = nullptr;
+  DeviceMemory row_{};
   uint64_t bytes_ = 0;
 };
 
@@ -53,9 +51,9 @@ struct Model {
   std::string name;
   neuron_emu::Core* core = nullptr;
   engine::Executable executable;
-  neuron_emu::HbmCharge charge;
+  neuron_emu::HbmCharge constants, scratch;
   uint32_t rank = 0;
-  std::shared_ptr<neuron_emu::Group> group;  // null: one rank
+  std::shared_ptr<neuron_emu::Meeting> group;  // null: one rank
 };
 
 }  // namespace baton::nrt

@@ -1,4 +1,4 @@
-// The ABI's lifecycle, topology and host collectives.
+// The ABI's lifecycle and topology.
 #include "emulators/neuron/process.hpp"
 #include "emulators/neuron/timing.hpp"
 
@@ -24,15 +24,6 @@ int32_t count(uint32_t* out, F&& f) {
     *out = uint32_t(f(*o));
     return nrt::kSuccess;
   });
-}
-
-int32_t check_rank(Machine& m, int32_t vnc, uint32_t rank, uint32_t ranks) {
-  if (!m.core(vnc)) return fail(nrt::kInvalid, "core " + std::to_string(vnc) + " of " + std::to_string(m.cores.size()));
-  if (!ranks || rank >= ranks) return fail(nrt::kInvalid, "rank " + std::to_string(rank) + " of " + std::to_string(ranks));
-  if (ranks > m.cores.size())
-    return fail(nrt::kFailure, std::to_string(ranks) + " ranks are more than the " + std::to_string(m.cores.size()) +
-                                   " cores of this process; ranks in other processes are not emulated");
-  return nrt::kSuccess;
 }
 
 }  // namespace
@@ -108,20 +99,24 @@ int32_t baton::nrt::nrt_get_attached_efa_bdf(const void* va, char* bdf, size_t* 
   });
 }
 
-int32_t baton::nrt::nrt_build_global_comm(int32_t vnc, uint32_t rank, uint32_t ranks) {
-  return entry([&](Machine& m) { return check_rank(m, vnc, rank, ranks); });
+// A host's devices are its own: device n of the process is device n of the host (guess: the SDK does not say how they differ).
+int32_t baton::nrt::nrt_host_device_id_get(int32_t device, uint32_t* out) {
+  return entry([&](Machine& m) -> int32_t {
+    if (!out || device < 0 || uint32_t(device) >= m.options.chips) return fail(nrt::kInvalid, "device " + std::to_string(device) + " of " + std::to_string(m.options.chips));
+    *out = uint32_t(device);
+    return nrt::kSuccess;
+  });
 }
 
-int32_t baton::nrt::nrt_barrier(int32_t vnc, uint32_t rank, uint32_t ranks) { return nrt_all_gather(vnc, rank, ranks, 0, nullptr, nullptr); }
-
-int32_t baton::nrt::nrt_all_gather(int32_t vnc, uint32_t rank, uint32_t ranks, uint32_t bytes, const void* in, void* out) {
+// count: in, the room of the map; out, how many devices there are. Routing ids are the device numbers (guess).
+int32_t baton::nrt::nrt_host_device_id_rid_map_get(uint32_t* count, uint32_t* map) {
   return entry([&](Machine& m) -> int32_t {
-    if (int32_t s = check_rank(m, vnc, rank, ranks)) return s;
-    if (bytes && (!in || !out)) return fail(nrt::kInvalid, "an argument is NULL");
-    int32_t status = m.host_rounds.all_gather(rank, ranks, bytes, in, out, m.options.exec_timeout_s);
-    if (status == nrt::kTimeout) return fail(status, "not every rank came within " + std::to_string(m.options.exec_timeout_s) + " s");
-    if (status) return fail(status, "the ranks call with different counts or sizes");
-    return status;
+    if (!count || !map) return fail(nrt::kInvalid, "an argument is NULL");
+    const uint32_t room = *count;
+    *count = m.options.chips;
+    if (room < m.options.chips) return fail(nrt::kResource, "the map needs room for " + std::to_string(m.options.chips) + " devices");
+    for (uint32_t i = 0; i < m.options.chips; ++i) map[i] = i;
+    return nrt::kSuccess;
   });
 }
 

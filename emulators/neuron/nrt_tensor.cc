@@ -1,6 +1,8 @@
 // The ABI's tensors and tensor sets.
+#include "emulators/neuron/gate.hpp"
 #include "emulators/neuron/process.hpp"
 
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -38,17 +40,20 @@ std::shared_ptr<nrt::Tensor> in_range(Machine& m, const nrt::Tensor* handle, uin
   return nullptr;
 }
 
-int32_t place(Machine& m, int32_t placement, int32_t vnc, size_t bytes, Storage& s) {
+int32_t place(Machine& m, int32_t placement, int32_t vnc, size_t bytes, const char* name, Storage& s) {
   Core* core = m.core(vnc);
   if (!core) return fail(nrt::kInvalid, "core " + std::to_string(vnc) + " of " + std::to_string(m.cores.size()));
+  if (int32_t gated = gate(m, "nrt_tensor_allocate", core)) return gated;
   if (!bytes) return fail(nrt::kInvalid, "a tensor of 0 bytes");
   if (placement == nrt::kPlacementHost) {
     if (bytes >= kHostTensorMax) return fail(nrt::kInvalid, "a host tensor of " + std::to_string(bytes) + " bytes; they are under 4 MiB");
     s.data = static_cast<uint8_t*>(std::aligned_alloc(kPage, (bytes + kPage - 1) / kPage * kPage));
     if (!s.data) return fail(nrt::kFailHostMemAlloc, "out of host memory");
-    s.owned_host = true;
+    std::memset(s.data, 0, bytes);
+    s.host = &core->chip_counters->host[size_t(HostMemory::tensors)];
+    s.host->change(int64_t(bytes));
   } else if (placement == nrt::kPlacementDevice) {
-    auto offset = core->hbm->allocate(bytes);
+    auto offset = core->hbm->allocate(bytes, name ? name : "");
     if (!offset)
       return fail(nrt::kResource, std::to_string(bytes) + " bytes on HBM " + std::to_string(core->hbm_index) + " of chip " + std::to_string(core->chip) +
                                       ", " + std::to_string(core->hbm->used()) + " of " + std::to_string(core->hbm->bytes()) + " are in use");
@@ -56,6 +61,7 @@ int32_t place(Machine& m, int32_t placement, int32_t vnc, size_t bytes, Storage&
     s.hbm = core->hbm;
     s.hbm_offset = *offset;
     s.data = core->hbm->base() + *offset;
+    core->counters->use(DeviceMemory::tensors, int64_t(core->hbm->allocated(*offset)));
   } else {
     return fail(nrt::kInvalid, "placement " + std::to_string(placement) + " (VIRTUAL was removed in SDK 2.30)");
   }
@@ -63,20 +69,46 @@ int32_t place(Machine& m, int32_t placement, int32_t vnc, size_t bytes, Storage&
   return nrt::kSuccess;
 }
 
-int32_t transfer(Machine& m, const nrt::Batch* batches, uint64_t count, bool write) {
+// The tensor of one op of a batch, checked; null after fail().
+std::shared_ptr<nrt::Tensor> checked(Machine& m, nrt::Tensor* handle, const nrt::BatchOp& op, int32_t& status) {
+  auto t = in_range(m, handle, op.offset, op.size, status);
+  if (t && !op.buffer && op.size) {
+    status = fail(nrt::kInvalid, "the buffer is NULL");
+    return nullptr;
+  }
+  return t;
+}
+
+int32_t move(Machine& m, const char* call, nrt::Tensor* handle, const nrt::BatchOp& op, bool write) {
+  int32_t status = nrt::kSuccess;
+  auto t = checked(m, handle, op, status);
+  if (!t) return status;
+  const Storage& s = *t->storage;
+  if (s.core)
+    if (int32_t gated = gate(m, call, s.core)) return gated;
+  if (write) {
+    std::memcpy(t->data() + op.offset, op.buffer, op.size);
+    s.exchange();
+  } else {
+    s.exchange();
+    std::memcpy(op.buffer, t->data() + op.offset, op.size);
+  }
+  if (s.core) add_cost(m.cost->copy_ns(op.size, write));
+  return nrt::kSuccess;
+}
+
+// All is checked before a byte moves, also where the caller says that it need not be: nothing here trusts a pointer.
+int32_t move_batches(Machine& m, const char* call, const nrt::Batch* batches, uint64_t count, bool write) {
   if (!batches && count) return fail(nrt::kInvalid, "no batches");
+  int32_t status = nrt::kSuccess;
+  for (uint64_t b = 0; b < count; ++b) {
+    if (batches[b].op_count && !batches[b].ops) return fail(nrt::kInvalid, "batch " + std::to_string(b) + " has no operations");
+    for (uint32_t i = 0; i < batches[b].op_count; ++i)
+      if (!checked(m, batches[b].tensor, batches[b].ops[i], status)) return status;
+  }
   for (uint64_t b = 0; b < count; ++b)
-    for (uint32_t i = 0; i < batches[b].op_count; ++i) {
-      const nrt::BatchOp& op = batches[b].ops[i];
-      int32_t status = nrt::kSuccess;
-      auto t = in_range(m, batches[b].tensor, op.offset, op.size, status);
-      if (!t) return status;
-      if (write)
-        std::memcpy(t->data() + op.offset, op.buffer, op.size);
-      else
-        std::memcpy(op.buffer, t->data() + op.offset, op.size);
-      if (m.cost && t->storage->core) add_cost(m.cost->copy_ns(op.size, write));
-    }
+    for (uint32_t i = 0; i < batches[b].op_count; ++i)
+      if (int32_t s = move(m, call, batches[b].tensor, batches[b].ops[i], write)) return s;
   return nrt::kSuccess;
 }
 
@@ -89,7 +121,7 @@ int32_t baton::nrt::nrt_tensor_allocate(int32_t placement, int32_t vnc, size_t b
     if (!out) return fail(nrt::kInvalid, "the tensor's address is NULL");
     if (int32_t s = check_name(name)) return s;
     auto storage = std::make_shared<Storage>();
-    if (int32_t s = place(m, placement, vnc, bytes, *storage)) return s;
+    if (int32_t s = place(m, placement, vnc, bytes, name, *storage)) return s;
     auto t = std::make_shared<Tensor>();
     t->storage = std::move(storage);
     t->bytes = bytes;
@@ -154,28 +186,22 @@ int32_t baton::nrt::nrt_tensor_allocate_slice(const Tensor* source, size_t offse
 
 int32_t baton::nrt::nrt_tensor_read(const Tensor* t, void* buffer, size_t offset, size_t bytes) {
   return entry([&](Machine& m) -> int32_t {
-    if (!buffer && bytes) return fail(nrt::kInvalid, "the buffer is NULL");
-    BatchOp op{offset, bytes, buffer};
-    Batch batch{const_cast<Tensor*>(t), &op, 1};
-    return transfer(m, &batch, 1, false);
+    return move(m, "nrt_tensor_read", const_cast<Tensor*>(t), {offset, bytes, buffer}, false);
   });
 }
 
 int32_t baton::nrt::nrt_tensor_write(Tensor* t, const void* buffer, size_t offset, size_t bytes) {
   return entry([&](Machine& m) -> int32_t {
-    if (!buffer && bytes) return fail(nrt::kInvalid, "the buffer is NULL");
-    BatchOp op{offset, bytes, const_cast<void*>(buffer)};
-    Batch batch{t, &op, 1};
-    return transfer(m, &batch, 1, true);
+    return move(m, "nrt_tensor_write", t, {offset, bytes, const_cast<void*>(buffer)}, true);
   });
 }
 
 int32_t baton::nrt::nrt_tensor_read_batch(const Batch* batches, uint64_t count, bool) {
-  return entry([&](Machine& m) { return transfer(m, batches, count, false); });
+  return entry([&](Machine& m) { return move_batches(m, "nrt_tensor_read_batch", batches, count, false); });
 }
 
 int32_t baton::nrt::nrt_tensor_write_batch(const Batch* batches, uint64_t count, bool) {
-  return entry([&](Machine& m) { return transfer(m, batches, count, true); });
+  return entry([&](Machine& m) { return move_batches(m, "nrt_tensor_write_batch", batches, count, true); });
 }
 
 int32_t baton::nrt::nrt_tensor_copy(const Tensor* source, size_t source_offset, Tensor* to, size_t to_offset, size_t bytes) {
@@ -185,11 +211,15 @@ int32_t baton::nrt::nrt_tensor_copy(const Tensor* source, size_t source_offset, 
     if (!s) return status;
     auto d = in_range(m, to, to_offset, bytes, status);
     if (!d) return status;
-    const Core *from = s->storage->core, *onto = d->storage->core;
+    Core *from = s->storage->core, *onto = d->storage->core;
     if (from && onto && from != onto)
       return fail(nrt::kInvalid, "a copy from core " + std::to_string(from->vnc) + " to core " + std::to_string(onto->vnc) +
                                      ": device memory is copied within one core");
+    if (Core* core = onto ? onto : from)
+      if (int32_t gated = gate(m, "nrt_tensor_copy", core)) return gated;
+    s->storage->exchange();
     std::memmove(d->data() + to_offset, s->data() + source_offset, bytes);
+    d->storage->exchange();
     return nrt::kSuccess;
   });
 }
@@ -199,7 +229,10 @@ int32_t baton::nrt::nrt_tensor_memset(Tensor* handle, uint64_t offset, int32_t v
     int32_t status = nrt::kSuccess;
     auto t = in_range(m, handle, offset, bytes, status);
     if (!t) return status;
+    if (t->storage->core)
+      if (int32_t gated = gate(m, "nrt_tensor_memset", t->storage->core)) return gated;
     std::memset(t->data() + offset, value, bytes);
+    t->storage->exchange();
     return nrt::kSuccess;
   });
 }
@@ -222,7 +255,7 @@ void* baton::nrt::nrt_tensor_get_va(const Tensor* handle) {
   (void)entry([&](Machine& m) -> int32_t {
     auto t = m.tensors.find(handle);
     if (!t) return fail(nrt::kInvalidHandle, "no such tensor");
-    if (t->storage) va = t->data();
+    if (t->storage) va = t->storage->address(t->offset);
     return nrt::kSuccess;
   });
   return va;
@@ -237,6 +270,32 @@ int32_t baton::nrt::nrt_tensor_get_device_allocation_info(const Tensor* handle, 
     // HBM i of a Trn2 chip starts at a window of its own (driver: 64 GiB windows); the emulator lays them out one after the other.
     constexpr uint64_t kWindow = 64ull << 30;
     *out = {s.core->hbm_index * kWindow + s.hbm_offset + t->offset, t->bytes, int32_t(s.core->hbm_index)};
+    return nrt::kSuccess;
+  });
+}
+
+int32_t baton::nrt::nrt_tensor_check_output_completion(const Tensor* handle, int64_t timeout_us, uint64_t count) {
+  return entry([&](Machine& m) -> int32_t {
+    auto t = m.tensors.find(handle);
+    if (!t) return fail(nrt::kInvalidHandle, "no such tensor");
+    if (timeout_us < -1) return fail(nrt::kInvalid, "a timeout of " + std::to_string(timeout_us) + " us");
+    const auto start = std::chrono::steady_clock::now();
+    std::unique_lock lock(m.outputs_mutex);
+    while (t->completions < count) {
+      if (m.closing) return fail(nrt::kClosed, "nrt_close was called while waiting for a tensor");
+      if (timeout_us >= 0 && std::chrono::steady_clock::now() - start >= std::chrono::microseconds(timeout_us))
+        return fail(nrt::kTimeout, "tensor '" + t->name + "' was an output of " + std::to_string(t->completions) + " executions, not " + std::to_string(count));
+      m.outputs_written.wait_for(lock, std::chrono::milliseconds(1));
+    }
+    return nrt::kSuccess;
+  });
+}
+
+int32_t baton::nrt::nrt_tensor_reset_output_completion(Tensor* handle) {
+  return entry([&](Machine& m) -> int32_t {
+    auto t = m.tensors.find(handle);
+    if (!t) return fail(nrt::kInvalidHandle, "no such tensor");
+    t->completions = 0;
     return nrt::kSuccess;
   });
 }

@@ -54,6 +54,7 @@ Status read_cores(Options& o) {
   if (!count.empty()) {
     BATON_ASSIGN(uint64_t asked, number("NEURON_RT_NUM_CORES", count, 0, n));
     if (asked) n = uint32_t(asked);
+    o.any_cores = asked != 0;
   }
   for (uint32_t c = 0; c < n; ++c) o.cores.push_back(c);
   return {};
@@ -83,6 +84,13 @@ Result<Options> read_options() {
   o.efa = split(variable("BATON_EMU_NEURON_EFA"));
   o.machine = variable("BATON_EMU_NEURON_MACHINE");
   o.log = !variable("NEURON_RT_LOG_LEVEL").empty();
+  BATON_TRY(take("NEURON_RT_VALIDATE_HASH", 0, 1, o.validate_hash));
+  BATON_TRY(take("BATON_EMU_NEURON_STRICT", 0, 1, o.strict));
+  if (std::string_view seed = variable("BATON_EMU_NEURON_VISIBILITY"); !seed.empty()) {
+    BATON_ASSIGN(o.visibility, number("BATON_EMU_NEURON_VISIBILITY", seed, 0, UINT64_MAX));
+  }
+  o.root_comm = variable("NEURON_RT_ROOT_COMM_ID");
+  o.faults = variable("BATON_EMU_NEURON_FAULTS");
   BATON_TRY(read_cores(o));
   return o;
 }
@@ -92,6 +100,8 @@ Status check_option(std::string_view name, std::string_view value) {
   if (name == "chips") return as_status(number(name, value, 1, kMaxChips));
   if (name == "threads") return as_status(number(name, value, 1, kMaxThreads));
   if (name == "lnc") return as_status(number(name, value, 1, 2));
+  if (name == "strict") return as_status(number(name, value, 0, 1));
+  if (name == "visibility") return as_status(number(name, value, 0, UINT64_MAX));
   if (name == "isa") return as_status(engine::parse_isa(value));
   if (name == "timing" && value != "trn2" && value != "none" && value.find('/') == std::string_view::npos)
     return Error(BATON_INVALID_ARGUMENT, "timing=" + std::string(value) + " is neither trn2, none, nor the path of a model file", "correct the option");

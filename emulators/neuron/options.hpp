@@ -2,9 +2,11 @@
 //
 //   documented by the vendor, honoured simply
 //     NEURON_RT_VISIBLE_CORES      list or range of logical cores, rising ("0-1,3"); wins over NUM_CORES
-//     NEURON_RT_NUM_CORES          the first n cores; 0 or unset: all
+//     NEURON_RT_NUM_CORES          n cores: of a shared machine any that are free, else the first ones; 0 or unset: all
 //     NEURON_LOGICAL_NC_CONFIG     1 or 2 (default 2)
 //     NEURON_RT_EXEC_TIMEOUT       seconds that one nrt_execute may take (default 600)
+//     NEURON_RT_VALIDATE_HASH      0: a NEFF's hash is not looked at (default 1: checked where the header has one)
+//     NEURON_RT_ROOT_COMM_ID       names the ranks that meet; on a shared machine they may be of different processes
 //     NEURON_RT_LOG_LEVEL          if set, failures are logged to stderr, one line each (the vendor's default is to log errors; ours: quiet)
 //   the emulator's own
 //     BATON_EMU_NEURON_CHIPS       1..16 (default 1: a trn2.3xlarge; 16: a trn2.48xlarge)
@@ -12,8 +14,11 @@
 //     BATON_EMU_NEURON_ISA         auto | scalar | avx512 | amx
 //     BATON_EMU_NEURON_TIMING      trn2 | none: the model behind modelled costs (default trn2)
 //     BATON_EMU_NEURON_EFA         EFA PCI addresses, one a chip, comma-separated (default none: nothing is paired)
-//     BATON_EMU_NEURON_MACHINE     a folder: processes that name the same one share a machine, so each core has one owner (default: each
-//                                  process has a machine of its own)
+//     BATON_EMU_NEURON_MACHINE     a folder, or a name (site.hpp): processes that give the same share a machine, so each core has one owner
+//                                  (default: each process has a machine of its own)
+//     BATON_EMU_NEURON_FAULTS      a fault plan, or the path of one (fault.hpp)
+//     BATON_EMU_NEURON_STRICT      1: a load or store of device memory by the CPU ends the process (strict.hpp)
+//     BATON_EMU_NEURON_VISIBILITY  a seed: what others write through a dma-buf is old to the device until it is fenced (mirror.hpp)
 //
 // Owner    a plain value.   Threads  read at the counts and at nrt_init.   Errors  one line for the first bad value.
 #pragma once
@@ -22,6 +27,7 @@
 #include "hal/baton.hpp"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,6 +44,7 @@ struct Options {
   uint32_t chips = 1;
   uint32_t lnc = 2;
   std::vector<uint32_t> cores;  // visible logical cores, rising
+  bool any_cores = false;       // NUM_CORES: `cores` says how many
   uint32_t threads = 1;
   engine::Isa isa{};
   std::string timing = "trn2";
@@ -45,6 +52,10 @@ struct Options {
   std::string machine;
   uint64_t exec_timeout_s = 600;
   bool log = false;
+  bool validate_hash = true;
+  bool strict = false;
+  std::optional<uint64_t> visibility;
+  std::string root_comm, faults;
 
   uint32_t logical_per_chip() const { return kPhysicalCoresPerChip / lnc; }
   uint32_t total_logical() const { return chips * logical_per_chip(); }

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "emulators/neuron/machine.hpp"
+#include "emulators/neuron/status.hpp"
 
 #include <exception>
 #include <memory>
@@ -21,7 +22,6 @@ int32_t open_machine();  // nrt_init
 void close_machine();    // nrt_close
 std::shared_ptr<Machine> current_machine(int32_t& why_not);
 
-const char* status_name(int32_t status);  // "NRT_INVALID"
 // Records why this thread's call fails and returns `status`. nrt_get_status_as_str gives the text back.
 int32_t fail(int32_t status, const std::string& text);
 int32_t fail(int32_t status, const Error& error);
@@ -32,6 +32,9 @@ const char* status_text(int32_t status);
 // Modelled device time of this thread's call, 0 at its start: see baton_emu_cost_ns in nrt_abi.hpp.
 void add_cost(double ns);
 double cost_ns();
+
+// Why `ranks` ranks cannot meet in this process.
+std::string alone_text(const Machine&, uint32_t ranks);
 
 // An ABI call's frame: nothing is thrown across it.
 template <class F>

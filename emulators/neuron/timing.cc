@@ -2,16 +2,33 @@
 
 #include "emulators/timing/timing.hpp"
 
-namespace baton::neuron_emu {
+#include <utility>
 
-Result<std::unique_ptr<engine::CostModel>> make_cost_model(const Options& o) {
-  if (o.timing == "none") return std::unique_ptr<engine::CostModel>();
-  return timing::load_cost_model(o.timing);
+namespace baton::neuron_emu {
+namespace {
+
+thread_local uint64_t t_macs;
+
+}  // namespace
+
+double Cost::op_ns(const engine::OpWork& w) const {
+  t_macs += w.macs;
+  return model_ ? model_->op_ns(w) : 0;
+}
+
+uint64_t Cost::take_macs() { return std::exchange(t_macs, 0); }
+
+Result<std::unique_ptr<Cost>> make_cost(const Options& o) {
+  std::unique_ptr<engine::CostModel> model;
+  if (o.timing != "none") {
+    BATON_ASSIGN(model, timing::load_cost_model(o.timing));
+  }
+  return std::make_unique<Cost>(std::move(model));
 }
 
 std::string timing_name(const Options& o) {
-  auto model = make_cost_model(o);
-  return model.ok() && *model ? (*model)->name() : "";
+  auto cost = make_cost(o);
+  return cost.ok() ? (*cost)->name() : "";
 }
 
 }  // namespace baton::neuron_emu

@@ -1,6 +1,7 @@
-// timing.hpp: the timing model that an emulated Trainium2 reports with: emulators/timing's trn2, or none.
+// timing.hpp: the cost model that models are loaded with: emulators/timing's trn2 or none, and around it a count of the work, for the counters.
 //
-// Owner    the Machine owns the model.   Threads  const after making.   Errors  those of loading the model's data file.
+// Owner    the Machine owns the model.   Threads  const after making; the work is counted by thread: an execution has one.
+// Errors   those of loading the model's data file.
 #pragma once
 
 #include "emulators/neuron/options.hpp"
@@ -10,8 +11,22 @@
 
 namespace baton::neuron_emu {
 
-// Null for timing=none.
-Result<std::unique_ptr<engine::CostModel>> make_cost_model(const Options&);
+class Cost final : public engine::CostModel {
+ public:
+  explicit Cost(std::unique_ptr<engine::CostModel> model) : model_(std::move(model)) {}
+  bool modelled() const { return model_ != nullptr; }
+  std::string name() const override { return model_ ? model_->name() : ""; }
+  double launch_ns() const override { return model_ ? model_->launch_ns() : 0; }
+  double op_ns(const engine::OpWork&) const override;
+  double copy_ns(uint64_t bytes, bool to_device) const override { return model_ ? model_->copy_ns(bytes, to_device) : 0; }
+  // Multiply-accumulates of this thread since it last asked.
+  static uint64_t take_macs();
+
+ private:
+  std::unique_ptr<engine::CostModel> model_;  // null for timing=none
+};
+
+Result<std::unique_ptr<Cost>> make_cost(const Options&);
 // As nrt_get_version's detail carries it: "trn2 2026-11 (modelled)"; "" for none.
 std::string timing_name(const Options&);
 

@@ -2,7 +2,8 @@
 baton_test(neuron_abi SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_abi.cc ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_models.cc
   LIBS baton_neff baton_program baton_test_support Threads::Threads ${CMAKE_DL_LIBS} LABELS unit DEPENDS nrt)
 baton_test(neuron_parts SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_parts.cc ${CMAKE_SOURCE_DIR}/drivers/neuron/options.cc
-  ${CMAKE_SOURCE_DIR}/drivers/neuron/quirks.cc ${CMAKE_SOURCE_DIR}/emulators/neuron/hbm.cc ${CMAKE_SOURCE_DIR}/emulators/neuron/neff_reader.cc
+  ${CMAKE_SOURCE_DIR}/drivers/neuron/quirks.cc ${CMAKE_SOURCE_DIR}/emulators/neuron/hbm.cc ${CMAKE_SOURCE_DIR}/emulators/neuron/mirror.cc
+  ${CMAKE_SOURCE_DIR}/emulators/neuron/strict.cc ${CMAKE_SOURCE_DIR}/emulators/neuron/fault.cc ${CMAKE_SOURCE_DIR}/emulators/neuron/status.cc ${CMAKE_SOURCE_DIR}/emulators/neuron/neff_reader.cc
   ${CMAKE_SOURCE_DIR}/emulators/neuron/collective.cc
   LIBS baton_neff baton_engine baton_test_support fmt::fmt nlohmann_json::nlohmann_json Threads::Threads LABELS unit DEPENDS baton-emu-neuron)
 baton_test(neuron_driver SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_driver.cc ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_models.cc
