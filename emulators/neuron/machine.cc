@@ -23,7 +23,6 @@ Core::Core(HeldCore h, const Options& o, const MachinePage& page, uint32_t numbe
 }
 
 Core::~Core() {
-  if (!held.mine()) return;
   counters->release_memory();
   counters->holder = 0;
 }

@@ -2,6 +2,8 @@
 
 #include "emulators/neuron/gate.hpp"
 
+#include <pthread.h>
+
 #include <cstdio>
 #include <cstring>
 
@@ -26,8 +28,25 @@ thread_local double t_cost_ns;
 
 }  // namespace
 
+namespace {
+
+// The device is not a forked child's: its memory is not mapped there, its cores are its parent's. The child begins uninitialized; what
+// it has inherited is left as it is, for to end it would end the parent's.
+void forked() {
+  if (!g_state.machine) return;
+  for (const auto& core : g_state.machine->cores) core->held.forget();
+  new std::shared_ptr<Machine>(std::move(g_state.machine));
+  g_state.machine = nullptr;
+}
+
+}  // namespace
+
 int32_t open_machine() {
   std::lock_guard lock(g_state.mutex);
+  [[maybe_unused]] static const int once = pthread_atfork([] { g_state.mutex.lock(); }, [] { g_state.mutex.unlock(); }, [] {
+    forked();
+    g_state.mutex.unlock();
+  });
   if (g_state.machine) return fail(nrt::kFailure, "nrt_init was called before");  // guess: the SDK does not say
   Result<Options> options = read_options();
   if (!options.ok()) return fail(nrt::kInvalid, options.error());

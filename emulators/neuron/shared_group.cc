@@ -91,14 +91,12 @@ SharedGroup::SharedGroup(Site site, std::string path, int fd, Page* page, uint64
     : site_(std::move(site)), path_(std::move(path)), fd_(fd), page_(page), bytes_(bytes), rank_(rank) {}
 
 SharedGroup::~SharedGroup() {
-  if (page_->seats[rank_].pid == getpid()) {  // not the copy of a forked child
-    auto guard = site_.taking();
-    {
-      Lock lock(*this);
-      page_->seats[rank_].joined = 0;
-    }
-    if (guard.ok() && !seats_held(fd_, 0, page_->ranks)) unlink(path_.c_str());
+  auto guard = site_.taking();
+  {
+    Lock lock(*this);
+    page_->seats[rank_].joined = 0;
   }
+  if (guard.ok() && !seats_held(fd_, 0, page_->ranks)) unlink(path_.c_str());
   munmap(page_, bytes_);
   close(fd_);
 }

@@ -51,8 +51,13 @@ Result<std::string> named_folder(const std::string& name) {
 
 HeldCore::~HeldCore() {
   if (fd_ < 0) return;
-  if (mine()) (void)!ftruncate(fd_, 0);  // nobody holds it
+  (void)!ftruncate(fd_, 0);  // nobody holds it
   close(fd_);
+}
+
+void HeldCore::forget() {
+  if (fd_ >= 0) close(fd_);
+  fd_ = -1;
 }
 
 Result<Site> Site::open(const std::string& machine) {

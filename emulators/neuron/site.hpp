@@ -16,8 +16,6 @@
 
 #include "hal/baton.hpp"
 
-#include <unistd.h>
-
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -25,20 +23,19 @@
 
 namespace baton::neuron_emu {
 
-// A core of this process for as long as it lives. A child that it forks has a copy, whose end changes nothing.
+// A core of this process for as long as it lives.
 class HeldCore {
  public:
-  HeldCore(uint32_t logical, int fd) : logical_(logical), fd_(fd), process_(getpid()) {}
-  HeldCore(HeldCore&& o) noexcept : logical_(o.logical_), fd_(std::exchange(o.fd_, -1)), process_(o.process_) {}
+  HeldCore(uint32_t logical, int fd) : logical_(logical), fd_(fd) {}
+  HeldCore(HeldCore&& o) noexcept : logical_(o.logical_), fd_(std::exchange(o.fd_, -1)) {}
   HeldCore& operator=(HeldCore&&) = delete;
   ~HeldCore();
   uint32_t logical() const { return logical_; }
-  bool mine() const { return process_ == getpid(); }
+  void forget();  // in a forked child: the core stays its parent's
 
  private:
   uint32_t logical_;
   int fd_;  // -1: of a private machine
-  pid_t process_;
 };
 
 class Site {

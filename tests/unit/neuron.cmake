@@ -8,3 +8,6 @@ baton_test(neuron_parts SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_parts.cc
   LIBS baton_neff baton_engine baton_test_support fmt::fmt nlohmann_json::nlohmann_json Threads::Threads LABELS unit DEPENDS baton-emu-neuron)
 baton_test(neuron_driver SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_driver.cc ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_models.cc
   LIBS baton baton_program baton_test_support Threads::Threads LABELS unit DEPENDS nrt baton-emu-neuron baton-driver-neuron)
+baton_test(neuron_shared SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_shared.cc ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_models.cc
+  ${CMAKE_SOURCE_DIR}/emulators/neuron/machine_page.cc
+  LIBS baton_neff baton_program baton_test_support Threads::Threads ${CMAKE_DL_LIBS} LABELS unit DEPENDS nrt LOCKS devshm)
