@@ -1,6 +1,7 @@
 #include "emulators/neuron/fault.hpp"
 
 #include "emulators/neuron/status.hpp"
+#include "hal/json_depth.hpp"
 
 #include <algorithm>
 #include <fstream>
@@ -103,6 +104,7 @@ struct FaultPlan::Reader {
 };
 
 Result<FaultPlan> FaultPlan::parse(std::string_view text) {
+  if (json_too_deep(text)) return Error(BATON_CORRUPT, "the fault plan's brackets go over " + std::to_string(kMaxJsonDepth) + " deep", "write {\"rules\": [...]}: emulators/neuron/fault.hpp");
   Json plan = Json::parse(text.begin(), text.end(), nullptr, false);
   if (!plan.is_object()) return Error(BATON_CORRUPT, "the fault plan is no JSON object", "write {\"rules\": [...]}: emulators/neuron/fault.hpp");
   FaultPlan p;

@@ -74,7 +74,7 @@ bool HbmCharge::take(Core& core, DeviceMemory row, uint64_t bytes) {
 }
 
 int32_t load_model(Machine& m, const LoadRequest& q, std::shared_ptr<nrt::Model>& out) {
-  auto view = read_neff(q.neff);
+  auto view = read_neff(q.neff, m.options.validate_hash);
   if (!view.ok()) return fail(load_status(view.error()), view.error());
   if (view->lnc != m.options.lnc)
     return fail(nrt::kInvalid, "the NEFF is for LNC " + std::to_string(view->lnc) + ", the machine runs LNC " + std::to_string(m.options.lnc));

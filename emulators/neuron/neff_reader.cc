@@ -5,6 +5,7 @@
 #include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <sodium.h>
 
 namespace baton::neuron_emu {
 namespace {
@@ -91,8 +92,19 @@ Status read_index(Bytes text, const std::map<std::string, Bytes>& entries, NeffV
 
 }  // namespace
 
-Result<NeffView> read_neff(Bytes bytes) {
+std::array<uint8_t, 32> neff_hash(Bytes archive) {
+  std::array<uint8_t, 32> hash;
+  static_assert(crypto_hash_sha256_BYTES == 32);
+  crypto_hash_sha256(hash.data(), archive.data(), archive.size());
+  return hash;
+}
+
+Result<NeffView> read_neff(Bytes bytes, bool validate_hash) {
   BATON_ASSIGN(NeffHeader h, read_header(bytes));
+  const std::array<uint8_t, sizeof h.hash> none{};
+  if (validate_hash && h.pkg_version == neuron::kNeffPackage && std::memcmp(h.hash, none.data(), none.size()) != 0)
+    if (const auto hash = neff_hash(bytes.subspan(sizeof h)); std::memcmp(h.hash, hash.data(), hash.size()) != 0)
+      return corrupt("the header's hash is not that of the " + std::to_string(h.data_size) + " bytes that follow it");
   BATON_ASSIGN(auto entries, read_tar(bytes.subspan(sizeof h)));
   auto program = entries.find(neuron::kNeffProgram);
   auto index = entries.find(neuron::kNeffIndex);

@@ -1,9 +1,10 @@
 // neff_reader.hpp: finds the portable program and its constants inside a NEFF, in place.
 //
 // Owner    a view of the caller's bytes; valid as long as they are.   Threads  none of its own.
-// Cost     O(archive entries); weights are not read.
+// Cost     O(archive entries); weights are not read, unless the header has a hash of what follows it (Baton's driver leaves it zero: a
+//          container that it builds goes straight into the runtime).
 // Errors   VERSION: a container version that is not known, or a compiled NEFF, which needs the device it was compiled for;
-//          CORRUPT: malformed, with the field and its numbers.
+//          CORRUPT: malformed, with the field and its numbers; another hash.
 //
 //     BATON_ASSIGN(auto view, read_neff({bytes, size}));
 #pragma once
@@ -11,6 +12,7 @@
 #include "emulators/engine/engine.hpp"
 #include "hal/baton.hpp"
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -25,6 +27,8 @@ struct NeffView {
   std::vector<std::string> names;           // of the constants
   std::vector<engine::Constant> constants;  // point into names and into the container
 };
-Result<NeffView> read_neff(std::span<const uint8_t> bytes);
+Result<NeffView> read_neff(std::span<const uint8_t> bytes, bool validate_hash = true);
+// SHA-256 of what follows the header: the hash of package version 2 (guess which version has which; version 1's MD5 is not checked).
+std::array<uint8_t, 32> neff_hash(std::span<const uint8_t> archive);
 
 }  // namespace baton::neuron_emu
