@@ -81,12 +81,17 @@ Result<nrt::Tensor*> Memory::range(uint64_t offset, uint64_t bytes) {
   return slice;
 }
 
-Result<Export> Memory::export_range() const {
+void Memory::fence() const {
+  if (port_.fence && exported_.load(std::memory_order_acquire)) (void)port_.fence(address_, bytes_);
+}
+
+Result<Export> Memory::export_range() {
   Export x{-1, 0};
   uint64_t va = reinterpret_cast<uint64_t>(address_);
   if (mapping_) return Error(BATON_UNSUPPORTED, "imported memory is not this device's to export", "export it from the device that owns it");
   if (!address_)
     return Error(BATON_UNSUPPORTED, "the runtime gives no address for device memory (nrt_tensor_get_va)", "set env.NEURON_RT_MAP_HBM=1 in the URI");
+  exported_.store(true, std::memory_order_release);
   if (port_.dmabuf_fd_v2) {
     if (int32_t s = port_.dmabuf_fd_v2(va, bytes_, &x.fd, &x.offset)) return status_error(port_, s, "nrt_get_dmabuf_fd_v2");
     return x;

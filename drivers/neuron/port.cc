@@ -46,6 +46,7 @@ constexpr Symbol kSymbols[] = {
     {"nrt_get_dmabuf_fd_v2", offsetof(Port, dmabuf_fd_v2), "only page-aligned memory can be exported"},
     {"nrt_get_vnc_memory_stats", offsetof(Port, memory_stats), "heap use counts this driver's buffers alone"},
     {"baton_emu_cost_ns", offsetof(Port, cost_ns), "copies have no modelled time, as on hardware"},
+    {"baton_emu_fence", offsetof(Port, fence), "as on hardware: what a NIC has written is made visible by a read of the same NIC, which is the fabric's to post"},
 };
 
 }  // namespace

@@ -49,6 +49,7 @@ struct Port {
   decltype(&nrt::nrt_get_dmabuf_fd_v2) dmabuf_fd_v2 = nullptr;
   decltype(&nrt::nrt_get_vnc_memory_stats) memory_stats = nullptr;
   decltype(&nrt::baton_emu_cost_ns) cost_ns = nullptr;
+  decltype(&nrt::baton_emu_fence) fence = nullptr;
 };
 
 Status load_port(void* library, const std::string& path, Port& out);

@@ -141,6 +141,35 @@ TEST_F(NeuronDriver, ExportIsTheMemoryItself) {
   OK_OR_DIE(void* vt, to.map());
   EXPECT_EQ(std::memcmp(vt, "over", 4), 0);
   munmap(at, 10000);
+  // One importer an export, as the kernel has it for a dma-buf, through whichever copy of the descriptor; the next export has its own.
+  int copied = dup(x.fd);
+  EXPECT_EQ(dev.import_fd(copied, x.offset, 4).error().code, BATON_BUSY);
+  OK_OR_DIE(Buffer::Export again, b.export_fd());
+  EXPECT_TRUE(dev.import_fd(again.fd, again.offset, 4).ok());
+  for (int fd : {x.fd, copied, again.fd}) close(fd);
+}
+
+// The runtime shows what others write through a descriptor only after a fence, never by itself (seed 0): an op that reads it fences first.
+TEST_F(NeuronDriver, ReadsWhatOthersHaveWrittenThroughAnExport) {
+  OK_OR_DIE(Device dev, open("?visibility=0"));
+  OK_OR_DIE(Buffer b, dev.alloc(10000));
+  OK_OR_DIE(Buffer to, dev.alloc(64));
+  OK_OR_DIE(Queue q, dev.queue(0));
+  OK_OR_DIE(Timeline done, instance.timeline("done"));
+  ASSERT_TRUE(q.submit({fill(b, 0, 10000, 0x11).signal(done, 1)}).ok());
+  ASSERT_TRUE(done.wait_until(1, soon()).ok());
+  OK_OR_DIE(Buffer::Export x, b.export_fd());
+  void* at = mmap(nullptr, 10000, PROT_READ | PROT_WRITE, MAP_SHARED, x.fd, off_t(x.offset));
+  ASSERT_NE(at, MAP_FAILED);
+  EXPECT_EQ(static_cast<uint8_t*>(at)[9999], 0x11);
+  std::memcpy(static_cast<char*>(at) + 5000, "handed over", 12);
+  OK_OR_DIE(void* va, b.map());
+  EXPECT_EQ(static_cast<uint8_t*>(va)[5000], 0x11);
+  ASSERT_TRUE(q.submit({copy(b, 5000, to, 0, 12).signal(done, 2)}).ok());
+  ASSERT_TRUE(done.wait_until(2, soon()).ok());
+  OK_OR_DIE(void* vt, to.map());
+  EXPECT_STREQ(static_cast<char*>(vt), "handed over");
+  munmap(at, 10000);
   close(x.fd);
 }
 
