@@ -8,7 +8,7 @@ baton_test(neuron_parts SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_parts.cc
   LIBS baton_neff baton_engine baton_test_support fmt::fmt nlohmann_json::nlohmann_json PkgConfig::LIBSODIUM Threads::Threads LABELS unit DEPENDS baton-emu-neuron)
 baton_test(neuron_driver SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_driver.cc ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_models.cc
   LIBS baton baton_program baton_test_support Threads::Threads LABELS unit DEPENDS nrt baton-emu-neuron baton-driver-neuron)
-foreach(part shared)  # processes that share a machine
+foreach(part shared faults consumers)  # processes that share a machine; what goes wrong on purpose; as other people's software calls it
   baton_test(neuron_${part} SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_${part}.cc ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_models.cc
     ${CMAKE_SOURCE_DIR}/emulators/neuron/machine_page.cc
     LIBS baton_neff baton_program baton_test_support Threads::Threads ${CMAKE_DL_LIBS} LABELS unit DEPENDS nrt LOCKS devshm TIMEOUT 300)
