@@ -44,7 +44,7 @@ std::shared_ptr<nrt::Tensor> TensorSet::find(const std::string& name) {
 Result<std::shared_ptr<Machine>> Machine::create(Options o) {
   BATON_ASSIGN(FaultPlan faults, FaultPlan::read(o.faults));
   BATON_ASSIGN(auto cost, make_cost(o));
-  BATON_ASSIGN(Site site, Site::open(o.machine));
+  BATON_ASSIGN(Site site, Site::open(o.machine, o.runtime_folder));
   BATON_ASSIGN(MachinePage page, MachinePage::open(site.folder(), {o.chips, kPhysicalCoresPerChip}));
   BATON_ASSIGN(std::vector<HeldCore> held, o.any_cores ? site.take_free(uint32_t(o.cores.size()), o.total_logical()) : site.take(o.cores));
 

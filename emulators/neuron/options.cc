@@ -91,6 +91,7 @@ Result<Options> read_options() {
   }
   o.root_comm = variable("NEURON_RT_ROOT_COMM_ID");
   o.faults = variable("BATON_EMU_NEURON_FAULTS");
+  o.runtime_folder = variable("XDG_RUNTIME_DIR");
   BATON_TRY(read_cores(o));
   return o;
 }

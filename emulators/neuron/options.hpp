@@ -56,6 +56,7 @@ struct Options {
   bool strict = false;
   std::optional<uint64_t> visibility;
   std::string root_comm, faults;
+  std::string runtime_folder;  // XDG_RUNTIME_DIR
 
   uint32_t logical_per_chip() const { return kPhysicalCoresPerChip / lnc; }
   uint32_t total_logical() const { return chips * logical_per_chip(); }

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <utility>
@@ -40,10 +39,8 @@ Result<std::string> private_folder(const std::string& path) {
   return path;
 }
 
-Result<std::string> named_folder(const std::string& name) {
-  const char* runtime = std::getenv("XDG_RUNTIME_DIR");
-  BATON_ASSIGN(std::string base, private_folder(runtime && *runtime == '/' ? std::string(runtime) + "/baton-neuron"
-                                                                          : "/dev/shm/baton-neuron-" + std::to_string(geteuid())));
+Result<std::string> named_folder(const std::string& name, const std::string& runtime) {
+  BATON_ASSIGN(std::string base, private_folder(runtime.starts_with('/') ? runtime + "/baton-neuron" : "/dev/shm/baton-neuron-" + std::to_string(geteuid())));
   return base + "/" + name;
 }
 
@@ -60,12 +57,12 @@ void HeldCore::forget() {
   fd_ = -1;
 }
 
-Result<Site> Site::open(const std::string& machine) {
+Result<Site> Site::open(const std::string& machine, const std::string& runtime) {
   if (machine.empty()) return Site("");
   std::string folder = machine;
   if (machine.find('/') == std::string::npos) {
     if (machine[0] == '.') return Error(BATON_INVALID_ARGUMENT, "machine=" + machine + " is no name", "use letters and digits, or the path of a folder");
-    BATON_ASSIGN(folder, named_folder(machine));
+    BATON_ASSIGN(folder, named_folder(machine, runtime));
   }
   if (mkdir(folder.c_str(), 0700) && errno != EEXIST) return io(folder);
   return Site(std::move(folder));

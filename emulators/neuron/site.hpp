@@ -9,7 +9,7 @@
 // Owner    the Machine.   Threads  one, at nrt_init; destruction frees the cores.   Cost  two system calls a core.
 // Errors   BUSY: a core is held, with its holder; IO.
 //
-//     BATON_ASSIGN(Site site, Site::open("/run/user/1000/baton-neuron/a"));
+//     BATON_ASSIGN(Site site, Site::open("/run/user/1000/baton-neuron/a", ""));
 //     BATON_ASSIGN(auto held, site.take({0, 1}));          // these
 //     BATON_ASSIGN(auto held, site.take_free(2, 16));      // any 2 of 16
 #pragma once
@@ -40,9 +40,9 @@ class HeldCore {
 
 class Site {
  public:
-  // "": private. A name without '/' is a folder of this user's: under $XDG_RUNTIME_DIR/baton-neuron, else /dev/shm/baton-neuron-UID. The last
-  // folder of the path is made if it is missing.
-  static Result<Site> open(const std::string& machine);
+  // "": private. A name without '/' is a folder of this user's: under RUNTIME/baton-neuron (XDG_RUNTIME_DIR), else /dev/shm/baton-neuron-UID. The
+  // last folder of the path is made if it is missing.
+  static Result<Site> open(const std::string& machine, const std::string& runtime);
   const std::string& folder() const { return folder_; }  // "": private
   Result<HeldCore> taking() const;  // FOLDER/taking, until it is destroyed; waits
   Result<std::vector<HeldCore>> take(const std::vector<uint32_t>& logical) const;
