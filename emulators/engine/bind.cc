@@ -220,7 +220,7 @@ Status bind(Run::Impl& r, std::span<const Binding> bindings, std::span<const int
   BATON_TRY(check_tokens(r));
   BATON_TRY(check_caches(r));
   if (r.hooks.rank >= p.ranks) return invalid(r, fmt::format("rank {} of {}", r.hooks.rank, p.ranks), "load one lane for each rank");
-  if (r.x.collective && !r.hooks.collective)
+  if (r.x.collective && r.x.options.numbers && !r.hooks.collective)
     return invalid(r, fmt::format("all_reduce over {} ranks without a collective", p.ranks), "load the program on as many lanes as it has ranks");
   place_scratch(r.x);
   find_live(r.x);

@@ -33,7 +33,9 @@ struct OpWork {
   uint32_t layer = 0;
   uint64_t n = 0, k = 0; // matmul
   uint64_t macs = 0, weight_bytes = 0, kv_bytes = 0, act_bytes = 0;
-  bool bf16 = false;     // matmul, attention: bf16 operands
+  uint64_t exps = 0;     // exponentials: attention's softmax, silu
+  uint32_t ranks = 1;    // all_reduce: lanes that meet
+  bool bf16 = false;     // matmul, attention: bf16 operands; else: of a program whose matmuls have them
 };
 
 // Modelled device time. Deterministic; ns as double so that small ops add up. Implementations: emulators/timing.
@@ -44,6 +46,8 @@ class CostModel {
   virtual double launch_ns() const = 0;                    // once for each LAUNCH
   virtual double op_ns(const OpWork&) const = 0;
   virtual double copy_ns(uint64_t bytes, bool to_device) const = 0; // host <-> device
+  virtual double device_copy_ns(uint64_t) const { return 0; }       // bytes moved within one device's memory; 0: not modelled
+  virtual double fill_ns(uint64_t) const { return 0; }              // bytes set on the device; 0: not modelled
 };
 
 // Joins the ranks of an all_reduce: blocks until every rank of the group has called, then each has the tree sum.
@@ -57,6 +61,7 @@ struct Options {
   Isa isa = best_isa();
   uint32_t threads = 1;
   const CostModel* cost = nullptr; // borrowed
+  bool numbers = true;             // false: nothing is computed and no constant is needed, a run has its modelled time alone
 };
 
 struct Constant { // as baton_constant

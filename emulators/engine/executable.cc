@@ -31,6 +31,7 @@ void note_uses(Executable::Impl& x) {
       case OpCode::matmul:
         weight(1).as_matrix = true;
         weight(1).segments = op.segments;
+        x.bf16 |= op.act == program::Act::bf16;
         if (op.in.size() == 3) weight(2).as_vector = true;
         break;
       case OpCode::sample:
@@ -172,13 +173,14 @@ Status Loader::add(const Constant& c) {
                  fmt::format("{}: constant '{}' has {} bytes, its {} elements of {} take {}", x.program.name, c.name, c.data.size(),
                              dense_bytes(v) / program::dtype_bytes(v.dtype), program::dtype_name(v.dtype), dense_bytes(v)),
                  "check dtype and shape of the tensor against the program");
+  if (!x.options.numbers) return w.loaded = true, Status();
   return keep(x, w, v, c.data);
 }
 
 Result<Executable> Loader::finish() && {
   const program::Program& p = impl_->program;
   for (size_t i = 0; i < p.values.size(); ++i)
-    if (p.values[i].storage == Storage::constant && !impl_->weights[i].loaded)
+    if (p.values[i].storage == Storage::constant && !impl_->weights[i].loaded && impl_->options.numbers)
       return Error(BATON_INVALID_ARGUMENT, fmt::format("{}: constant '{}' was not passed", p.name, p.values[i].name),
                    "pass every constant that the program declares");
   return Executable(std::move(impl_));
@@ -205,6 +207,8 @@ const program::Program& Executable::program() const { return impl_->program; }
 
 uint64_t Executable::constant_bytes() const {
   uint64_t n = 0;
+  if (!impl_->options.numbers)
+    for (const Value& v : impl_->program.values) n += v.storage == Storage::constant ? dense_bytes(v) : 0;
   for (const Weight& w : impl_->weights) n += w.packed_memory.bytes() + w.rows.bytes() + w.vector.bytes();
   return n;
 }

@@ -60,6 +60,7 @@ struct Executable::Impl {
   uint32_t max_vocabulary = 0;    // of the sample ops
   Region probabilities, order; // sampling: f32 and u32 [max_vocabulary]
   bool collective = false; // has an all_reduce
+  bool bf16 = false;       // its matmuls round their operands to bf16
 
   // The current launch.
   std::vector<uint8_t*> base;   // by value: where it lies; nullptr: not bound

@@ -1,4 +1,4 @@
-// One op on host memory: finds the operands' addresses, calls a kernel, and says what was done (OpWork) to the timing model.
+// One op on host memory: finds the operands' addresses and calls a kernel.
 #include "emulators/engine/run.h"
 #include "emulators/engine/sampling.h"
 #include "hal/program/kv_view.hpp"
@@ -50,9 +50,7 @@ class Frame {
   const Op& op_;
 };
 
-uint64_t weight_bytes(const Value& v, uint64_t elements) { return elements * dtype_bytes(v.dtype); }
-
-Status embed(Run::Impl& r, const Frame& f, OpWork& w) {
+Status embed(Run::Impl& r, const Frame& f) {
   const Op& op = f.op();
   const Value& table = f.value(op.in[1]);
   const Weight& kept = f.weight(1);
@@ -71,27 +69,20 @@ Status embed(Run::Impl& r, const Frame& f, OpWork& w) {
     else
       r.x.kernels->widen(kept.rows.data() + uint64_t(id) * hidden * dtype_bytes(table.dtype), hidden, table.dtype, to);
   }
-  w.weight_bytes = weight_bytes(table, f.count(op.out[0]));
   return {};
 }
 
-void rms_norm(Run::Impl& r, const Frame& f, OpWork& w) {
+void rms_norm(Run::Impl& r, const Frame& f) {
   const Op& op = f.op();
   const uint32_t d = uint32_t(f.value(op.in[1]).shape[0]);
   r.x.kernels->rms_norm(*r.x.pool, f.in(0), f.count(op.in[0]) / d, d, f.vector(1), op.eps, f.out());
-  w.weight_bytes = weight_bytes(f.value(op.in[1]), d);
 }
 
-void matmul(Run::Impl& r, const Frame& f, OpWork& w) {
+void matmul(Run::Impl& r, const Frame& f) {
   const Op& op = f.op();
   const PackedMatrix& m = f.weight(1).packed;
   const float* bias = op.in.size() == 3 ? f.vector(2) : nullptr;
   r.x.kernels->matmul(*r.x.pool, f.in(0), m.k, f.rows(op.in[0]), m, bias, op.act, f.out(), m.n);
-  w.n = m.n;
-  w.k = m.k;
-  w.macs = uint64_t(w.tokens) * m.n * m.k;
-  w.weight_bytes = weight_bytes(f.value(op.in[1]), uint64_t(m.n) * m.k) + (bias ? weight_bytes(f.value(op.in[2]), m.n) : 0);
-  w.bf16 = op.act == Act::bf16 && m.dtype == program::DType::bf16;
 }
 
 void rope(Run::Impl& r, const Frame& f) {
@@ -100,7 +91,7 @@ void rope(Run::Impl& r, const Frame& f) {
                     f.rows(f.op().in[0]), f.op().heads, f.op().head_dim, f.out());
 }
 
-void kv_store(Run::Impl& r, const Frame& f, OpWork& w) {
+void kv_store(Run::Impl& r, const Frame& f) {
   const Op& op = f.op();
   const program::DType dtype = f.value(op.out[0]).dtype;
   const uint32_t size = dtype_bytes(dtype);
@@ -110,7 +101,7 @@ void kv_store(Run::Impl& r, const Frame& f, OpWork& w) {
   const bool dense = op.view.head_stride == op.head_dim || op.kv_heads == 1;
   const uint32_t runs = dense ? 1 : op.kv_heads;
   const uint64_t run = uint64_t(op.head_dim) * (dense ? op.kv_heads : 1);
-  for (uint32_t row = 0; row < w.tokens; ++row) {
+  for (uint32_t row = 0; row < f.rows(op.in[0]); ++row) {
     const uint32_t at = r.now() + row;
     const uint64_t block = uint64_t(t.entries()[at / t.block_tokens]);
     for (int v = 0; v < 2; ++v)
@@ -119,16 +110,15 @@ void kv_store(Run::Impl& r, const Frame& f, OpWork& w) {
         r.x.kernels->round_to(f.in(v) + row * f.width(op.in[v]) + h * run, run, dtype, cache + element * size);
       }
   }
-  w.kv_bytes = uint64_t(w.tokens) * op.kv_heads * op.head_dim * 2 * size;
 }
 
-void attention(Run::Impl& r, const Frame& f, OpWork& w) {
+void attention(Run::Impl& r, const Frame& f) {
   const Op& op = f.op();
   const Value& cache = f.value(op.in[1]);
   AttentionArgs a{};
   a.q = f.in(0);
   a.out = f.out();
-  a.rows = w.tokens;
+  a.rows = f.rows(op.in[0]);
   a.heads = op.heads;
   a.kv_heads = op.kv_heads;
   a.head_dim = op.head_dim;
@@ -142,15 +132,6 @@ void attention(Run::Impl& r, const Frame& f, OpWork& w) {
   a.layer = op.layer;
   a.block_table = f.table().entries();
   r.x.kernels->attention(*r.x.pool, a);
-  uint64_t keys = 0; // seen, summed over rows
-  auto seen = [&](uint32_t row) { return std::min<uint64_t>(a.position + row + 1, op.window ? op.window : UINT32_MAX); };
-  for (uint32_t row = 0; row < w.tokens; ++row) keys += seen(row);
-  w.context = uint32_t(seen(w.tokens - 1));
-  w.macs = 2 * keys * op.heads * op.head_dim; // q.k and p.v
-  // Each key and value that any row sees is read once.
-  const uint64_t touched = std::min<uint64_t>(a.position + w.tokens, op.window ? uint64_t(op.window) + w.tokens - 1 : UINT32_MAX);
-  w.kv_bytes = touched * op.kv_heads * op.head_dim * 2 * dtype_bytes(cache.dtype);
-  w.bf16 = op.act == Act::bf16 && cache.dtype == program::DType::bf16;
 }
 
 Status all_reduce(Run::Impl& r, const Frame& f) {
@@ -159,10 +140,9 @@ Status all_reduce(Run::Impl& r, const Frame& f) {
   return r.hooks.collective->all_reduce(r.hooks.rank, f.out(), n);
 }
 
-void take_last(const Frame& f, OpWork& w) {
+void take_last(const Frame& f) {
   const uint64_t width = f.width(f.op().in[0]);
   std::memcpy(f.out(), f.in(0) + (f.rows(f.op().in[0]) - 1) * width, width * sizeof(float));
-  w.act_bytes = 2 * width * sizeof(float);
 }
 
 void sample(Run::Impl& r, const Frame& f) {
@@ -190,35 +170,20 @@ Status mark(Run::Impl& r) {
   return Error(BATON_CANCELLED, fmt::format("{}: cancelled at mark {}", r.x.program.name, k), "");
 }
 
-// What every op moves: f32 activations in and out.
-OpWork describe(const Frame& f) {
-  OpWork w{};
-  const Op& op = f.op();
-  w.code = op.code;
-  w.layer = op.layer;
-  for (const auto* list : {&op.in, &op.out})
-    for (uint32_t v : *list)
-      if (f.value(v).dtype == program::DType::f32 && f.value(v).storage != Storage::constant && f.value(v).storage != Storage::cache)
-        w.act_bytes += f.count(v) * sizeof(float);
-  if (!op.in.empty()) w.tokens = op.code == OpCode::embed ? f.rows(op.out[0]) : f.rows(op.in[0]);
-  if (op.code != OpCode::embed && !op.in.empty()) w.n = f.width(op.in[0]);
-  return w;
-}
-
-Status compute(Run::Impl& r, const Frame& f, OpWork& w) {
+Status compute(Run::Impl& r, const Frame& f) {
   FlushDenormals flush;
   const Op& op = f.op();
   switch (op.code) {
-    case OpCode::embed: return embed(r, f, w);
-    case OpCode::rms_norm: rms_norm(r, f, w); break;
-    case OpCode::matmul: matmul(r, f, w); break;
+    case OpCode::embed: return embed(r, f);
+    case OpCode::rms_norm: rms_norm(r, f); break;
+    case OpCode::matmul: matmul(r, f); break;
     case OpCode::rope: rope(r, f); break;
-    case OpCode::kv_store: kv_store(r, f, w); break;
-    case OpCode::attention: attention(r, f, w); break;
+    case OpCode::kv_store: kv_store(r, f); break;
+    case OpCode::attention: attention(r, f); break;
     case OpCode::silu_mul: r.x.kernels->silu_mul(*r.x.pool, f.in(0), f.in(1), f.count(op.in[0]), f.out()); break;
     case OpCode::add: r.x.kernels->add(*r.x.pool, f.in(0), f.in(1), f.count(op.in[0]), f.out()); break;
     case OpCode::all_reduce: return all_reduce(r, f);
-    case OpCode::take_last: take_last(f, w); break;
+    case OpCode::take_last: take_last(f); break;
     case OpCode::sample: sample(r, f); break;
     case OpCode::mark: break;
   }
@@ -228,6 +193,7 @@ Status compute(Run::Impl& r, const Frame& f, OpWork& w) {
 }  // namespace
 
 void fill_ropes(Run::Impl& r) {
+  if (!r.x.options.numbers) return;
   for (RopeTable& t : r.x.ropes) {
     const auto* inv_freq = reinterpret_cast<const float*>(r.x.weights[t.inv_freq].vector.data());
     auto* cos = reinterpret_cast<float*>(t.cos.data());
@@ -244,9 +210,8 @@ void fill_ropes(Run::Impl& r) {
 Status execute(Run::Impl& r) {
   Frame f(r);
   if (f.op().code == OpCode::mark) return mark(r);
-  OpWork w = describe(f);
-  BATON_TRY(compute(r, f, w));
-  if (r.x.options.cost) r.modelled += r.x.options.cost->op_ns(w);
+  if (r.x.options.numbers) BATON_TRY(compute(r, f));
+  if (r.x.options.cost) r.modelled += r.x.options.cost->op_ns(work_of(r));
   return {};
 }
 

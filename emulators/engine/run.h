@@ -1,4 +1,4 @@
-// run.h: one launch in progress. Internal to the engine: bind.cc checks it, run.cc drives it, ops.cc executes an op.
+// run.h: one launch in progress. Internal to the engine: bind.cc checks it, run.cc drives it, ops.cc executes an op, work.cc says what that was.
 //
 // Owner  Run owns it; it borrows the Executable's launch state.   Threads  one.   Errors  kept in `error`; a failed run stays failed.
 #pragma once
@@ -34,6 +34,9 @@ Status bind(Run::Impl&, std::span<const Binding>, std::span<const int64_t> args)
 
 // Executes op `r.op`.
 Status execute(Run::Impl&);
+
+// What op `r.op` does.
+OpWork work_of(const Run::Impl&);
 
 // cos and sin for the rows of this iteration.
 void fill_ropes(Run::Impl&);
