@@ -18,8 +18,6 @@ std::string short_uri(std::string_view uri) { return std::string(uri.substr(0, u
 
 }  // namespace
 
-uint32_t chip_count(const Machine& m) { return m.total_cores / family(m.family).physical_cores; }
-
 ChipShape chip_shape(const Machine& m, uint32_t chip) {
   const Family& f = family(m.family);
   ChipShape shape;
@@ -52,6 +50,10 @@ void describe(const ChipShape& shape, const Machine& m, uint32_t chip, baton_dev
   out.lanes = uint32_t(shape.lanes.size());
   out.heap_count = std::min<uint32_t>(uint32_t(shape.heaps.size()), BATON_MAX_HEAPS);
   out.numa_node = UINT32_MAX;
+  if (chip < m.pci.size()) {
+    Error::put(out.location, m.pci[chip].bdf);
+    out.numa_node = m.pci[chip].numa_node;
+  }
   for (uint32_t i = 0; i < out.heap_count; ++i) {
     Error::put(out.heaps[i].name, shape.heaps[i].name);
     out.heaps[i].bytes_total = shape.heaps[i].bytes;
@@ -67,13 +69,15 @@ Result<std::unique_ptr<Device>> Device::open(const baton_driver_host& host, std:
     std::string there = options.chip < chip_count(m) ? "chip " + std::to_string(options.chip) + " has no core visible to this process"
                                                      : "there is no chip " + std::to_string(options.chip) + ": this machine has 0 to " +
                                                            std::to_string(chip_count(m) - 1);
-    return Error(BATON_NOT_FOUND, there, "see devctl list and NEURON_RT_VISIBLE_CORES; an emulated machine has more chips with ?chips=N", short_uri(uri));
+    return Error(BATON_NOT_FOUND, there, "see devctl list and NEURON_RT_VISIBLE_CORES; an emulated machine has more chips with ?machine=trn2.48xlarge", short_uri(uri));
   }
-  return std::unique_ptr<Device>(new Device(std::move(lease), host, uri, options.chip, std::move(shape)));
+  return std::unique_ptr<Device>(new Device(std::move(lease), host, uri, options, std::move(shape)));
 }
 
-Device::Device(Lease lease, const baton_driver_host& host, std::string_view uri, uint32_t chip, ChipShape shape)
-    : lease_(std::move(lease)), shared_{lease_.port(), host_, short_uri(uri)}, host_(host), chip_(chip), shape_(std::move(shape)) {
+Device::Device(Lease lease, const baton_driver_host& host, std::string_view uri, const Options& options, ChipShape shape)
+    : lease_(std::move(lease)), shared_{lease_.port(), host_, short_uri(uri), Sysfs(options.sysfs.empty() ? sysfs_root() : options.sysfs), options.chip}, host_(host),
+      shape_(std::move(shape)) {
+  shared_.opened = shared_.sysfs.health(options.chip).value_or(Health{});
   if (!lease_.port().memory_stats) return;
   for (Heap& h : shape_.heaps) {
     nrt::MemoryStats stats{};
@@ -96,7 +100,7 @@ uint64_t Device::heap_used(const Heap& h) const {
 }
 
 void Device::info(baton_device_info& out) {
-  describe(shape_, lease_.machine(), chip_, out);
+  describe(shape_, lease_.machine(), shared_.chip, out);
   out.epoch = epoch_;
   out.collectives = shared_.port.load_collectives != nullptr;
   out.progress = shared_.port.tensor_empty && shared_.port.tensor_attach;
@@ -124,7 +128,7 @@ Status Device::reset() {
   for (LoadedProgram* p : programs_) p->drop();
   for (Memory* m : memories_) m->drop();
   for (Heap& h : shape_.heaps) h.allocated = 0;
-  Status restarted = lease_.restart();
+  Status restarted = lease_.restart(shared_.sysfs, shared_.chip);
   // With other devices on the same runtime, a reset is the release of all of this one's memory and programs; cores that the
   // runtime calls unrecoverable need the restart.
   if (!restarted.ok() && (restarted.error().code != BATON_BUSY || shared_.failing)) return restarted;

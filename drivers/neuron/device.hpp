@@ -31,7 +31,6 @@ struct ChipShape {
   const char* model = "";
 };
 ChipShape chip_shape(const Machine&, uint32_t chip);
-uint32_t chip_count(const Machine&);
 void describe(const ChipShape&, const Machine&, uint32_t chip, baton_device_info&);
 
 class Device {
@@ -54,14 +53,13 @@ class Device {
   uint32_t poll(Queue*, uint32_t budget);
 
  private:
-  Device(Lease lease, const baton_driver_host& host, std::string_view uri, uint32_t chip, ChipShape shape);
+  Device(Lease lease, const baton_driver_host& host, std::string_view uri, const Options&, ChipShape shape);
   uint64_t heap_used(const Heap&) const;
   void report_loss();
 
   Lease lease_;
   Shared shared_;
   baton_driver_host host_;
-  uint32_t chip_;
   uint64_t epoch_ = 1;
   ChipShape shape_;
   std::vector<Memory*> memories_;

@@ -35,7 +35,7 @@ int32_t hand_out(Result<T> r, O* out, baton_error* e) {
 int32_t enumerate(baton_enumerate_fn fn, void* user, baton_error* e) {
   return guarded(e, [&]() -> int32_t {
     auto machine = probe();
-    if (!machine.ok()) return BATON_OK;  // no runtime: no devices
+    if (!machine.ok()) return BATON_OK;  // no chip by sysfs or PCI, and no runtime: no devices
     for (uint32_t chip = 0; chip < chip_count(*machine); ++chip) {
       baton_device_info info{};
       info.struct_size = sizeof info;

@@ -173,7 +173,7 @@ int32_t nrt_tensor_read_batch(const Batch*, uint64_t count, bool unsafe);
 int32_t nrt_tensor_write_batch(const Batch*, uint64_t count, bool unsafe);
 // Device to device only on one core.
 int32_t nrt_tensor_copy(const Tensor* source, size_t source_offset, Tensor* to, size_t to_offset, size_t bytes);
-// Not the vendor's: an emulator's alone. Modelled device time, in ns, of this thread's latest nrt_tensor_read or _write.
+// Not the vendor's: an emulator's alone. Modelled device time, in ns, of this thread's latest call that moved bytes (read, write, copy, memset).
 uint64_t baton_emu_cost_ns(void);
 // Nor this. What a NIC's small read from the range does on hardware: whatever others have written through a dma-buf is visible to the device.
 int32_t baton_emu_fence(const void* va, uint64_t bytes);

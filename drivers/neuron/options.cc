@@ -9,7 +9,7 @@ namespace baton::neuron {
 namespace {
 
 constexpr std::string_view kScheme = "neuron://";
-constexpr char kKnown[] = "known options: libnrt=PATH, env.NAME=VALUE";
+constexpr char kKnown[] = "known options: libnrt=PATH, sysfs=PATH, env.NAME=VALUE";
 
 Error bad(std::string_view uri, const std::string& what) { return Error(BATON_INVALID_ARGUMENT, what, kKnown, uri); }
 
@@ -32,6 +32,8 @@ Status add_option(Options& o, std::string_view uri, std::string_view pair) {
   std::string value(pair.substr(eq + 1));
   if (key == "libnrt") {
     o.libnrt = value;
+  } else if (key == "sysfs") {
+    o.sysfs = value;
   } else if (key.starts_with("env.") && variable_name(key.substr(4))) {
     o.env[std::string(key.substr(4))] = value;
   } else {
@@ -56,6 +58,11 @@ Result<Options> parse_uri(std::string_view uri) {
     rest.remove_prefix(std::min(rest.size(), pair.size() + 1));
   }
   return o;
+}
+
+std::string sysfs_root() {
+  const char* root = std::getenv("BATON_SYSFS_ROOT");
+  return root && *root ? root : "/sys";
 }
 
 Result<std::vector<uint32_t>> parse_cores(std::string_view list) {
@@ -89,6 +96,22 @@ Result<std::vector<uint32_t>> visible_cores(uint32_t count) {
   }
   for (uint32_t c = 0; c < count; ++c) cores.push_back(c);
   return cores;
+}
+
+Result<std::vector<uint32_t>> chosen_cores(uint32_t total) {
+  const char *list = std::getenv("NEURON_RT_VISIBLE_CORES"), *count = std::getenv("NEURON_RT_NUM_CORES");
+  if (list && *list) return parse_cores(list);
+  uint32_t n = 0;
+  if (!count || !number(count, n) || !n || n > total) n = total;
+  std::vector<uint32_t> cores;
+  for (uint32_t c = 0; c < n; ++c) cores.push_back(c);
+  return cores;
+}
+
+uint32_t logical_config(uint32_t fallback) {
+  const char* text = std::getenv("NEURON_LOGICAL_NC_CONFIG");
+  uint32_t lnc = 0;
+  return text && number(text, lnc) && lnc ? lnc : fallback;
 }
 
 void Environment::apply(const std::map<std::string, std::string>& variables) {

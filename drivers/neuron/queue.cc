@@ -222,6 +222,7 @@ int32_t Queue::copy_on_device(Request& r, const char*& call) {
   bool same_core = r.src->vnc() < 0 || r.dst->vnc() < 0 || r.src->vnc() == r.dst->vnc();
   if (same_core && shared_.port.tensor_copy) {
     int32_t s = shared_.port.tensor_copy(r.src->tensor(), r.src_offset, r.dst->tensor(), r.dst_offset, r.bytes);
+    if (shared_.port.cost_ns) r.cost_ns += shared_.port.cost_ns();
     if (s != nrt::kInvalid || !kCopyFallsBackToHost) return s;
   }
   return copy_through_host(r, call);
@@ -245,7 +246,9 @@ int32_t Queue::fill(Request& r, const char*& call) {
   bool uniform = std::all_of(bytes, bytes + width, [&](uint8_t b) { return b == bytes[0]; });
   if (uniform && shared_.port.tensor_memset) {
     call = "nrt_tensor_memset";
-    return shared_.port.tensor_memset(r.dst->tensor(), r.dst_offset, bytes[0], r.bytes);
+    const int32_t status = shared_.port.tensor_memset(r.dst->tensor(), r.dst_offset, bytes[0], r.bytes);
+    if (shared_.port.cost_ns) r.cost_ns += shared_.port.cost_ns();
+    return status;
   }
   if (bounce_.empty()) bounce_.resize(kBounceBytes);
   uint64_t run = std::min(kBounceBytes, r.bytes);  // kBounceBytes is a multiple of 4
@@ -264,7 +267,10 @@ void Queue::launch(Request& r) {
 
 void Queue::fail(Request& r, int32_t status, const char* call, const std::string& context) {
   r.failed = true;
-  r.error = status_error(shared_.port, status, call, context);
+  std::string seen;
+  if (status_info(status).fatal)
+    if (auto now = shared_.sysfs.health(shared_.chip)) seen = troubles(shared_.opened, *now);
+  r.error = status_error(shared_.port, status, call, seen.empty() ? context : context + "; since it was opened: " + seen);
   Error::put(r.error.device, shared_.uri);
   if (!status_info(status).fatal || shared_.failing.load(std::memory_order_acquire)) return;
   if (shared_.claimed.exchange(true)) return;

@@ -16,6 +16,7 @@
 
 #include "drivers/neuron/loaded_program.hpp"
 #include "drivers/neuron/memory.hpp"
+#include "drivers/neuron/sysfs.hpp"
 
 #include <atomic>
 #include <memory>
@@ -33,6 +34,9 @@ struct Shared {
   const Port& port;
   const baton_driver_host& host;
   std::string uri;
+  Sysfs sysfs;                       // of the machine
+  uint32_t chip;
+  Health opened{};                   // when the device was opened
   Counters counters;
   std::atomic<bool> claimed{false};  // whose fatal status is the cause
   std::atomic<bool> failing{false};  // a fatal status was seen: run nothing more

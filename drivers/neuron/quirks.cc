@@ -8,15 +8,15 @@ namespace {
 constexpr uint64_t kGiB = 1ull << 30;
 
 constexpr Family kFamilies[] = {
-    {nrt::kFamilyTrn1, "Trainium1", 2, 2, 16 * kGiB},   {nrt::kFamilyTrn1n, "Trainium1", 2, 2, 16 * kGiB},
-    {nrt::kFamilyInf2, "Inferentia2", 2, 2, 16 * kGiB}, {nrt::kFamilyTrn2, "Trainium2", 8, 4, 24 * kGiB},
-    {nrt::kFamilyTrn2n, "Trainium2", 8, 4, 24 * kGiB},  {nrt::kFamilyTrn2p, "Trainium2", 8, 4, 24 * kGiB},
-    {nrt::kFamilyTrn2u, "Trainium2", 8, 4, 24 * kGiB},  {nrt::kFamilyTrn2e, "Trainium2", 8, 4, 24 * kGiB},
-    {nrt::kFamilyTrn2eu, "Trainium2", 8, 4, 24 * kGiB}, {nrt::kFamilyTrn2ac, "Trainium2", 8, 4, 24 * kGiB},
-    {nrt::kFamilyTrn2uac, "Trainium2", 8, 4, 24 * kGiB}, {nrt::kFamilyTrn3, "Trainium3", 8, 4, 36 * kGiB},
-    {nrt::kFamilyTrn3pds98, "Trainium3", 8, 4, 36 * kGiB},
+    {nrt::kFamilyTrn1, "Trainium1", 2, 2, 16 * kGiB, 1},   {nrt::kFamilyTrn1n, "Trainium1", 2, 2, 16 * kGiB, 1},
+    {nrt::kFamilyInf2, "Inferentia2", 2, 2, 16 * kGiB, 1}, {nrt::kFamilyTrn2, "Trainium2", 8, 4, 24 * kGiB, 2},
+    {nrt::kFamilyTrn2n, "Trainium2", 8, 4, 24 * kGiB, 2},  {nrt::kFamilyTrn2p, "Trainium2", 8, 4, 24 * kGiB, 2},
+    {nrt::kFamilyTrn2u, "Trainium2", 8, 4, 24 * kGiB, 2},  {nrt::kFamilyTrn2e, "Trainium2", 8, 4, 24 * kGiB, 2},
+    {nrt::kFamilyTrn2eu, "Trainium2", 8, 4, 24 * kGiB, 2}, {nrt::kFamilyTrn2ac, "Trainium2", 8, 4, 24 * kGiB, 2},
+    {nrt::kFamilyTrn2uac, "Trainium2", 8, 4, 24 * kGiB, 2}, {nrt::kFamilyTrn3, "Trainium3", 8, 4, 36 * kGiB, 2},
+    {nrt::kFamilyTrn3pds98, "Trainium3", 8, 4, 36 * kGiB, 2},
 };
-constexpr Family kUnknownFamily = {0, "Neuron", 8, 4, 24 * kGiB};
+constexpr Family kUnknownFamily = {0, "Neuron", 8, 4, 24 * kGiB, 2};
 
 constexpr char kSeeLog[] = "set env.NEURON_RT_LOG_LEVEL=INFO in the URI and read what the runtime logs";
 constexpr char kReset[] = "reset the device (devctl reset), then reload programs and buffers";
@@ -58,6 +58,22 @@ const Family& family(uint32_t id) {
   for (const Family& f : kFamilies)
     if (f.id == id) return f;
   return kUnknownFamily;
+}
+
+const Family& family_of(std::string_view model) {
+  for (const Family& f : kFamilies)
+    if (f.model == model) return f;
+  return kUnknownFamily;
+}
+
+std::string pairing_problem(uint32_t driver, uint32_t runtime) {
+  for (const Pairing& p : kPairings) {
+    if (driver < p.driver_from || driver > p.driver_to || (runtime >= p.runtime_from && runtime <= p.runtime_to)) continue;
+    const bool newer = p.runtime_from > 0;
+    return "kernel driver 2." + std::to_string(driver) + " needs a Neuron runtime 2." + std::to_string(newer ? p.runtime_from : p.runtime_to) +
+           (newer ? " or later" : " or earlier") + ", this one is 2." + std::to_string(runtime);
+  }
+  return "";
 }
 
 StatusInfo status_info(int32_t status) {

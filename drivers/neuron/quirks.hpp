@@ -9,6 +9,8 @@
 #include "hal/baton.h"
 
 #include <cstdint>
+#include <string>
+#include <string_view>
 
 namespace baton::neuron {
 
@@ -19,8 +21,46 @@ struct Family {
   uint32_t physical_cores;  // of one chip
   uint32_t hbm_stacks;      // of one chip
   uint64_t hbm_bytes;       // of one stack
+  uint32_t lnc;             // physical cores of a logical one, unless NEURON_LOGICAL_NC_CONFIG says otherwise
 };
 const Family& family(uint32_t id);  // an unknown id is taken for Trainium2, with model "Neuron"
+const Family& family_of(std::string_view model);
+
+// PCI ids: driver neuron_device.h; Trainium3: NIXL libfabric_topology.cpp. Inferentia1 (0x7064..) has another runtime interface.
+inline constexpr uint16_t kPciVendor = 0x1d0f;
+struct PciId {
+  uint16_t device;
+  uint32_t family;
+};
+inline constexpr PciId kPciIds[] = {{0x7164, 2}, {0x7264, 4}, {0x7364, 5}, {0x7564, 14}, {0x7565, 14}};
+
+// The kernel driver's sysfs names: what code says first, what documentation says.
+inline constexpr const char* kSysfsDeviceNames[] = {"device_name", "device_type"};
+struct SysfsAlias {
+  const char *now, *before;
+};
+inline constexpr SysfsAlias kSysfsStatusAliases[] = {{"execute_completed_with_error", "infer_completed_with_error"},
+                                                     {"execute_completed_with_num_error", "infer_completed_with_num_error"},
+                                                     {"execute_failed_to_queue", "infer_failed_to_queue"}};
+// Ways for an execution to fail; `hardware`: the device is to blame. `failure` counts every one of them (guess).
+struct SysfsStatus {
+  const char* name;
+  bool hardware;
+};
+inline constexpr SysfsStatus kSysfsStatuses[] = {
+    {"timeout", false}, {"exec_bad_input", false}, {"hw_error", true}, {"execute_completed_with_error", false}, {"execute_completed_with_num_error", false},
+    {"generic_error", false}, {"resource_error", false}, {"resource_nc_error", false}, {"execute_failed_to_queue", false}, {"invalid_error", false},
+    {"unsupported_neff_version", false}, {"oob_error", false}, {"hw_collectives_error", true}, {"hw_hbm_ue_error", true}, {"hw_nc_ue_error", true},
+    {"hw_dma_abort_error", true}, {"hw_repairable_hbm_ue_error", true}};
+
+// Which kernel driver and which runtime go together; nrt_init refuses the rest, with a status alone. Release notes 2.30 and 2.31.
+struct Pairing {
+  uint32_t driver_from, driver_to;    // minor versions of 2.x that the row is about
+  uint32_t runtime_from, runtime_to;  // and those of libnrt that they go with
+};
+inline constexpr Pairing kPairings[] = {{29, UINT32_MAX, 33, UINT32_MAX}, {0, 26, 0, 31}};
+// What is wrong with a pair, "" if nothing is known to be.
+std::string pairing_problem(uint32_t driver_minor, uint32_t runtime_minor);
 
 // What a status of the runtime means to a caller of Baton.
 struct StatusInfo {

@@ -59,6 +59,16 @@ void read_version(const Port& port, Machine& m) {
   if (size_t at = detail.find("timing="); at != std::string::npos) m.timing = detail.substr(at + 7, detail.find(';', at) - at - 7);
 }
 
+// nrt_init refuses a kernel driver of another release with a status that does not say so.
+Status check_pairing(const Machine& m, const Sysfs& sysfs) {
+  const std::string kernel = sysfs.driver_version();
+  auto driver = release_of(kernel), runtime = release_of(m.version);
+  if (!driver || !runtime || driver->first != 2 || runtime->first != 2) return {};
+  const std::string problem = pairing_problem(driver->second, runtime->second);
+  if (problem.empty()) return {};
+  return Error(BATON_VERSION, problem, "install aws-neuronx-dkms and aws-neuronx-runtime-lib of one release");
+}
+
 Status initialize(const Port& port, Machine& m) {
   int32_t s = port.init(nrt::kFrameworkNone, "baton", BATON_VERSION_STRING);
   if (s == nrt::kFailure || s == nrt::kResource || s == nrt::kExecNcBusy) {
@@ -69,7 +79,6 @@ Status initialize(const Port& port, Machine& m) {
   if (s) return status_error(port, s, "nrt_init", {}, "check the env.* options of the URI and NEURON_RT_* in the environment");
   nrt::InstanceInfo info{};
   if (port.instance_info && port.instance_info(&info, sizeof info) == nrt::kSuccess) m.family = info.family;
-  read_version(port, m);
   return {};
 }
 
@@ -87,10 +96,14 @@ Status first_open(Process& p, const Options& o) {
   p.environment.apply(o.env);
   p.options = o;
   BATON_TRY(read_counts(p.port, p.machine));
+  read_version(p.port, p.machine);
+  BATON_TRY(check_pairing(p.machine, Sysfs(o.sysfs.empty() ? sysfs_root() : o.sysfs)));
   return initialize(p.port, p.machine);
 }
 
 }  // namespace
+
+uint32_t chip_count(const Machine& m) { return m.total_cores / family(m.family).physical_cores; }
 
 Result<Lease> Lease::acquire(const Options& o) {
   std::lock_guard lock(g_process.mutex);
@@ -119,27 +132,66 @@ Lease::~Lease() {
 const Port& Lease::port() const { return g_process.port; }
 const Machine& Lease::machine() const { return g_process.machine; }
 
-Status Lease::restart() {
+Status Lease::restart(const Sysfs& sysfs, uint32_t chip) {
   std::lock_guard lock(g_process.mutex);
   Process& p = g_process;
   if (p.users > 1)
     return Error(BATON_BUSY, std::to_string(p.users) + " devices of this process share the Neuron runtime", "close the others to reset the cores");
   p.port.close();
-  return initialize(p.port, p.machine);
+  Status reset = sysfs.reset(chip);
+  BATON_TRY(initialize(p.port, p.machine));
+  // Without the right to reset the chip, the cores' reset by nrt_init has to do.
+  return reset.ok() || reset.error().code == BATON_UNSUPPORTED || reset.error().code == BATON_PERMISSION ? Status() : reset;
 }
+
+namespace {
+
+// NEURON_LOGICAL_NC_CONFIG, or the family's default.
+void place_cores(Machine& m, uint32_t chips, const Family& f, uint32_t cores_per_chip) {
+  const uint32_t lnc = logical_config(f.lnc);
+  m.family = f.id;
+  m.total_cores = chips * cores_per_chip;
+  m.total_logical = m.total_cores / lnc;
+}
+
+bool by_sysfs(Machine& m) {
+  const auto chips = Sysfs(sysfs_root()).chips();
+  if (chips.empty()) return false;
+  const Family& f = family_of(chips[0].device);
+  place_cores(m, uint32_t(chips.size()), f, chips[0].cores ? chips[0].cores : f.physical_cores);
+  return true;
+}
+
+bool by_pci(Machine& m, const std::vector<PciChip>& chips) {
+  if (chips.empty()) return false;
+  const Family& f = family(chips[0].family);
+  place_cores(m, uint32_t(chips.size()), f, f.physical_cores);
+  return true;
+}
+
+}  // namespace
 
 Result<Machine> probe() {
   std::lock_guard lock(g_process.mutex);
   if (g_process.users) return g_process.machine;
-  std::string path;
   Machine m;
-  BATON_ASSIGN(void* library, open_library({}, path));
+  const std::vector<PciChip> pci = pci_chips();
+  const bool found = by_sysfs(m) || by_pci(m, pci);
+  if (found && chip_count(m) == 1 && pci.size() == 1) m.pci = pci;  // of several, nothing says which function is which chip
+  std::string path;
+  auto library = open_library({}, path);
   Port port;
-  Status s = load_port(library, path, port);
-  if (s.ok()) s = read_counts(port, m);
-  if (s.ok()) read_version(port, m);
-  dlclose(library);
-  if (!s.ok()) return s.error();
+  Status s = library.ok() ? load_port(*library, path, port) : Status(library.error());
+  if (s.ok()) {
+    read_version(port, m);
+    if (!found) s = read_counts(port, m);
+  }
+  if (library.ok()) dlclose(*library);
+  if (!found) {
+    BATON_TRY(s);
+    return m;
+  }
+  BATON_ASSIGN(m.cores, chosen_cores(m.total_logical));
   return m;
 }
 

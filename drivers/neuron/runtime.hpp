@@ -13,13 +13,15 @@
 #pragma once
 
 #include "drivers/neuron/options.hpp"
+#include "drivers/neuron/pci.hpp"
 #include "drivers/neuron/port.hpp"
+#include "drivers/neuron/sysfs.hpp"
 
 #include <string>
 
 namespace baton::neuron {
 
-// What the runtime says of the machine.
+// What the runtime says of the machine, or sysfs and PCI where it was not asked.
 struct Machine {
   uint32_t family = 0;
   uint32_t total_cores = 0;     // physical
@@ -28,8 +30,11 @@ struct Machine {
   std::string version;          // "2.34.10 <detail>"
   std::string timing;           // the timing model that the runtime names in its version detail ("timing=NAME"), "" on hardware
   bool emulated = false;        // the version detail says "emulator"
+  std::vector<PciChip> pci;     // by chip; empty unless it is known which chip is which function
   uint32_t lnc() const { return total_logical ? std::max(1u, total_cores / total_logical) : 1; }
 };
+
+uint32_t chip_count(const Machine&);
 
 class Lease {
  public:
@@ -39,15 +44,17 @@ class Lease {
   ~Lease();
   const Port& port() const;
   const Machine& machine() const;
-  // nrt_close and nrt_init again, which resets the cores. BUSY if other devices share the runtime.
-  Status restart();
+  // nrt_close, a reset of the chip by sysfs where this process may, and nrt_init, which resets the cores. BUSY if other devices share
+  // the runtime.
+  Status restart(const Sysfs&, uint32_t chip);
 
  private:
   Lease() : held_(true) {}
   bool held_;
 };
 
-// The machine by what may be asked before nrt_init (counts alone); nothing stays open. For enumerate.
+// The machine without taking a core: by sysfs, else by PCI, else by the counts that a runtime gives before nrt_init. The runtime, if there
+// is one, is asked for its version alone. For enumerate.
 Result<Machine> probe();
 
 }  // namespace baton::neuron
