@@ -72,7 +72,7 @@ foreach(module baton-driver-host baton-driver-neuron baton-driver-cs3 baton-emu-
   install(TARGETS ${module} LIBRARY DESTINATION ${plugin_dir} COMPONENT runtime RUNTIME DESTINATION ${plugin_dir} COMPONENT runtime)
 endforeach()
 install(TARGETS nrt LIBRARY DESTINATION ${plugin_dir}/emu COMPONENT runtime NAMELINK_SKIP)
-install(DIRECTORY ${BATON_PLUGIN_DIR}/timing DESTINATION ${plugin_dir} COMPONENT runtime)
+install(DIRECTORY ${BATON_PLUGIN_DIR}/timing ${BATON_PLUGIN_DIR}/machines DESTINATION ${plugin_dir} COMPONENT runtime)
 install(FILES ${BATON_PLUGIN_DIR}/links.json DESTINATION ${plugin_dir} COMPONENT runtime)
 
 # ---- Python: nothing to build; finds libbaton from where it lies ----

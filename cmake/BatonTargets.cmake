@@ -1,4 +1,4 @@
-# Four words: a static library, two kinds of plug-in that the registry finds, a test.
+# Five words: a static library, two kinds of plug-in that the registry finds, data beside them, a test.
 
 # baton_static(NAME SOURCES... LIBS...)
 function(baton_static name)
@@ -77,4 +77,17 @@ function(baton_add_ctest name)
     list(APPEND environment "HWLOC_PLUGINS_PATH=${CMAKE_BINARY_DIR}/none")
   endif()
   set_tests_properties(${prefix}${name} PROPERTIES ENVIRONMENT "${environment}")
+endfunction()
+
+# baton_data(TARGET FOLDER GLOB): data files, copied to FOLDER beside the plug-ins.
+function(baton_data target folder)
+  file(GLOB files CONFIGURE_DEPENDS ${ARGN})
+  set(copies)
+  foreach(file ${files})
+    get_filename_component(name ${file} NAME)
+    set(copy ${BATON_PLUGIN_DIR}/${folder}/${name})
+    add_custom_command(OUTPUT ${copy} COMMAND ${CMAKE_COMMAND} -E copy ${file} ${copy} DEPENDS ${file} VERBATIM)
+    list(APPEND copies ${copy})
+  endforeach()
+  add_custom_target(${target} ALL DEPENDS ${copies})
 endfunction()

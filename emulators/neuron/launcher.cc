@@ -1,9 +1,12 @@
 // baton-emu-neuron: what the registry runs for emu+neuron://CHIP?threads=2. The emulated runtime is a library, so there is nothing to
-// keep alive: it checks the options, prints the ordinary address with the library beside itself, and ends.
+// keep alive: it checks the options, prints the ordinary address with the library beside itself, and ends. With folder=FOLDER it makes the
+// machine's sysfs tree and hwloc topology there, which also serves programs that know nothing of Baton.
 //
 //   $ baton-emu-neuron '0?threads=2'
 //   neuron://0?libnrt=/.../emu/libnrt.so.1&env.BATON_EMU_NEURON_THREADS=2
 #include "emulators/neuron/options.hpp"
+#include "emulators/neuron/site.hpp"
+#include "emulators/neuron/sysfs_tree.hpp"
 
 #include <limits.h>
 #include <unistd.h>
@@ -22,12 +25,12 @@ struct Known {
   const char *option, *variable;
 };
 constexpr Known kKnown[] = {
-    {"threads", "BATON_EMU_NEURON_THREADS"}, {"isa", "BATON_EMU_NEURON_ISA"},   {"chips", "BATON_EMU_NEURON_CHIPS"},
-    {"timing", "BATON_EMU_NEURON_TIMING"},   {"efa", "BATON_EMU_NEURON_EFA"},   {"machine", "BATON_EMU_NEURON_MACHINE"},
-    {"lnc", "NEURON_LOGICAL_NC_CONFIG"},     {"strict", "BATON_EMU_NEURON_STRICT"}, {"visibility", "BATON_EMU_NEURON_VISIBILITY"},
-    {"faults", "BATON_EMU_NEURON_FAULTS"},
+    {"machine", "BATON_EMU_NEURON_MACHINE"}, {"chips", "BATON_EMU_NEURON_CHIPS"},   {"folder", "BATON_EMU_NEURON_FOLDER"},
+    {"threads", "BATON_EMU_NEURON_THREADS"}, {"isa", "BATON_EMU_NEURON_ISA"},       {"timing", "BATON_EMU_NEURON_TIMING"},
+    {"mode", "BATON_EMU_NEURON_MODE"},       {"strict", "BATON_EMU_NEURON_STRICT"}, {"visibility", "BATON_EMU_NEURON_VISIBILITY"},
+    {"faults", "BATON_EMU_NEURON_FAULTS"},   {"lnc", "NEURON_LOGICAL_NC_CONFIG"},
 };
-constexpr char kList[] = "known options: threads, isa, chips, timing, efa, machine, lnc, strict, visibility, faults, env.NAME";
+constexpr char kList[] = "known options: machine, chips, folder, threads, isa, timing, mode, lnc, strict, visibility, faults, env.NAME";
 
 Result<std::string> library_path() {
   char self[PATH_MAX];
@@ -39,7 +42,12 @@ Result<std::string> library_path() {
   return path;
 }
 
-Result<std::string> translate(const std::string& pair, uint32_t chip) {
+struct Chosen {
+  std::string machine, folder;
+  uint64_t chips = 0;
+};
+
+Result<std::string> translate(const std::string& pair, Chosen& chosen) {
   size_t eq = pair.find('=');
   if (eq == std::string::npos) return Error(BATON_INVALID_ARGUMENT, "option '" + pair + "' has no value", kList);
   std::string key = pair.substr(0, eq), value = pair.substr(eq + 1);
@@ -47,8 +55,9 @@ Result<std::string> translate(const std::string& pair, uint32_t chip) {
   for (const Known& k : kKnown) {
     if (key != k.option) continue;
     BATON_TRY(baton::neuron_emu::check_option(key, value));
-    if (key == "chips" && std::stoul(value) <= chip)
-      return Error(BATON_NOT_FOUND, "chip " + std::to_string(chip) + " of a machine with chips=" + value);
+    if (key == "machine") chosen.machine = value;
+    if (key == "chips") chosen.chips = std::stoul(value);
+    if (key == "folder") chosen.folder = value;
     return "env." + std::string(k.variable) + "=" + value;
   }
   return Error(BATON_INVALID_ARGUMENT, "unknown option '" + key + "'", kList);
@@ -63,13 +72,20 @@ Result<std::string> address(const std::string& rest) {
   BATON_ASSIGN(std::string library, library_path());
   std::string uri = "neuron://" + chip + "?libnrt=" + library;
   std::string options = rest.size() > chip.size() ? rest.substr(chip.size() + 1) : "";
+  Chosen chosen;
   while (!options.empty()) {
     std::string pair = options.substr(0, options.find('&'));
     options.erase(0, pair.size() + 1);
-    BATON_ASSIGN(std::string part, translate(pair, number));
+    BATON_ASSIGN(std::string part, translate(pair, chosen));
     uri += "&" + part;
   }
-  return uri;
+  BATON_ASSIGN(auto machine, baton::neuron_emu::choose_machine(chosen.machine, chosen.chips));
+  const uint64_t chips = chosen.chips ? chosen.chips : machine.devices.size();
+  if (number >= chips) return Error(BATON_NOT_FOUND, "chip " + chip + " of " + std::to_string(chips) + " of a " + machine.name, "name a machine of more chips, as ?machine=trn2.48xlarge");
+  if (chosen.folder.empty()) return uri;
+  BATON_ASSIGN(auto site, baton::neuron_emu::Site::open(chosen.folder));
+  BATON_TRY(baton::neuron_emu::SysfsTree::open(site.folder(), machine, uint32_t(chips), {}));
+  return uri + "&sysfs=" + site.folder() + "/sys";
 }
 
 }  // namespace

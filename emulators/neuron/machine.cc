@@ -10,7 +10,7 @@ namespace baton::neuron_emu {
 
 Core::Core(HeldCore h, const Options& o, const MachinePage& page, uint32_t number) : held(std::move(h)), vnc(number), logical(held.logical()) {
   chip = logical / o.logical_per_chip();
-  hbm_index = logical % o.logical_per_chip() * kHbmPerChip / o.logical_per_chip();
+  hbm_index = logical % o.logical_per_chip() * o.machine.chip.stacks() / o.logical_per_chip();
   counters = &page.core(chip, logical % o.logical_per_chip() * o.lnc);
   chip_counters = &page.chip(chip);
   // What the core's last process had is gone, also if it was killed; and a core is reset when it is taken.
@@ -44,8 +44,8 @@ std::shared_ptr<nrt::Tensor> TensorSet::find(const std::string& name) {
 Result<std::shared_ptr<Machine>> Machine::create(Options o) {
   BATON_ASSIGN(FaultPlan faults, FaultPlan::read(o.faults));
   BATON_ASSIGN(auto cost, make_cost(o));
-  BATON_ASSIGN(Site site, Site::open(o.machine, o.runtime_folder));
-  BATON_ASSIGN(MachinePage page, MachinePage::open(site.folder(), {o.chips, kPhysicalCoresPerChip}));
+  BATON_ASSIGN(Site site, Site::open(o.folder, o.runtime_folder));
+  BATON_ASSIGN(MachinePage page, MachinePage::open(site.folder(), {o.chips, o.machine.chip.cores}));
   BATON_ASSIGN(std::vector<HeldCore> held, o.any_cores ? site.take_free(uint32_t(o.cores.size()), o.total_logical()) : site.take(o.cores));
 
   SharedGroup::sweep(site);
@@ -54,17 +54,25 @@ Result<std::shared_ptr<Machine>> Machine::create(Options o) {
   m->options = std::move(o);
   m->faults = std::move(faults);
   m->cost = std::move(cost);
-  m->stacks.resize(m->options.chips * kHbmPerChip);
+  const MachineData& data = m->options.machine;
+  m->stacks.resize(m->options.chips * data.chip.stacks());
   for (HeldCore& h : held) {
     auto core = std::make_unique<Core>(std::move(h), m->options, m->page, uint32_t(m->cores.size()));
     m->options.cores[core->vnc] = core->logical;
-    auto& stack = m->stacks[core->chip * kHbmPerChip + core->hbm_index];
+    auto& stack = m->stacks[core->chip * data.chip.stacks() + core->hbm_index];
     if (!stack) {
-      BATON_ASSIGN(stack, Hbm::create(std::to_string(core->chip) + "-hbm" + std::to_string(core->hbm_index), kHbmBytes,
+      BATON_ASSIGN(stack, Hbm::create(std::to_string(core->chip) + "-hbm" + std::to_string(core->hbm_index), data.chip.hbm_bytes,
                                       {.strict = m->options.strict, .visibility = m->options.visibility}));
     }
     core->hbm = stack;
     m->cores.push_back(std::move(core));
+  }
+  if (!m->site.folder().empty()) {
+    const uint32_t lnc = m->options.lnc, per_chip = m->options.logical_per_chip();
+    std::vector<CoreId> own;
+    for (const auto& core : m->cores)
+      for (uint32_t i = 0; i < lnc; ++i) own.push_back({core->chip, core->logical % per_chip * lnc + i});
+    BATON_ASSIGN(m->sysfs, SysfsTree::open(m->site.folder(), data, m->options.chips, std::move(own)));
   }
   return m;
 }

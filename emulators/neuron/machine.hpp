@@ -16,6 +16,7 @@
 #include "emulators/neuron/options.hpp"
 #include "emulators/neuron/shared_group.hpp"
 #include "emulators/neuron/site.hpp"
+#include "emulators/neuron/sysfs_tree.hpp"
 #include "emulators/neuron/timing.hpp"
 
 #include <atomic>
@@ -107,8 +108,9 @@ class Machine {
   MachinePage page;                                  // before the cores, which count in it
   FaultPlan faults;
   std::vector<std::unique_ptr<Core>> cores;          // by vnc
-  std::vector<std::shared_ptr<Hbm>> stacks;          // chip * kHbmPerChip + index; null where no core is visible
+  std::vector<std::shared_ptr<Hbm>> stacks;          // chip * chip.stacks() + index; null where no core is visible
   std::unique_ptr<Cost> cost;
+  std::unique_ptr<SysfsTree> sysfs;                  // null: a private machine
   Groups groups;                                     // ranks that are threads of this process
   HostRounds host_rounds;
   std::mutex host_groups_mutex;

@@ -90,6 +90,7 @@ int32_t load_model(Machine& m, const LoadRequest& q, std::shared_ptr<nrt::Model>
   options.isa = m.options.isa;
   options.threads = m.options.threads;
   options.cost = m.cost.get();
+  options.numbers = m.options.numbers;
   auto executable = engine::Executable::load(view->program, view->constants, options);
   if (!executable.ok()) return fail(load_status(executable.error()), executable.error());
   auto model = std::make_shared<nrt::Model>(std::move(*executable));
@@ -99,7 +100,7 @@ int32_t load_model(Machine& m, const LoadRequest& q, std::shared_ptr<nrt::Model>
   model->name = parsed->name;
   model->core = q.core;
   model->rank = q.rank;
-  if (q.ranks > 1) {
+  if (q.ranks > 1 && m.options.numbers) {
     if (m.ranks_meet()) {
       auto group = SharedGroup::join(m.site, m.options.root_comm, group_signature(*parsed), q.rank, q.ranks);
       if (!group.ok()) return fail(nrt::kFailure, group.error());

@@ -62,8 +62,9 @@ int32_t baton::nrt::nrt_get_dmabuf_fd_v2(uint64_t va, uint64_t bytes, int32_t* f
 int32_t baton::nrt::nrt_get_hbm_mmap_va(int32_t device, int32_t hbm, void** va, size_t* bytes) {
   return entry([&](Machine& m) -> int32_t {
     if (!va || !bytes || device < 0 || uint32_t(device) >= m.options.chips || hbm < 0) return fail(nrt::kInvalid, "device " + std::to_string(device));
-    if (uint32_t(hbm) >= kHbmPerChip) return fail(nrt::kInvalidHandle, "a chip has " + std::to_string(kHbmPerChip) + " HBM stacks");
-    const auto& stack = m.stacks[uint32_t(device) * kHbmPerChip + uint32_t(hbm)];
+    const uint32_t stacks = m.options.machine.chip.stacks();
+    if (uint32_t(hbm) >= stacks) return fail(nrt::kInvalidHandle, "a chip has " + std::to_string(stacks) + " HBM stacks");
+    const auto& stack = m.stacks[uint32_t(device) * stacks + uint32_t(hbm)];
     if (!stack) return fail(nrt::kInvalid, "no visible core uses HBM " + std::to_string(hbm) + " of device " + std::to_string(device));
     *va = stack->window();
     *bytes = stack->bytes();

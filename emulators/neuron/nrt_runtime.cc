@@ -48,7 +48,8 @@ int32_t baton::nrt::nrt_get_version(Version* out, size_t bytes) {
     v.patch = kPatch;
     Result<Options> o = read_options();
     std::string timing = o.ok() ? timing_name(*o) : "";
-    std::snprintf(v.detail, sizeof v.detail, "Baton emulator %s%s%s", BATON_VERSION_STRING, timing.empty() ? "" : "; timing=", timing.c_str());
+    std::snprintf(v.detail, sizeof v.detail, "Baton emulator %s%s%s%s", BATON_VERSION_STRING, o.ok() && !o->numbers ? "; mode=timing" : "",
+                  timing.empty() ? "" : "; timing=", timing.c_str());
     std::memcpy(out, &v, std::min(bytes, sizeof v));
     return nrt::kSuccess;
   });
@@ -58,9 +59,11 @@ int32_t baton::nrt::nrt_get_instance_info(InstanceInfo* out, size_t bytes) {
   return entry([&](Machine& m) -> int32_t {
     if (!out || !bytes) return fail(nrt::kInvalid, "no room for the instance info");
     InstanceInfo info{};
-    info.family = nrt::kFamilyTrn2;
-    info.size = m.options.chips == 1 ? nrt::kSize3xl : m.options.chips == kMaxChips ? nrt::kSize48xl : nrt::kSizeUnknown;
-    std::snprintf(info.arch_name, sizeof info.arch_name, "NDv3");  // guess: as sysfs names the architecture
+    const MachineData& machine = m.options.machine;
+    info.family = machine.family;
+    info.size = m.options.chips == machine.devices.size() ? machine.size : nrt::kSizeUnknown;
+    std::snprintf(info.arch_name, sizeof info.arch_name, "%s", machine.chip.arch_type.c_str());  // guess: as sysfs names the architecture
+    std::snprintf(info.device_revision, sizeof info.device_revision, "%s", machine.chip.revision.c_str());
     std::memcpy(out, &info, std::min(bytes, sizeof info));
     return nrt::kSuccess;
   });
@@ -69,7 +72,7 @@ int32_t baton::nrt::nrt_get_instance_info(InstanceInfo* out, size_t bytes) {
 const char* baton::nrt::nrt_get_status_as_str(int32_t status) { return status_text(status); }
 
 int32_t baton::nrt::nrt_get_total_nc_count(uint32_t* n) {
-  return count(n, [](const Options& o) { return o.chips * kPhysicalCoresPerChip; });
+  return count(n, [](const Options& o) { return o.chips * o.machine.chip.cores; });
 }
 int32_t baton::nrt::nrt_get_total_vnc_count(uint32_t* n) {
   return count(n, [](const Options& o) { return o.total_logical(); });
@@ -86,10 +89,10 @@ int32_t baton::nrt::nrt_get_attached_efa_bdf(const void* va, char* bdf, size_t* 
     if (!va || !bdf || !length) return fail(nrt::kInvalid, "an argument is NULL");
     for (uint32_t i = 0; i < m.stacks.size(); ++i) {
       if (!m.stacks[i] || !m.stacks[i]->find(va, 1)) continue;
-      uint32_t chip = i / kHbmPerChip;
-      if (chip >= m.options.efa.size())
-        return fail(nrt::kFailure, "no EFA is paired with chip " + std::to_string(chip) + " (BATON_EMU_NEURON_EFA)");
-      const std::string& address = m.options.efa[chip];
+      const uint32_t chip = i / m.options.machine.chip.stacks();
+      const std::vector<std::string>& paired = m.options.machine.devices[chip].efa;
+      if (paired.empty()) return fail(nrt::kFailure, "no EFA is paired with chip " + std::to_string(chip) + " of a " + m.options.machine.name);
+      const std::string& address = paired[0];
       if (*length < address.size() + 1) return fail(nrt::kResource, "the address needs " + std::to_string(address.size() + 1) + " bytes");
       std::memcpy(bdf, address.c_str(), address.size() + 1);
       *length = address.size();

@@ -220,6 +220,7 @@ int32_t baton::nrt::nrt_tensor_copy(const Tensor* source, size_t source_offset, 
     s->storage->exchange();
     std::memmove(d->data() + to_offset, s->data() + source_offset, bytes);
     d->storage->exchange();
+    add_cost(from && onto ? m.cost->device_copy_ns(bytes) : from || onto ? m.cost->copy_ns(bytes, onto != nullptr) : 0);
     return nrt::kSuccess;
   });
 }
@@ -233,6 +234,7 @@ int32_t baton::nrt::nrt_tensor_memset(Tensor* handle, uint64_t offset, int32_t v
       if (int32_t gated = gate(m, "nrt_tensor_memset", t->storage->core)) return gated;
     std::memset(t->data() + offset, value, bytes);
     t->storage->exchange();
+    if (t->storage->core) add_cost(m.cost->fill_ns(bytes));
     return nrt::kSuccess;
   });
 }
@@ -267,9 +269,7 @@ int32_t baton::nrt::nrt_tensor_get_device_allocation_info(const Tensor* handle, 
     if (!t) return fail(nrt::kInvalidHandle, "no such tensor");
     if (!out || !t->storage || !t->storage->core) return fail(nrt::kInvalid, "tensor '" + t->name + "' is not in device memory");
     const Storage& s = *t->storage;
-    // HBM i of a Trn2 chip starts at a window of its own (driver: 64 GiB windows); the emulator lays them out one after the other.
-    constexpr uint64_t kWindow = 64ull << 30;
-    *out = {s.core->hbm_index * kWindow + s.hbm_offset + t->offset, t->bytes, int32_t(s.core->hbm_index)};
+    *out = {m.options.machine.chip.hbm_at[s.core->hbm_index] + s.hbm_offset + t->offset, t->bytes, int32_t(s.core->hbm_index)};
     return nrt::kSuccess;
   });
 }

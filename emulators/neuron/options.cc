@@ -1,5 +1,7 @@
 #include "emulators/neuron/options.hpp"
 
+#include "emulators/timing/timing.hpp"
+
 #include <charconv>
 #include <cstdlib>
 
@@ -71,9 +73,13 @@ Result<Options> read_options() {
     field = static_cast<std::remove_reference_t<decltype(field)>>(n);
     return {};
   };
-  BATON_TRY(take("BATON_EMU_NEURON_CHIPS", 1, kMaxChips, o.chips));
+  uint32_t chips = 0;
+  BATON_TRY(take("BATON_EMU_NEURON_CHIPS", 1, kMaxChips, chips));
+  BATON_ASSIGN(o.machine, choose_machine(variable("BATON_EMU_NEURON_MACHINE"), chips));
+  o.chips = chips ? chips : uint32_t(o.machine.devices.size());
+  o.lnc = o.machine.chip.lnc;
   BATON_TRY(take("BATON_EMU_NEURON_THREADS", 1, kMaxThreads, o.threads));
-  BATON_TRY(take("NEURON_LOGICAL_NC_CONFIG", 1, 2, o.lnc));
+  BATON_TRY(take("NEURON_LOGICAL_NC_CONFIG", 1, o.machine.chip.max_lnc, o.lnc));
   BATON_TRY(take("NEURON_RT_EXEC_TIMEOUT", 1, 1'000'000, o.exec_timeout_s));
   std::string_view isa = variable("BATON_EMU_NEURON_ISA");
   BATON_ASSIGN(o.isa, engine::parse_isa(isa.empty() ? "auto" : isa));
@@ -81,8 +87,12 @@ Result<Options> read_options() {
     BATON_TRY(check_option("timing", timing));
     o.timing = timing;
   }
-  o.efa = split(variable("BATON_EMU_NEURON_EFA"));
-  o.machine = variable("BATON_EMU_NEURON_MACHINE");
+  o.folder = variable("BATON_EMU_NEURON_FOLDER");
+  if (std::string_view mode = variable("BATON_EMU_NEURON_MODE"); !mode.empty()) {
+    BATON_TRY(check_option("mode", mode));
+    o.numbers = mode == "full";
+  }
+  if (!o.numbers && o.timing == "none") return Error(BATON_INVALID_ARGUMENT, "mode=timing with timing=none leaves nothing to run", "leave one of them out");
   o.log = !variable("NEURON_RT_LOG_LEVEL").empty();
   BATON_TRY(take("NEURON_RT_VALIDATE_HASH", 0, 1, o.validate_hash));
   BATON_TRY(take("BATON_EMU_NEURON_STRICT", 0, 1, o.strict));
@@ -96,6 +106,14 @@ Result<Options> read_options() {
   return o;
 }
 
+Result<MachineData> choose_machine(std::string_view name, uint64_t chips) {
+  BATON_ASSIGN(MachineData m, load_machine(!name.empty() ? name : chips ? "trn2.48xlarge" : "trn2.3xlarge"));
+  if (chips > m.devices.size())
+    return Error(BATON_INVALID_ARGUMENT, "chips=" + std::to_string(chips) + ": a " + m.name + " has " + std::to_string(m.devices.size()),
+                 "name a larger machine");
+  return m;
+}
+
 Status check_option(std::string_view name, std::string_view value) {
   auto as_status = [](const auto& r) { return r.ok() ? Status() : Status(r.error()); };
   if (name == "chips") return as_status(number(name, value, 1, kMaxChips));
@@ -104,8 +122,10 @@ Status check_option(std::string_view name, std::string_view value) {
   if (name == "strict") return as_status(number(name, value, 0, 1));
   if (name == "visibility") return as_status(number(name, value, 0, UINT64_MAX));
   if (name == "isa") return as_status(engine::parse_isa(value));
-  if (name == "timing" && value != "trn2" && value != "none" && value.find('/') == std::string_view::npos)
-    return Error(BATON_INVALID_ARGUMENT, "timing=" + std::string(value) + " is neither trn2, none, nor the path of a model file", "correct the option");
+  if (name == "mode" && value != "full" && value != "timing")
+    return Error(BATON_INVALID_ARGUMENT, "mode=" + std::string(value) + " is neither full nor timing", "correct the option");
+  if (name == "machine") return as_status(load_machine(value));
+  if (name == "timing" && value != "none" && value.find('/') == std::string_view::npos) return as_status(timing::find_model_file(value));
   return {};
 }
 

@@ -92,7 +92,7 @@ void clear_failure() {
 
 std::string alone_text(const Machine& m, uint32_t ranks) {
   return std::to_string(ranks) + " ranks are more than the " + std::to_string(m.cores.size()) +
-         " cores of this process; for ranks in several processes set BATON_EMU_NEURON_MACHINE and NEURON_RT_ROOT_COMM_ID in each";
+         " cores of this process; for ranks in several processes set BATON_EMU_NEURON_FOLDER and NEURON_RT_ROOT_COMM_ID in each";
 }
 
 void add_cost(double ns) { t_cost_ns += ns; }

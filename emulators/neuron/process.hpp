@@ -56,7 +56,9 @@ int32_t entry(F&& f) {
     int32_t why = 0;
     std::shared_ptr<Machine> m = current_machine(why);
     if (!m) return fail(why, why == nrt::kClosed ? "nrt_close was called" : "nrt_init was not called");
-    return f(*m);
+    const int32_t status = f(*m);
+    if (m->sysfs) m->sysfs->publish();
+    return status;
   });
 }
 

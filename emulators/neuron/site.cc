@@ -61,7 +61,7 @@ Result<Site> Site::open(const std::string& machine, const std::string& runtime) 
   if (machine.empty()) return Site("");
   std::string folder = machine;
   if (machine.find('/') == std::string::npos) {
-    if (machine[0] == '.') return Error(BATON_INVALID_ARGUMENT, "machine=" + machine + " is no name", "use letters and digits, or the path of a folder");
+    if (machine[0] == '.') return Error(BATON_INVALID_ARGUMENT, "folder=" + machine + " is no name", "use letters and digits, or the path of a folder");
     BATON_ASSIGN(folder, named_folder(machine, runtime));
   }
   if (mkdir(folder.c_str(), 0700) && errno != EEXIST) return io(folder);

@@ -21,7 +21,7 @@ uint64_t Cost::take_macs() { return std::exchange(t_macs, 0); }
 Result<std::unique_ptr<Cost>> make_cost(const Options& o) {
   std::unique_ptr<engine::CostModel> model;
   if (o.timing != "none") {
-    BATON_ASSIGN(model, timing::load_cost_model(o.timing));
+    BATON_ASSIGN(model, timing::load_cost_model(o.timing.empty() ? o.machine.file : o.timing, o.lnc));
   }
   return std::make_unique<Cost>(std::move(model));
 }

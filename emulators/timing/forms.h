@@ -18,8 +18,8 @@ struct Field {
 
 Status take_constants(const ModelFile&, std::string_view where, std::span<const Field>);
 
-// "neuron-core": a roofline of tensor engine, HBM and vector engine.
-Result<std::unique_ptr<engine::CostModel>> make_neuron_core(const ModelFile&, std::string_view where);
+// "neuron-core": a roofline of the engines, HBM, DMA and NeuronLink.
+Result<std::unique_ptr<engine::CostModel>> make_neuron_core(const ModelFile&, std::string_view where, uint32_t lane_cores);
 // "wafer": dominated by collectives over the mesh.
 Result<std::unique_ptr<engine::CostModel>> make_wafer(const ModelFile&, std::string_view where);
 

@@ -21,7 +21,7 @@ constexpr const char* kSchema = "baton.timing/1";
 constexpr size_t kMaxFile = 1 << 20;
 
 Error corrupt(std::string_view where, const std::string& why) {
-  return Error(BATON_CORRUPT, fmt::format("timing model {}: {}", where, why), "compare it with emulators/timing/trn2.json");
+  return Error(BATON_CORRUPT, fmt::format("timing model {}: {}", where, why), "compare it with emulators/timing/cs3.json");
 }
 
 std::string folder_of(const char* path) {
@@ -77,22 +77,30 @@ Result<Constant> constant_of(const std::string& name, const Json& j, std::string
 
 }  // namespace
 
-Result<std::string> find_model_file(std::string_view name) {
-  std::string looked;
+std::string data_folder(std::string_view kind) {
   for (const std::string& folder : own_folders())
     // beside a plug-in; one below it (lib/baton/emu); beside libbaton.so; from bin/ or tests/
-    for (const char* way : {"/timing", "/../timing", "/baton/timing", "/../lib/baton/timing"}) {
-      std::string path = fmt::format("{}{}/{}.json", folder, way, name);
-      if (access(path.c_str(), R_OK) == 0) return path;
-      if (looked.empty()) looked = folder;
+    for (const char* way : {"/", "/../", "/baton/", "/../lib/baton/"}) {
+      std::string path = fmt::format("{}{}{}", folder, way, kind);
+      if (access(path.c_str(), R_OK | X_OK) == 0) return path;
     }
-  return Error(BATON_NOT_FOUND, fmt::format("timing model '{}' is not in lib/baton/timing (looked from {})", name, looked),
-               "build the target baton_timing_data, or pass the path of a model file");
+  return "";
+}
+
+Result<std::string> find_model_file(std::string_view name) {
+  for (const char* kind : {"machines", "timing"}) {
+    std::string path = fmt::format("{}/{}.json", data_folder(kind), name);
+    if (access(path.c_str(), R_OK) == 0) return path;
+  }
+  return Error(BATON_NOT_FOUND, fmt::format("timing model '{}' is not in lib/baton/timing or lib/baton/machines (looked from {})", name, own_folders()[0]),
+               "build the targets baton_timing_data and baton_neuron_machines, or pass the path of a model file");
 }
 
 Result<ModelFile> parse_model_file(std::string_view text, std::string_view where) {
-  const Json j = json_too_deep(text) ? Json() : Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!j.is_object()) return corrupt(where, "not a JSON object");
+  const Json whole = json_too_deep(text) ? Json() : Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!whole.is_object()) return corrupt(where, "not a JSON object");
+  auto member = whole.find("timing");
+  const Json& j = member != whole.end() && member->is_object() ? *member : whole;
   ModelFile m;
   BATON_ASSIGN(std::string schema, text_of(j, "schema", where));
   if (schema != kSchema)
@@ -128,20 +136,20 @@ Status take_constants(const ModelFile& m, std::string_view where, std::span<cons
   return {};
 }
 
-Result<std::unique_ptr<engine::CostModel>> make_cost_model(const ModelFile& m, std::string_view where) {
-  if (m.form == "neuron-core") return make_neuron_core(m, where);
+Result<std::unique_ptr<engine::CostModel>> make_cost_model(const ModelFile& m, std::string_view where, uint32_t lane_cores) {
+  if (m.form == "neuron-core") return make_neuron_core(m, where, lane_cores);
   if (m.form == "wafer") return make_wafer(m, where);
   return corrupt(where, fmt::format("form '{}' is not one of neuron-core, wafer", m.form));
 }
 
-Result<std::unique_ptr<engine::CostModel>> load_cost_model(std::string_view name_or_path) {
+Result<std::unique_ptr<engine::CostModel>> load_cost_model(std::string_view name_or_path, uint32_t lane_cores) {
   std::string path(name_or_path);
   if (path.find('/') == std::string::npos) {
     BATON_ASSIGN(path, find_model_file(name_or_path));
   }
   BATON_ASSIGN(std::string text, read_file(path));
   BATON_ASSIGN(ModelFile m, parse_model_file(text, path));
-  return make_cost_model(m, path);
+  return make_cost_model(m, path, lane_cores);
 }
 
 }  // namespace baton::timing

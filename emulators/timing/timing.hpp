@@ -20,7 +20,8 @@
 namespace baton::timing {
 
 // A name without '/' is looked for as timing/NAME.json beside the library or program that this is linked into (lib/baton/timing).
-Result<std::unique_ptr<engine::CostModel>> load_cost_model(std::string_view name_or_path);
+// lane_cores: how many physical cores one lane is, where the form has lanes of several (LNC 2); 0: as the file says.
+Result<std::unique_ptr<engine::CostModel>> load_cost_model(std::string_view name_or_path, uint32_t lane_cores = 0);
 
 struct Constant {
   std::string name;
@@ -33,9 +34,12 @@ struct ModelFile {
   std::vector<Constant> constants; // as in the file
 };
 
+// machines/NAME.json, or timing/NAME.json: a file of machines holds its model as the member "timing".
 Result<std::string> find_model_file(std::string_view name);
+// A folder of data files ("timing", "machines") beside the library or program that this is linked into; "" if there is none.
+std::string data_folder(std::string_view kind);
 // `where` is named in errors.
 Result<ModelFile> parse_model_file(std::string_view json, std::string_view where);
-Result<std::unique_ptr<engine::CostModel>> make_cost_model(const ModelFile&, std::string_view where);
+Result<std::unique_ptr<engine::CostModel>> make_cost_model(const ModelFile&, std::string_view where, uint32_t lane_cores = 0);
 
 }  // namespace baton::timing

@@ -116,7 +116,7 @@ contains() { want "$2" dpkg-deb -c "$(package "$1")"; }
 
 packages() {
   cpack --config "$build/CPackConfig.cmake" -B "$work/packages" > log 2>&1 || { cat log >&2; fail "cpack"; }
-  for f in lib/libbaton.so.0 lib/baton/libbaton-driver-cs3.so lib/baton/baton-emu-neuron lib/baton/emu/libnrt.so.1 lib/baton/timing/trn2.json; do
+  for f in lib/libbaton.so.0 lib/baton/libbaton-driver-cs3.so lib/baton/baton-emu-neuron lib/baton/emu/libnrt.so.1 lib/baton/timing/cs3.json lib/baton/machines/trn2.json; do
     contains libbaton0 "./usr/$f"
   done
   for f in include/baton/hal/baton.h include/baton/transport/kv_link.hpp include/baton/transport/baton_kv.h lib/libbaton.so lib/libbaton-kv.so lib/libbaton_transport.a lib/cmake/Baton/BatonConfig.cmake \

@@ -13,3 +13,6 @@ foreach(part shared faults consumers)  # processes that share a machine; what go
     ${CMAKE_SOURCE_DIR}/emulators/neuron/machine_page.cc
     LIBS baton_neff baton_program baton_test_support Threads::Threads ${CMAKE_DL_LIBS} LABELS unit DEPENDS nrt LOCKS devshm TIMEOUT 300)
 endforeach()
+baton_test(neuron_machines SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/unit/neuron_machines.cc ${CMAKE_SOURCE_DIR}/drivers/neuron/options.cc
+  ${CMAKE_SOURCE_DIR}/drivers/neuron/pci.cc ${CMAKE_SOURCE_DIR}/drivers/neuron/quirks.cc ${CMAKE_SOURCE_DIR}/drivers/neuron/sysfs.cc
+  LIBS baton baton_neuron_emu_options baton_test_support PkgConfig::HWLOC ${CMAKE_DL_LIBS} LABELS unit DEPENDS nrt baton-emu-neuron baton-driver-neuron)

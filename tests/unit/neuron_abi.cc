@@ -174,7 +174,7 @@ TEST_F(NeuronAbi, DmabufOffsetMapsTheBytes) {
 }
 
 TEST_F(NeuronAbi, MemcpyToDeviceAndHbmMapping) {
-  with("BATON_EMU_NEURON_EFA", "0000:9f:00.0");
+  with("BATON_EMU_NEURON_MACHINE", "trn2.48xlarge");
   init();
   nrt::Tensor* t = tensor(3, 8192);
   auto* va = static_cast<uint8_t*>(rt.tensor_get_va(t));
@@ -187,14 +187,14 @@ TEST_F(NeuronAbi, MemcpyToDeviceAndHbmMapping) {
   EXPECT_EQ(bytes, 24ull << 30);
   EXPECT_TRUE(va >= base && va < static_cast<uint8_t*>(base) + bytes);
   EXPECT_EQ(rt.get_hbm_mmap_va(0, 4, &base, &bytes), nrt::kInvalidHandle);
-  EXPECT_EQ(rt.get_hbm_mmap_va(1, 0, &base, &bytes), nrt::kInvalid);
+  EXPECT_EQ(rt.get_hbm_mmap_va(16, 0, &base, &bytes), nrt::kInvalid);
   char bdf[16];
   size_t length = 4;
   EXPECT_EQ(rt.get_attached_efa_bdf(va, bdf, &length), nrt::kResource);
   length = sizeof bdf;
   EXPECT_EQ(rt.get_attached_efa_bdf(va, bdf, &length), nrt::kSuccess);
   EXPECT_EQ(length, 12u);
-  EXPECT_STREQ(bdf, "0000:9f:00.0");
+  EXPECT_STREQ(bdf, "0000:ce:00.0");
 }
 
 TEST_F(NeuronAbi, SetsHoldTensorsByName) {
@@ -457,7 +457,7 @@ TEST_F(NeuronAbi, HostCollectives) {
 
 TEST_F(NeuronAbi, CoresOfASharedMachineHaveOneOwner) {
   TempDir folder;
-  with("BATON_EMU_NEURON_MACHINE", folder.path());
+  with("BATON_EMU_NEURON_FOLDER", folder.path());
   with("NEURON_RT_VISIBLE_CORES", "0-1");
   init();
   pid_t child = fork();

@@ -86,7 +86,7 @@ TEST_F(NeuronDriver, Refusals) {
 
 TEST_F(NeuronDriver, HeldCoresAreBusy) {
   TempDir folder;
-  std::string uri = "emu+neuron://0?machine=" + folder.path();
+  std::string uri = "emu+neuron://0?folder=" + folder.path();
   Process holder({"/usr/bin/flock", folder.path() + "/core2", "sleep", "60"});
   for (int i = 0; i < 500 && access((folder.path() + "/core2").c_str(), F_OK); ++i) usleep(10000);
   usleep(100000);

@@ -213,11 +213,12 @@ TEST(NeuronLauncher, PrintsAnOrdinaryAddress) {
   Launched r = launch("0?threads=2&isa=scalar");
   EXPECT_EQ(r.code, 0) << r.err;
   EXPECT_EQ(r.out, "neuron://0?libnrt=" + plugin("emu/libnrt.so.1") + "&env.BATON_EMU_NEURON_THREADS=2&env.BATON_EMU_NEURON_ISA=scalar\n");
+  EXPECT_EQ(launch("15?machine=trn2.48xlarge").code, 0);
   EXPECT_EQ(launch("1?chips=2&env.NEURON_RT_NUM_CORES=8").code, 0);
 }
 
 TEST(NeuronLauncher, RefusesInOneLineAndANextStep) {
-  for (const char* bad : {"x", "", "0?threads=0", "0?threads=zwei", "0?isa=mmx", "0?chips=17", "3?chips=2", "0?colour=red", "0?threads", "0?timing=h100"}) {
+  for (const char* bad : {"x", "", "0?threads=0", "0?threads=zwei", "0?isa=mmx", "0?chips=17", "3?chips=2", "0?machine=trn9", "1?machine=trn2.3xlarge", "16?machine=trn2.48xlarge", "0?folder=/nonexistent", "0?colour=red", "0?threads", "0?timing=h100"}) {
     Launched r = launch(bad);
     EXPECT_NE(r.code, 0) << bad;
     EXPECT_EQ(r.out, "") << bad;

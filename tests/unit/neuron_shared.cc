@@ -36,15 +36,15 @@ class NeuronShared : public NeuronAbi {
  protected:
   void SetUp() override {
     NeuronAbi::SetUp();
-    with("BATON_EMU_NEURON_MACHINE", folder.path());
+    with("BATON_EMU_NEURON_FOLDER", folder.path());
     with("BATON_EMU_NEURON_TIMING", "none");
   }
-  // Besides the cores' lock files, the page and the lock of taking.
+  // Besides the cores' lock files, the page, the lock of taking, and the tree that is made of the page.
   std::set<std::string> left() const {
     std::set<std::string> names;
     for (const auto& e : std::filesystem::directory_iterator(folder.path())) {
       std::string name = e.path().filename();
-      if (!name.starts_with("core") && name != "counters" && name != "taking") names.insert(name);
+      if (!name.starts_with("core") && !std::set<std::string>{"counters", "taking", "sys", "hwloc.xml", "machine"}.count(name)) names.insert(name);
     }
     return names;
   }
@@ -152,16 +152,16 @@ TEST_F(NeuronShared, AnotherShapeIsRefusedWhileTheMachineIsInUse) {
 TEST(NeuronNamed, AMachineIsNamedPerUser) {
   TempDir runtime;
   setenv("XDG_RUNTIME_DIR", runtime.path().c_str(), 1);
-  setenv("BATON_EMU_NEURON_MACHINE", "ours", 1);
+  setenv("BATON_EMU_NEURON_FOLDER", "ours", 1);
   {
     Library rt;
     EXPECT_EQ(rt.init(nrt::kFrameworkNone, "", ""), nrt::kSuccess) << rt.get_status_as_str(nrt::kFailure);
     EXPECT_TRUE(std::filesystem::exists(runtime.path() + "/baton-neuron/ours/counters"));
     rt.close();
-    setenv("BATON_EMU_NEURON_MACHINE", "..", 1);
+    setenv("BATON_EMU_NEURON_FOLDER", "..", 1);
     EXPECT_EQ(rt.init(nrt::kFrameworkNone, "", ""), nrt::kInvalid);
   }
-  unsetenv("BATON_EMU_NEURON_MACHINE");
+  unsetenv("BATON_EMU_NEURON_FOLDER");
   unsetenv("XDG_RUNTIME_DIR");
 }
 

@@ -46,7 +46,7 @@ std::unique_ptr<CostModel> load(const std::string& name) {
 }
 
 TEST(Timing, EveryConstantHasAUnitAndASource) {
-  for (const char* name : {"trn2", "cs3"}) {
+  for (const char* name : {"trn1", "inf2", "trn2", "trn3", "cs3"}) {
     const ModelFile m = file(name);
     EXPECT_GE(m.constants.size(), 14u);
     for (const auto& c : m.constants) {
@@ -62,28 +62,57 @@ TEST(Timing, NamesSayThatTheyAreModels) {
 }
 
 TEST(Trn2, ByHand) {
-  auto m = load("trn2");
+  auto m = load("trn2");  // a lane of LNC 2: two cores
   EXPECT_DOUBLE_EQ(m->launch_ns(), 20000);
-  // 2048 x 2048 bf16 for 512 rows: 2 * 2^31 flop / (158e12 * 0.4) = 67.96 us; weights 8.39 MB / (725e9 * 0.8) = 14.46 us. Compute-bound.
+  // 2048 x 2048 bf16 for 512 rows: 2 * 2^31 flop / (158e12 * 0.35) = 77.67 us; weights 8.39 MB / (725e9 * 0.85) = 13.61 us. Compute-bound.
   OpWork w{.code = OpCode::matmul, .tokens = 512, .n = 2048, .k = 2048, .macs = 512ull * 2048 * 2048, .weight_bytes = 2048 * 2048 * 2,
            .act_bytes = 512 * 4096 * 4, .bf16 = true};
-  EXPECT_NEAR(m->op_ns(w), 1500 + 67957.6, 1);
-  // In f32: 2 * 2^31 / (40e12 * 0.4) = 268.4 us.
+  EXPECT_NEAR(m->op_ns(w), 1500 + 77666.7, 1);
+  // In f32: 2 * 2^31 / (40e12 * 0.35) = 306.8 us.
   w.bf16 = false;
-  EXPECT_NEAR(m->op_ns(w), 1500 + 268435.5, 1);
-  // One row: 14.463 us of HBM against 0.13 us of arithmetic. Memory-bound.
+  EXPECT_NEAR(m->op_ns(w), 1500 + 306783.4, 1);
+  // One row: 13.612 us of HBM against 0.13 us of arithmetic. Memory-bound.
   w = {.code = OpCode::matmul, .tokens = 1, .n = 2048, .k = 2048, .macs = 2048 * 2048, .weight_bytes = 2048 * 2048 * 2, .act_bytes = 16384, .bf16 = true};
-  EXPECT_NEAR(m->op_ns(w), 1500 + 14463.1, 1);
-  // Activations beyond SBUF spill: 100 MB add = 25e6 elements / 2e12 = 12.5 us against 100e6 / 580e9 = 172.4 us.
+  EXPECT_NEAR(m->op_ns(w), 1500 + 13612.4, 1);
+  // Activations beyond 56 MiB of SBUF spill: 100 MB - 58.72 MB = 41.28 MB / 616.25e9 = 66.98 us against 25e6 elements / 2e12 = 12.5 us.
   w = {.code = OpCode::add, .tokens = 1, .act_bytes = 100000000};
-  EXPECT_NEAR(m->op_ns(w), 1500 + 172413.8, 1);
+  EXPECT_NEAR(m->op_ns(w), 1500 + 66985.2, 1);
+  w.bf16 = true;  // 2 bytes each: 50 MB fit
+  EXPECT_NEAR(m->op_ns(w), 1500 + 12500, 1);
+  w.bf16 = false;
   w.act_bytes = 40000000; // fits: 10e6 elements / 2e12 = 5 us
   EXPECT_NEAR(m->op_ns(w), 1500 + 5000, 1);
-  w = {.code = OpCode::all_reduce, .act_bytes = 2560000};
-  EXPECT_NEAR(m->op_ns(w), 10000 + 10000, 1);
+  // 12e6 exponentials of 10 flops on ScalarE at 2.4e12: 50 us, longer than VectorE's 5 us.
+  w = {.code = OpCode::silu_mul, .tokens = 1, .act_bytes = 40000000, .exps = 12000000};
+  EXPECT_NEAR(m->op_ns(w), 1500 + 50000, 1);
   EXPECT_NEAR(m->copy_ns(19300000, true), 15000 + 1e6, 1);
   EXPECT_NEAR(m->copy_ns(0, false), 15000, 1);
+  // On the device: the DMA engines' 736 GB/s against 2 x 61.625 MB over 616.25 GB/s of HBM; a fill writes alone.
+  EXPECT_NEAR(m->device_copy_ns(61625000), 1500 + 200000, 1);
+  EXPECT_NEAR(m->fill_ns(61625000), 1500 + 100000, 1);
   EXPECT_EQ(m->op_ns({.code = OpCode::mark}), 0);
+}
+
+TEST(Trn2, AllReduceByHand) {
+  auto m = load("trn2");
+  // 4 lanes of one chip: 2 * 3 steps of 1.5 us; 2 * 736 kB * 3/4 over 736 GB/s of DMA = 1.5 us.
+  EXPECT_NEAR(m->op_ns({.code = OpCode::all_reduce, .act_bytes = 2 * 736000, .ranks = 4}), 10000 + 6 * 1500 + 1500, 1);
+  // 64 lanes of 16 chips: 6 + 30 steps; the same, and 2 * 736 kB * 15/16 over 614.4 GB/s of links = 2.246 us.
+  EXPECT_NEAR(m->op_ns({.code = OpCode::all_reduce, .act_bytes = 2 * 736000, .ranks = 64}), 10000 + 36 * 1500 + 1500 + 2246.1, 1);
+}
+
+TEST(Trn2, ALaneOfOneCoreHasHalfOfEverything) {
+  auto whole = load("trn2");
+  auto half = load_cost_model("trn2", 1);
+  ASSERT_TRUE(half.ok()) << half.error().what;
+  OpWork w{.code = OpCode::matmul, .tokens = 512, .n = 2048, .k = 2048, .macs = 512ull * 2048 * 2048, .weight_bytes = 1, .bf16 = true};
+  EXPECT_NEAR((*half)->op_ns(w) - 1500, 2 * (whole->op_ns(w) - 1500), 1);
+  w = {.code = OpCode::matmul, .tokens = 1, .macs = 1, .weight_bytes = 1 << 26, .bf16 = true};
+  EXPECT_NEAR((*half)->op_ns(w) - 1500, 2 * (whole->op_ns(w) - 1500), 1);  // its half of the stack's rate
+  EXPECT_NEAR((*half)->copy_ns(1 << 20, true), whole->copy_ns(1 << 20, true), 1e-6);  // the chip's
+  auto nine = load_cost_model("trn2", 9);
+  ASSERT_FALSE(nine.ok());
+  EXPECT_NE(std::string(nine.error().what).find("9 cores on a chip of 8"), std::string::npos) << nine.error().what;
 }
 
 TEST(Cs3, ByHand) {
@@ -181,15 +210,15 @@ TEST(Files, MalformedOnesGiveOneLine) {
   refused("{}", BATON_CORRUPT, "'schema'");
   refused(edited("baton.timing/1", "baton.timing/2"), BATON_VERSION, "baton.timing/2");
   refused(edited("\"neuron-core\"", "\"tpu\""), BATON_CORRUPT, "form 'tpu'");
-  refused(edited("\"hbm\"", "\"hbn\""), BATON_CORRUPT, "needs the constant 'hbm'");
+  refused(edited("\"hbm\": {\"value\"", "\"hbn\": {\"value\""), BATON_CORRUPT, "needs the constant 'hbm'");
   refused(edited("\"constants\": {", "\"constants\": {\"more\": {\"value\": 1, \"unit\": \"x\", \"source\": \"guess\"},"), BATON_CORRUPT, "knows no constant 'more'");
   refused(edited("\"unit\": \"flop/s\"", "\"unit\": \"Gflop/s\""), BATON_CORRUPT, "is in Gflop/s");
-  refused(edited("\"source\": \"guess\"", "\"source\": \"\""), BATON_CORRUPT, "'source'");
-  refused(edited("\"value\": 158000000000000.0", "\"value\": \"fast\""), BATON_CORRUPT, "no number");
-  refused(edited("\"value\": 158000000000000.0", "\"value\": -1"), BATON_CORRUPT, "is -1");
-  refused(edited("\"value\": 158000000000000.0", "\"value\": 0"), BATON_CORRUPT, "is 0");
-  refused(edited("\"value\": 158000000000000.0", "\"value\": 1e999"), BATON_CORRUPT, "");
-  refused(edited("{\"value\": 158000000000000.0,", "[{\"value\": 1},{"), BATON_CORRUPT, "");
+  refused(edited("\"source\": \"guess: long reads by DMA\"", "\"source\": \"\""), BATON_CORRUPT, "'source'");
+  refused(edited("\"value\": 79000000000000.0", "\"value\": \"fast\""), BATON_CORRUPT, "no number");
+  refused(edited("\"value\": 79000000000000.0", "\"value\": -1"), BATON_CORRUPT, "is -1");
+  refused(edited("\"value\": 79000000000000.0", "\"value\": 0"), BATON_CORRUPT, "is 0");
+  refused(edited("\"value\": 79000000000000.0", "\"value\": 1e999"), BATON_CORRUPT, "");
+  refused(edited("{\"value\": 79000000000000.0,", "[{\"value\": 1},{"), BATON_CORRUPT, "");
 }
 
 TEST(Files, ANameThatIsNotThereOrAPathThatCannotBeRead) {
