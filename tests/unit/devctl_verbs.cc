@@ -63,7 +63,7 @@ void refused(const std::vector<std::string>& args, int code) {
 
 bool emulator(const std::string& scheme) { return std::filesystem::exists(baton::test::plugin("baton-emu-" + scheme)); }
 
-const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"fabric"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"workers"}, {"explain"}, {"version"}};
+const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"model"}, {"fabric"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"workers"}, {"explain"}, {"version"}};
 
 TEST(DevctlVerbs, EachHasHelp) {
   for (auto verb : kVerbs) {
@@ -86,6 +86,26 @@ TEST(DevctlVerbs, EachPrintsText) {
     EXPECT_EQ(r.err, "") << testing::PrintToString(verb);
     EXPECT_EQ(r.out.find('\x1b'), std::string::npos) << "colour without a terminal";
   }
+}
+
+// Published: Llama-3.3-70B on a trn2.48xlarge, TP 64, bf16, 10k in and 1.5k out: TTFT 814 ms, TPOT 19.6 ms.
+TEST(DevctlVerbs, ModelIsNearThePublishedRunWithoutItsWeights) {
+  if (!emulator("neuron")) GTEST_SKIP();
+  const std::string folder = std::string(BATON_SOURCE_DIR) + "/models/llama-3.3-70b";
+  const std::vector<std::string> call = {"model", folder, "--tp", "64", "--input", "10000", "--output", "1500"};
+  json j = document(call, "model");
+  EXPECT_NEAR(j["ttft_ns"].get<double>() / 814e6, 1, 0.15);
+  EXPECT_NEAR(j["tpot_ns"].get<double>() / 19.6e6, 1, 0.15);
+  EXPECT_EQ(j["modelled"], true);
+  EXPECT_NE(j["timing"].get<std::string>().find("trn2"), std::string::npos);
+  EXPECT_GT(j["weight_bytes_per_lane"].get<uint64_t>(), 2'000'000'000u);
+  json again = document(call, "model");
+  EXPECT_EQ(j["ttft_ns"], again["ttft_ns"]);
+  EXPECT_EQ(j["tpot_ns"], again["tpot_ns"]);
+  EXPECT_NE(devctl({"model", folder, "--tp", "64", "--output", "2"}).out.find("(modelled)"), std::string::npos);
+  refused({"model", folder, "--device", "host://"}, 6);
+  refused({"model", folder, "--tp", "3"}, 2);
+  refused({"model", "/nonexistent"}, 2);
 }
 
 TEST(DevctlVerbs, SummaryNamesTheNextCommand) {

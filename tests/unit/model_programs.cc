@@ -103,7 +103,7 @@ TEST(Programs, VerifyForEveryFamilyAndRank) {
         auto at = std::find_if(p->ops.begin(), p->ops.end(), [](auto& o) { return o.code == program::OpCode::kv_store; });
         EXPECT_EQ((at + 1)->code, program::OpCode::mark);
         if (ranks > 1) continue;
-        auto d = decode_program(*m, *n, layout, {1, 64});
+        auto d = decode_program(*m, *n, *s, layout, {1, 64});
         ASSERT_TRUE(d.ok()) << d.error().text();
         EXPECT_TRUE(d->loop);
         EXPECT_EQ(count(*d, program::OpCode::mark), 1u);

@@ -36,7 +36,7 @@ Result<std::unique_ptr<DecodeEngine>> DecodeEngine::open(Shelf& shelf, SpanLog& 
     if (!heap.mappable || !heap.exportable) { BATON_ASSIGN(e->landing_, shelf.stage(e->layout_.bytes())); }
   }
   e->pool_.emplace(e->layout_.blocks, e->layout_.block_tokens);
-  BATON_ASSIGN(program::Program p, decode_program(m, numbers, e->layout_, {1, e->context_}));
+  BATON_ASSIGN(program::Program p, decode_program(m, numbers, whole, e->layout_, {1, e->context_}));
   BATON_ASSIGN(Constants constants, Constants::gather(m, whole));
   BATON_ASSIGN(e->program_, d.load(program::serialize(p), constants.list()));
   BATON_ASSIGN(e->queue_, d.queue(0));

@@ -95,7 +95,7 @@ Result<MachineInfo> probe_machine() {
   hwloc_topology* raw = nullptr;
   if (hwloc_topology_init(&raw)) return Error(BATON_IO, "hwloc cannot make a topology", "");
   Topology t(raw);
-  hwloc_topology_set_io_types_filter(raw, HWLOC_TYPE_FILTER_KEEP_IMPORTANT);
+  hwloc_topology_set_io_types_filter(raw, HWLOC_TYPE_FILTER_KEEP_ALL);  // Neuron chips are system peripherals, which hwloc does not call important
   if (hwloc_topology_load(raw))
     return Error(BATON_IO, fmt::format("hwloc cannot read this machine's topology (errno {})", errno), "see that /sys is mounted and readable");
 

@@ -35,6 +35,7 @@ struct Arguments {
   ReplayCall replay;
   CtsCall cts;
   WorkersCall workers;
+  ModelCall model;
 };
 
 void add_bench(CLI::App& app, Arguments& a, Verb& verb) {
@@ -67,6 +68,18 @@ void add_key(CLI::App& app, Arguments& a, Verb& verb) {
   auto* known = key->add_subcommand("known", "Check a known-peers file and list it");
   known->add_option("FILE", a.file, "The known-peers file")->required();
   known->callback([&] { verb = [&](const Context& c) { return key_known(c, a.file); }; });
+}
+
+void add_model(CLI::App& app, Arguments& a, Verb& verb) {
+  auto* m = app.add_subcommand("model", "Modelled time of a model on a device: to the first token, and for each token after it; needs no weights");
+  m->add_option("FOLDER", a.model.folder, "A folder with the model's config.json")->required();
+  m->add_option("--device", a.model.device, "DEV, an emulator with mode=timing")->capture_default_str();
+  m->add_option("--tp", a.model.tp, "Lanes that share the model (tensor parallel)")->check(CLI::Range(1, 4096))->capture_default_str();
+  m->add_option("--input", a.model.input, "Tokens of the prompt")->check(CLI::Range(1, 1 << 24))->capture_default_str();
+  m->add_option("--output", a.model.output, "Tokens to generate")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  m->add_option("--chunk", a.model.chunk, "Tokens of one prefill launch")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  m->add_option("--dtype", a.model.dtype, "Of weights, activations and KV-cache")->check(CLI::IsMember({"BF16", "F16", "F32"}))->capture_default_str();
+  m->callback([&] { verb = [&](const Context& c) { return model_time(c, a.model); }; });
 }
 
 void add_workers(CLI::App& app, Arguments& a, Verb& verb) {
@@ -109,6 +122,7 @@ void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
   conformance->add_flag("--list", a.cts.list, "Print the tests' names and end");
   conformance->callback([&] { verb = [&](const Context& c) { return cts(c, a.cts); }; });
   app.add_subcommand("fabric", "What KV-cache can travel on here")->callback([&] { verb = fabric; });
+  add_model(app, a, verb);
   add_key(app, a, verb);
   add_workers(app, a, verb);
   auto* e = app.add_subcommand("explain", "What an error code means and what to do");

@@ -52,6 +52,12 @@ struct WorkersCall {
   uint32_t patience_ms = 5000;
 };
 
+struct ModelCall {
+  std::string folder;  // of a config.json; weights are not read
+  std::string device = "emu+neuron://0?machine=trn2.48xlarge&mode=timing", dtype = "BF16";
+  uint32_t tp = 1, input = 1024, output = 128, chunk = 2048;
+};
+
 int summary(const Context&);
 int list(const Context&, const std::string& selector);
 int info(const Context&, const std::string& selector);
@@ -61,6 +67,7 @@ int bench_copy(const Context&, const CopyBench&);
 int bench_kv(const Context&, const KvBench&);
 int replay(const Context&, const ReplayCall&);
 int cts(const Context&, const CtsCall&);  // does not return if baton-cts is there
+int model_time(const Context&, const ModelCall&);  // what a device's timing model says of a model
 int fabric(const Context&);
 int key_new(const Context&, const std::string& file);    // an identity of sessions
 int key_show(const Context&, const std::string& file);   // its public half

@@ -136,10 +136,9 @@ Result<program::Program> prefill_program(const Model& m, const Numbers& n, const
   return std::move(b).finish();
 }
 
-Result<program::Program> decode_program(const Model& m, const Numbers& n, const transport::KvLayout& layout, Bounds bounds) {
-  BATON_ASSIGN(Shard whole, Shard::make(m.config, 0, 1));
+Result<program::Program> decode_program(const Model& m, const Numbers& n, const Shard& s, const transport::KvLayout& layout, Bounds bounds) {
   BATON_ASSIGN(const program::KvView view, layout.view());
-  Transformer t(m, n, whole, layout, view, bounds, true);
+  Transformer t(m, n, s, layout, view, bounds, true);
   Builder& b = t.builder();
   uint32_t tokens = b.value("tokens", DType::i32, Storage::inout, {kSteps});
   uint32_t logits = b.value("logits", DType::f32, Storage::output, {kSteps, int64_t(m.config.vocab)}, true);

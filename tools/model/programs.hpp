@@ -38,6 +38,6 @@ struct Bounds {
   uint32_t max_tokens = 1, max_context = 0;
 };
 Result<program::Program> prefill_program(const Model&, const Numbers&, const Shard&, const transport::KvLayout&, Bounds);
-Result<program::Program> decode_program(const Model&, const Numbers&, const transport::KvLayout&, Bounds);
+Result<program::Program> decode_program(const Model&, const Numbers&, const Shard&, const transport::KvLayout&, Bounds);
 
 }  // namespace baton::model

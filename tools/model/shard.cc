@@ -8,9 +8,10 @@ namespace baton::model {
 
 namespace {
 
-// The unsharded op's segments: the largest power of two up to 8 that leaves runs of whole 32-k steps (and whole heads).
+// The unsharded op's segments: the largest power of two up to 8, or up to 64 for the long sums of large models, that leaves runs of whole
+// 32-k steps (and whole heads). As many ranks may share it.
 uint32_t unsharded_segments(uint64_t k, uint64_t also) {
-  for (uint32_t s = 8; s > 1; s /= 2)
+  for (uint32_t s = k >= 8192 ? 64 : 8; s > 1; s /= 2)
     if (k % s == 0 && (k / s) % 32 == 0 && (also == 0 || also % s == 0)) return s;
   return 1;
 }

@@ -51,6 +51,13 @@ ModelConfig tinyllama_shape() {
   return c;
 }
 
+Result<Model> shapes_alone(const ModelConfig& c, const std::string& dtype) {
+  BATON_ASSIGN(Shard whole, Shard::make(c, 0, 1));
+  std::map<std::string, TensorView> tensors;
+  for (const WeightPart& p : weight_parts(c, whole)) tensors[p.tensor] = {dtype, p.whole, {}};
+  return Model::make("shapes", c, Weights::from_memory("shapes", std::move(tensors), nullptr));
+}
+
 Result<Model> synthetic_model(const ModelConfig& c, const std::string& dtype, uint64_t seed) {
   if (dtype != "BF16" && dtype != "F16" && dtype != "F32") return fail(BATON_INVALID_ARGUMENT, "use BF16, F16 or F32", "synthetic dtype '{}'", dtype);
   BATON_ASSIGN(Shard whole, Shard::make(c, 0, 1));

@@ -13,6 +13,8 @@
 namespace baton::model {
 
 ModelConfig tinyllama_shape(); // 1.1B: hidden 2048, 22 layers, 32 heads, 4 KV heads, ffn 5632, vocabulary 32000
+// No numbers at all: names, dtypes and shapes, for programs whose time is asked for and not their result.
+Result<Model> shapes_alone(const ModelConfig&, const std::string& dtype);
 Result<Model> synthetic_model(const ModelConfig&, const std::string& dtype, uint64_t seed);
 
 }  // namespace baton::model

@@ -1,0 +1,168 @@
+// model: what the timing model of a device says of a model: its prefill and decode programs are loaded without weights and launched as a
+// server would, the prompt in chunks and then token by token. One rank stands for all: they do the same work at the same time.
+#include "tools/devctl/verbs.h"
+#include "tools/model/programs.hpp"
+#include "tools/model/synthetic.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace baton::devctl {
+namespace {
+
+constexpr uint64_t kPatienceMs = 600'000;  // for the whole run
+constexpr uint32_t kBlockTokens = 16;
+
+struct Modelled {
+  DeviceInfo device{};
+  std::string title;
+  uint64_t weight_bytes = 0, kv_bytes = 0;  // of one rank
+  double ttft_ns = 0, tpot_ns = 0, wall_ns = 0;
+};
+
+// One rank of the model on lane 0.
+class Rank {
+ public:
+  static Result<Rank> open(const Context& c, const Device& d, const model::Model& m, const ModelCall& call) {
+    Rank r;
+    BATON_ASSIGN(r.numbers_, model::Numbers::of(m, model::Precision::automatic));
+    BATON_ASSIGN(r.shard_, model::Shard::make(m.config, 0, call.tp));
+    const uint32_t context = call.input + call.output, blocks = (context + kBlockTokens - 1) / kBlockTokens;
+    r.layout_ = kv_layout(m.config, r.numbers_, r.shard_, transport::KvOrder::token_major, kBlockTokens, blocks);
+    BATON_TRY(r.layout_.check());
+    BATON_ASSIGN(r.order_, c.devices.instance().timeline("model"));
+    BATON_ASSIGN(r.kv_, d.alloc(r.layout_.bytes()));
+    BATON_ASSIGN(r.tokens_, d.alloc(uint64_t(context + 1) * 4));
+    BATON_ASSIGN(r.table_, d.alloc(uint64_t(blocks) * 4));
+    BATON_ASSIGN(r.token_, d.alloc(4));
+    BATON_ASSIGN(program::Program prefill, prefill_program(m, r.numbers_, r.shard_, r.layout_, {std::min(call.chunk, call.input), context}));
+    BATON_ASSIGN(program::Program decode, decode_program(m, r.numbers_, r.shard_, r.layout_, {1, context}));
+    BATON_ASSIGN(r.prefill_, d.load(program::serialize(prefill), {}, 0, 0, call.tp));
+    BATON_ASSIGN(r.decode_, d.load(program::serialize(decode), {}, 0, 0, call.tp));
+    BATON_ASSIGN(r.queue_, d.queue(0));
+    BATON_TRY(r.prepare(c, blocks));
+    return r;
+  }
+
+  // The prompt, in chunks: to the first token.
+  Result<double> prefill(const ModelCall& call) {
+    const uint64_t before = value_;
+    for (uint32_t at = 0; at < call.input; at += call.chunk) {
+      const uint32_t rows = std::min(call.chunk, call.input - at);
+      std::vector<baton_binding> b = {bind("ids", tokens_, uint64_t(at) * 4, uint64_t(rows) * 4), bind("table", table_), bind("cache", kv_), bind("token", token_)};
+      int64_t args[] = {rows, at, float_arg(0), float_arg(1), 0};
+      BATON_TRY(queue_.submit(next(launch(prefill_, b, args))));
+      BATON_TRY(settled());
+    }
+    return elapsed(before);
+  }
+
+  // One launch a token, as a host that samples or batches would.
+  Result<double> decode(const ModelCall& call) {
+    const uint64_t before = value_;
+    for (uint32_t i = 0; i < call.output && !interrupted(); ++i) {
+      std::vector<baton_binding> b = {bind("tokens", tokens_, uint64_t(i) * 4, 8), bind("table", table_), bind("cache", kv_)};
+      int64_t args[] = {int64_t(call.input) + i, 1, float_arg(0), float_arg(1), 0, 0};
+      BATON_TRY(queue_.submit(next(launch(decode_, b, args))));
+      BATON_TRY(settled());
+    }
+    BATON_ASSIGN(double all, elapsed(before));
+    return all / call.output;
+  }
+
+  uint64_t kv_bytes() const { return layout_.bytes(); }
+  uint64_t weight_bytes(const model::Model& m) const {
+    uint64_t n = 0;
+    for (const model::WeightPart& p : weight_parts(m.config, shard_)) {
+      uint64_t elements = 1;
+      for (int64_t d : p.shape) elements *= uint64_t(d);
+      n += elements * program::dtype_bytes(m.weights.all().at(p.tensor).type());
+    }
+    return n;
+  }
+
+ private:
+  Op next(Op op) {
+    if (value_) op.wait(order_, value_);
+    return op.signal(order_, ++value_);
+  }
+  Status settled() { return order_.wait_until(value_, deadline_in_ms(kPatienceMs)); }
+  Result<double> elapsed(uint64_t before) const {
+    return double(order_.modelled_ns(value_)) - (before ? double(order_.modelled_ns(before)) : 0);
+  }
+  // Token ids 0, and blocks in order.
+  Status prepare(const Context& c, uint32_t blocks) {
+    BATON_ASSIGN(Device host, c.devices.open("host://"));
+    BATON_ASSIGN(Buffer table, host.alloc(uint64_t(blocks) * 4));
+    BATON_ASSIGN(void* at, table.map());
+    for (uint32_t i = 0; i < blocks; ++i) static_cast<int32_t*>(at)[i] = int32_t(i);
+    BATON_TRY(queue_.submit({next(fill(tokens_, 0, tokens_.bytes(), 0)), next(copy(table, 0, table_, 0, uint64_t(blocks) * 4))}));
+    return settled();
+  }
+
+  model::Numbers numbers_;
+  model::Shard shard_;
+  transport::KvLayout layout_;
+  Timeline order_;
+  uint64_t value_ = 0;
+  Buffer kv_, tokens_, table_, token_;
+  Program prefill_, decode_;
+  Queue queue_;
+};
+
+Result<Modelled> measure(const Context& c, const ModelCall& call) {
+  BATON_ASSIGN(model::ModelConfig config, model::load_config(call.folder));
+  if (uint64_t(call.input) + call.output > config.max_context)
+    return Error(BATON_INVALID_ARGUMENT, fmt::format("{} + {} tokens are beyond the model's context of {}", call.input, call.output, config.max_context), "ask for fewer tokens");
+  BATON_ASSIGN(model::Model m, model::shapes_alone(config, call.dtype));
+  BATON_ASSIGN(Device d, c.devices.open(call.device));
+  Modelled r;
+  BATON_ASSIGN(r.device, d.info());
+  if (!r.device.modelled || !std::strstr(r.device.firmware, "mode=timing"))
+    return Error(BATON_UNSUPPORTED, fmt::format("{} does not run by its timing model alone", call.device), "use an emulator with mode=timing, as emu+neuron://0?mode=timing");
+  const uint64_t start = now_ns();
+  BATON_ASSIGN(Rank rank, Rank::open(c, d, m, call));
+  BATON_ASSIGN(r.ttft_ns, rank.prefill(call));
+  BATON_ASSIGN(r.tpot_ns, rank.decode(call));
+  r.wall_ns = double(now_ns() - start);
+  r.title = m.title();
+  r.kv_bytes = rank.kv_bytes();
+  r.weight_bytes = rank.weight_bytes(m);
+  return r;
+}
+
+}  // namespace
+
+int model_time(const Context& c, const ModelCall& call) {
+  auto r = measure(c, call);
+  if (!r) return c.out.fail(r.error());
+  if (c.out.is_json()) {
+    c.out.document("model", {{"model", r->title},
+                             {"device", r->device.uri},
+                             {"timing", r->device.timing},
+                             {"modelled", true},
+                             {"tp", call.tp},
+                             {"input_tokens", call.input},
+                             {"output_tokens", call.output},
+                             {"chunk_tokens", call.chunk},
+                             {"ttft_ns", r->ttft_ns},
+                             {"tpot_ns", r->tpot_ns},
+                             {"weight_bytes_per_lane", r->weight_bytes},
+                             {"kv_bytes_per_lane", r->kv_bytes},
+                             {"wall_ns", r->wall_ns}});
+    return kOk;
+  }
+  Table t({"model", r->title});
+  t.row({"device", fmt::format("{}, {} lane{}", clean(r->device.model), call.tp, call.tp == 1 ? "" : "s")});
+  t.row({"time by", clean(r->device.timing)});
+  t.row({"tokens", fmt::format("{} in by {}, {} out", call.input, call.chunk, call.output)});
+  t.row({"a lane holds", fmt::format("{} of weights, {} of KV-cache", bytes_text(r->weight_bytes), bytes_text(r->kv_bytes))});
+  t.row({"first token", ns_text(r->ttft_ns) + " (modelled)"});
+  t.row({"each after it", ns_text(r->tpot_ns) + " (modelled)"});
+  c.out.print(t.text());
+  return kOk;
+}
+
+}  // namespace baton::devctl
