@@ -7,6 +7,7 @@ baton_test(generate_pair_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_pair.cc
 # The same hand-overs, over every fabric and between processes, with validation: no misuse, or the process aborts.
 baton_add_ctest(generate_pair_validated COMMAND ${CMAKE_COMMAND} -E env BATON_LAYERS=validate=abort $<TARGET_FILE:generate_pair_test> LABELS pair
                 TIMEOUT 240 LOCKS devshm)
+baton_test(generate_chips_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_chips.cc LIBS baton_runtime LABELS pair TIMEOUT 240 DEPENDS ${generate_needs})
 baton_test(generate_cli_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_cli.cc LIBS baton_test_support nlohmann_json::nlohmann_json LABELS pair
            TIMEOUT 120 DEPENDS ${generate_needs} LOCKS devshm)
 baton_test(generate_identity_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_identity.cc LIBS baton_test_support nlohmann_json::nlohmann_json LABELS pair
