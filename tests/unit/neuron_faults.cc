@@ -22,7 +22,7 @@ class NeuronFaults : public NeuronAbi {
  protected:
   void SetUp() override {
     NeuronAbi::SetUp();
-    with("BATON_EMU_NEURON_MACHINE", folder.path());
+    with("BATON_EMU_NEURON_FOLDER", folder.path());
   }
   void start(const std::string& rules) {
     with("BATON_EMU_NEURON_FAULTS", "{\"seed\": 3, \"rules\": [" + rules + "]}");
