@@ -218,7 +218,7 @@ TEST(NeuronLauncher, PrintsAnOrdinaryAddress) {
 }
 
 TEST(NeuronLauncher, RefusesInOneLineAndANextStep) {
-  for (const char* bad : {"x", "", "0?threads=0", "0?threads=zwei", "0?isa=mmx", "0?chips=17", "3?chips=2", "0?machine=trn9", "1?machine=trn2.3xlarge", "16?machine=trn2.48xlarge", "0?folder=/nonexistent", "0?colour=red", "0?threads", "0?timing=h100"}) {
+  for (const char* bad : {"x", "", "0?threads=0", "0?threads=zwei", "0?isa=mmx", "0?chips=17", "3?chips=2", "0?machine=trn9", "1?machine=trn2.3xlarge", "16?machine=trn2.48xlarge", "0?folder=/proc/none", "0?colour=red", "0?threads", "0?timing=h100"}) {
     Launched r = launch(bad);
     EXPECT_NE(r.code, 0) << bad;
     EXPECT_EQ(r.out, "") << bad;

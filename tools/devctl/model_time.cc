@@ -48,7 +48,7 @@ class Rank {
 
   // The prompt, in chunks: to the first token.
   Result<double> prefill(const ModelCall& call) {
-    const uint64_t before = value_;
+    const double before = now();
     for (uint32_t at = 0; at < call.input; at += call.chunk) {
       const uint32_t rows = std::min(call.chunk, call.input - at);
       std::vector<baton_binding> b = {bind("ids", tokens_, uint64_t(at) * 4, uint64_t(rows) * 4), bind("table", table_), bind("cache", kv_), bind("token", token_)};
@@ -56,20 +56,19 @@ class Rank {
       BATON_TRY(queue_.submit(next(launch(prefill_, b, args))));
       BATON_TRY(settled());
     }
-    return elapsed(before);
+    return now() - before;
   }
 
   // One launch a token, as a host that samples or batches would.
   Result<double> decode(const ModelCall& call) {
-    const uint64_t before = value_;
+    const double before = now();
     for (uint32_t i = 0; i < call.output && !interrupted(); ++i) {
       std::vector<baton_binding> b = {bind("tokens", tokens_, uint64_t(i) * 4, 8), bind("table", table_), bind("cache", kv_)};
       int64_t args[] = {int64_t(call.input) + i, 1, float_arg(0), float_arg(1), 0, 0};
       BATON_TRY(queue_.submit(next(launch(decode_, b, args))));
       BATON_TRY(settled());
     }
-    BATON_ASSIGN(double all, elapsed(before));
-    return all / call.output;
+    return (now() - before) / call.output;
   }
 
   uint64_t kv_bytes() const { return layout_.bytes(); }
@@ -89,9 +88,7 @@ class Rank {
     return op.signal(order_, ++value_);
   }
   Status settled() { return order_.wait_until(value_, deadline_in_ms(kPatienceMs)); }
-  Result<double> elapsed(uint64_t before) const {
-    return double(order_.modelled_ns(value_)) - (before ? double(order_.modelled_ns(before)) : 0);
-  }
+  double now() const { return double(order_.modelled_ns(value_)); }  // asked at once: a timeline forgets the times of old values
   // Token ids 0, and blocks in order.
   Status prepare(const Context& c, uint32_t blocks) {
     BATON_ASSIGN(Device host, c.devices.open("host://"));
