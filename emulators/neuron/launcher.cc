@@ -83,7 +83,7 @@ Result<std::string> address(const std::string& rest) {
   const uint64_t chips = chosen.chips ? chosen.chips : machine.devices.size();
   if (number >= chips) return Error(BATON_NOT_FOUND, "there is no chip " + chip + ": this " + machine.name + " has 0 to " + std::to_string(chips - 1), "name a machine of more chips, as ?machine=trn2.48xlarge");
   if (chosen.folder.empty()) return uri;
-  BATON_ASSIGN(auto site, baton::neuron_emu::Site::open(chosen.folder));
+  BATON_ASSIGN(auto site, baton::neuron_emu::Site::open(chosen.folder, baton::neuron_emu::runtime_folder()));
   BATON_TRY(baton::neuron_emu::SysfsTree::open(site.folder(), machine, uint32_t(chips), {}));
   return uri + "&sysfs=" + site.folder() + "/sys";
 }

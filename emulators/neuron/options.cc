@@ -64,6 +64,8 @@ Status read_cores(Options& o) {
 
 }  // namespace
 
+std::string runtime_folder() { return std::string(variable("XDG_RUNTIME_DIR")); }
+
 Result<Options> read_options() {
   Options o;
   auto take = [](const char* name, uint64_t least, uint64_t most, auto& field) -> Status {
@@ -101,7 +103,7 @@ Result<Options> read_options() {
   }
   o.root_comm = variable("NEURON_RT_ROOT_COMM_ID");
   o.faults = variable("BATON_EMU_NEURON_FAULTS");
-  o.runtime_folder = variable("XDG_RUNTIME_DIR");
+  o.runtime_folder = runtime_folder();
   BATON_TRY(read_cores(o));
   return o;
 }

@@ -62,6 +62,7 @@ struct Options {
 };
 
 Result<Options> read_options();
+std::string runtime_folder(); // XDG_RUNTIME_DIR; "": unset
 // The machine that `name` and a number of chips (0: all) choose.
 Result<MachineData> choose_machine(std::string_view name, uint64_t chips);
 // One value as the launcher and read_options() check it; `name` is the launcher's option ("threads").
