@@ -220,11 +220,11 @@ TEST(MachinesOnLibnrt, LncIsTheChips) {
   EXPECT_EQ(symbol<int32_t(uint32_t*)>(rt.library, "nrt_get_total_vnc_count")(&n), nrt::kInvalid);
 }
 
-uint64_t resident_kb() {
+int64_t resident_kb() {
   std::ifstream f("/proc/self/status");
   std::string line;
   while (std::getline(f, line))
-    if (line.starts_with("VmRSS:")) return std::stoull(line.substr(6));
+    if (line.starts_with("VmRSS:")) return std::stoll(line.substr(6));
   return 0;
 }
 
@@ -232,19 +232,19 @@ TEST(MachinesOnLibnrt, SixteenChipsOf96GiBCostWhatIsTouched) {
   Variables v;
   v.set("BATON_EMU_NEURON_MACHINE", "trn2.48xlarge");
   Runtime rt;
-  const uint64_t before = resident_kb();
+  const int64_t before = resident_kb();
   const std::clock_t cpu = std::clock();  // not wall time: the machine may be busy
   ASSERT_EQ(rt.init(), nrt::kSuccess);
   EXPECT_LT(double(std::clock() - cpu) / CLOCKS_PER_SEC, 1.0);
   EXPECT_EQ(rt.ask("nrt_get_visible_vnc_count"), 64u);
-  const uint64_t started = resident_kb();
-  EXPECT_LT(started - before, 64u << 10);
+  const int64_t started = resident_kb();
+  EXPECT_LT(started - before, 64 << 10);
   std::vector<uint8_t> some(1 << 20, 1);
   for (int32_t vnc : {0, 31, 63}) {
     nrt::Tensor* t = rt.tensor(vnc, 20ull << 30);
     EXPECT_EQ(symbol<decltype(nrt::nrt_tensor_write)>(rt.library, "nrt_tensor_write")(t, some.data(), 10ull << 30, some.size()), nrt::kSuccess);
   }
-  EXPECT_LT(resident_kb() - started, 32u << 10);  // 3 MiB are touched of 60 GiB
+  EXPECT_LT(resident_kb() - started, 32 << 10);  // 3 MiB are touched of 60 GiB
   rt.close();
 }
 

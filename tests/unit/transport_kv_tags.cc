@@ -34,21 +34,22 @@ TEST(Tags, NameTheFirstBlockThatChangedHands) {
 TEST(Tags, AreASequenceLockBetweenThreads) {
   KvTags tags(2);
   const std::vector<int32_t> block{1};
-  std::atomic<uint64_t> data[16]{};
+  std::atomic<uint64_t> data[16]{}, written{0}; // written: the tag whose data is whole
   std::atomic<bool> stop{false};
   std::thread owner([&] {
     for (uint64_t v = 1; !stop; ++v) {
       tags.renew(block);
       for (auto& d : data) d.store(v, std::memory_order_relaxed);
+      written.store(v, std::memory_order_release);
     }
   });
   uint64_t whole = 0, mixed = 0;
   for (uint64_t tries = 0; tries < 200'000'000 && (whole < 1000 || tries < 20'000); ++tries) {
     KvTagged mine(&tags, block);
-    const uint64_t first = data[0].load(std::memory_order_relaxed);
-    if (data[15].load(std::memory_order_relaxed) != first) continue; // the one before is still being written
+    const uint64_t now = written.load(std::memory_order_acquire);
+    if (now != tags.of(1)) continue; // it has changed hands and is being written
     bool same = true;
-    for (auto& d : data) same &= d.load(std::memory_order_relaxed) == first;
+    for (auto& d : data) same &= d.load(std::memory_order_relaxed) == now;
     if (mine.stale() >= 0) continue;
     ++whole;
     mixed += !same;
