@@ -2,7 +2,7 @@
 // into a stage of the sink, unpacked there. What it needs of the fabric is StreamPort: libfabric and verbs have one.
 //
 // A fabric that takes a microsecond or two for each write makes 16384 blocks of 4 KiB three times as slow as one of 64 MiB. So the sender packs
-// (kv_pack.hpp) into pieces of 512 KiB that are still in the cache when they are sent, one write each; when a piece is complete a Note says
+// (kv_pack.hpp) into pieces of 256 KiB that are still in the cache when they are sent, one write each; when a piece is complete a Note says
 // which bytes it is, with their checksum; the sink knows from the plan where they go, unpacks them, and returns pieces over the session: libfabric's shm has been seen to crash, and can hang, in
 // sending to a peer that is gone, which a sink then need not do.
 // Sealed (EndpointOptions::seal_bulk), each piece is encrypted and authenticated (aead.hpp), every layer goes this way, and the sink's memory is not
@@ -11,7 +11,7 @@
 //   free > packed > posted > written > (noted) lent to the sink > free
 //
 // Owner    a sender and a landing, one each.   Threads  as the Instance; the far side is not trusted: what a Note says is checked.
-// Cost     A pass through the cache on both sides, 16 pieces of 512 KiB a side, allocated at the first use.   Errors  CORRUPT, IO.
+// Cost     A pass through the cache on both sides, 16 pieces of 256 KiB a side, allocated at the first use.   Errors  CORRUPT, IO.
 #pragma once
 
 #include "transport/aead.hpp"
@@ -21,7 +21,7 @@
 
 namespace baton::transport {
 
-inline constexpr uint64_t kStreamPieceBytes = 512u << 10;
+inline constexpr uint64_t kStreamPieceBytes = 256u << 10;
 inline constexpr uint32_t kStreamPieces = 16;
 inline constexpr int kStreamBunch = 4; // pieces that are returned together while others wait
 
