@@ -24,6 +24,7 @@ constexpr int kSlow = 1;
 constexpr int kRepeats = 34; // x 3 kinds of death: over 100 kills
 #endif
 
+const char* kLeaseMs = "15000"; // a death shows by the end of a stream; a busy machine is no death
 const char* kPrompt = "It is a truth universally acknowledged, that a single man";
 
 int64_t now_ms() {
@@ -66,7 +67,7 @@ class Cluster {
   void restart_prefill() { start_prefill(prefill_address_.substr(8)); }
 
   Process request(int max_tokens, const std::string& prompt = kPrompt) {
-    return Process({baton::test::tool("baton"), "generate", "--prefill", prefill_address_, "--decode", decode_address_, "--key-file", key_,
+    return Process({baton::test::tool("baton"), "generate", "--prefill", prefill_address_, "--decode", decode_address_, "--key-file", key_, "--lease-ms", kLeaseMs,
                     "--max-tokens", std::to_string(max_tokens), "--ignore-eos", prompt});
   }
   std::string answer(int max_tokens = 8) {
@@ -121,7 +122,7 @@ class Cluster {
                     const std::string& listen) {
     slot.reset();
     slot = std::make_unique<Process>(std::vector<std::string>{baton::test::tool("baton"), "worker", "--role", role, "--device", device,
-                                                              "--listen", listen, "--key-file", key_});
+                                                              "--listen", listen, "--key-file", key_, "--lease-ms", kLeaseMs});
     ASSERT_TRUE(slot->wait_out("baton://", 20000 * kSlow)) << role << ": " << slot->err();
     ASSERT_TRUE(slot->wait_out("\n", 1000));
     address = word_after(slot->out(), "baton://");
