@@ -1,7 +1,7 @@
 // Branch-free scalar loops that the compiler makes vectors of (CMakeLists.txt has its options). AVX-512 has kernels of its own.
 #include "transport/kv_convert.hpp"
 
-#include "transport/kv_convert_avx512.hpp"
+#include "transport/kv_convert_kernels.hpp"
 
 #include <fmt/format.h>
 

@@ -1,6 +1,6 @@
 // bf16 to FP8 by AVX2, 16 numbers at a time, as even and odd halves of 32-bit lanes: the product is rounded to a normal code by its bits and to a subnormal
 // one by the adder of f32, as in kv_convert_tables.cc, and each number takes the one that it is.
-#include "transport/kv_convert_avx512.hpp"
+#include "transport/kv_convert_kernels.hpp"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -1,4 +1,4 @@
-#include "transport/kv_convert_avx512.hpp"
+#include "transport/kv_convert_kernels.hpp"
 
 #include <algorithm>
 #include <bit>

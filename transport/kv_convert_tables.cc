@@ -5,7 +5,7 @@
 // code = table[mantissa] + (exponent << mantissa bits of FP8) - a constant. Where the code is a subnormal, the adder of f32 rounds the product: added to
 // a number whose last bit is worth the smallest subnormal, it leaves the code in the lower half of the sum. Both are at hand for each number, so that
 // how many are subnormal costs nothing: in a cache without scales half of all vectors have one.
-#include "transport/kv_convert_avx512.hpp"
+#include "transport/kv_convert_kernels.hpp"
 
 #include <array>
 #include <cmath>

@@ -122,6 +122,11 @@ TEST_F(Identities, WorkersAreChosenFromThoseThatAreRegistered) {
   EXPECT_NE(nobody.err.find("1 have another model"), std::string::npos) << nobody.err;
   const std::string model = nobody.err.substr(at + 10, nobody.err.find(':', at) - at - 10);
 
+  // What a person writes: who, what and where. The model is the worker's to refuse.
+  write(json::array({json{{"id", "d"}, {"role", "decode"}, {"address", at_d[0].substr(8)}}, json{{"id", "p"}, {"role", "prefill"}, {"address", at_p[0].substr(8)}}}));
+  const Outcome plain = generate();
+  EXPECT_EQ(plain.code, 0) << plain.err;
+
   d[0]->kill(SIGKILL);
   d[0]->wait(kPatience);
   const json all = json::array({entry("gone", "decode", at_d[0], model, "ready", 0),      entry("drains", "decode", at_d[1], model, "draining", 0),

@@ -20,7 +20,7 @@ Result<std::vector<std::string>> ready_workers(const transport::Discovery& d, co
   size_t draining = 0, others = 0, tried = 0;
   for (const auto& [id, w] : d.workers()) {
     if (w.role != role) continue;
-    if (w.model != model) ++others;
+    if (!w.model.empty() && w.model != model) ++others; // a line of a file may leave it out: the worker itself refuses another model
     else if (w.state != transport::WorkerState::ready) ++draining;
     else if (avoid.contains(w.address)) ++tried;
     else fit.push_back(&w);

@@ -1,7 +1,7 @@
 // workers.hpp: which registered workers may serve a request.
 //
-// Ready ones of the role and the model; who has fewer requests, as far as that is told, comes first, and equals in a random order, so that many clients
-// do not all choose the same one. Layouts need not be equal: a plan converts. An entry is a hint: who a worker is, its session proves.
+// Ready ones of the role and the model (or of none, where a file does not say); who has fewer requests, as far as that is told, comes first, and
+// equals in a random order, so that many clients do not all choose the same one. Layouts need not be equal: a plan converts. An entry is a hint: who a worker is, its session proves.
 //
 // Owner    values.   Threads  as the Instance.   Cost  read: until the source has been read once.
 // Errors   DEADLINE: the source does not answer; NOT_FOUND: nobody fits, with who does not and why; what the source fails with.

@@ -1,4 +1,4 @@
-// kv_convert_avx512.hpp (internal): the conversions of kv_convert.hpp by AVX-512, bit for bit those of its scalar loops.
+// kv_convert_kernels.hpp (internal): the conversions of kv_convert.hpp by AVX-512 (kv_convert_avx512.cc, kv_convert_tables.cc) and AVX2, bit for bit those of its scalar loops.
 //
 // 32 numbers at a time: to f32 (FP8 is f16 by a shift: e5m2 has its exponent, e4m3 is 2^8 too small), times the factor, and back. To FP8 by way
 // of f16, truncated with its last bit set where that was not exact ("rounding to odd"), so that the second rounding, in 16-bit lanes, is the only one.
