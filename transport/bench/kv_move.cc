@@ -302,9 +302,9 @@ struct Prefill {
     r.ratio = r.yardstick_ms / r.median_ms;
     if (notify_ns) {
       const std::vector<int32_t> block{0};
-      BATON_ASSIGN(double there_and_back, rounds(true, 20'001, &block));
+      BATON_ASSIGN(double there_and_back, rounds(true, std::min(20'000u, 2000 * iterations) + 1, &block));
       *notify_ns = uint64_t(there_and_back * 500);
-      BATON_ASSIGN(double asleep, rounds(false, 301, &block));
+      BATON_ASSIGN(double asleep, rounds(false, std::min(300u, 30 * iterations) + 1, &block));
       *notify_asleep_ns = uint64_t(asleep * 1000);
     }
     return r;
