@@ -49,8 +49,8 @@ class KvKill : public testing::Test {
   std::mt19937 rng;
   uint32_t completed = 0, cut = 0;
 
-  // The decode side lives here: the source is killed `after_us` into its requests.
-  void kill_the_source(const std::string& fabric, uint32_t after_us, uint32_t salt) {
+  // The decode side lives here: the source is killed `after_us` into its requests; of a first one, not before a request is through.
+  void kill_the_source(const std::string& fabric, uint32_t after_us, uint32_t salt, bool first) {
     Child child("source", key, ep.address());
     std::unique_ptr<Session> s;
     ASSERT_TRUE(poll_until(in, [&] { return (s = ep.accept()) != nullptr; }, kSoonMs));
@@ -68,6 +68,7 @@ class KvKill : public testing::Test {
     }
     const uint64_t end = now_ns() + after_us * 1000ull;
     while (now_ns() < end) in.poll();
+    if (first) ASSERT_TRUE(poll_until(in, [&] { return requests[0].sealed().has_value(); }, kSoonMs));
     child.kill(SIGKILL);
     const uint64_t killed = now_ns();
     ASSERT_TRUE(poll_until(in, [&] { return !s->alive().ok(); }, kSoonMs)) << "the survivor was not told";
@@ -91,7 +92,7 @@ class KvKill : public testing::Test {
   }
 
   // The prefill side lives here.
-  void kill_the_sink(const std::string& fabric, uint32_t after_us, uint32_t salt) {
+  void kill_the_sink(const std::string& fabric, uint32_t after_us, uint32_t salt, bool first) {
     Child child("sink", key, "-");
     std::unique_ptr<Session> s = must(ep.connect(child.line(), deadline_in_ms(kSoonMs)), "connect");
     KvLayout mine = small_layout(KvOrder::token_major, 16, kBlocks);
@@ -102,7 +103,7 @@ class KvKill : public testing::Test {
     bool killed = false;
     uint64_t killed_ns = 0;
     auto strike = [&] {
-      if (killed || now_ns() < end) return;
+      if (killed || first || now_ns() < end) return;
       child.kill(SIGKILL);
       killed = true;
       killed_ns = now_ns();
@@ -135,6 +136,7 @@ class KvKill : public testing::Test {
       ASSERT_EQ(r->type, "result");
       EXPECT_EQ(r->body["wrong"], 0);
       ++completed;
+      first = false;
     }
     ASSERT_TRUE(killed) << "the session was lost before anybody was killed";
     EXPECT_TRUE(poll_until(in, [&] { return !s->alive().ok(); }, kSoonMs));
@@ -149,26 +151,27 @@ TEST_F(KvKill, EitherSideAtSeededPointsUnderLoad) {
   const uint32_t seed = number("BATON_TEST_SEED", 1), kills = number("BATON_TEST_KILLS", kSanitized ? 24 : 200);
   rng.seed(seed);
   size_t fds = 0, maps = 0, files = 0;
+  std::string before;
   {
     Burner burner;
     for (uint32_t i = 0; i < kills; ++i) {
       const std::string fabric = kFabrics[i / 2 % std::size(kFabrics)];
       const uint32_t after_us = rng() % (i % 2 ? 80'000 : 150'000) * (kSanitized ? 4 : 1);
       SCOPED_TRACE(testing::Message() << "kill " << i << " of the " << (i % 2 ? "sink" : "source") << " over " << fabric << " after " << after_us << " us; BATON_TEST_SEED=" << seed);
-      if (i % 2) kill_the_sink(fabric, after_us, i * 16 + 1);
-      else kill_the_source(fabric, after_us, i * 16 + 1);
+      const uint32_t firsts = 2 * std::size(kFabrics); // each fabric has its domain after these
+      if (i % 2) kill_the_sink(fabric, after_us, i * 16 + 1, i < firsts);
+      else kill_the_source(fabric, after_us, i * 16 + 1, i < firsts);
       if (HasFailure()) return;
-      if (i == 2 * std::size(kFabrics) - 1) { // each fabric has its domain by now
+      if (i == firsts - 1) {
         poll_until(in, [] { return false; }, 50);
-        fds = open_fds(), maps = memfd_mappings(), files = shm_files();
+        fds = open_fds(), before = fds_text(), maps = memfd_mappings(), files = shm_files();
       }
     }
   }
   printf("seed %u: %u kills, %u requests were through and right, %u were cut\n", seed, kills, completed, cut);
   EXPECT_GT(cut, kills / 10) << "the kills come too early or too late to be of use";
   EXPECT_GT(completed, 0u);
-  poll_until(in, [] { return false; }, 50);
-  EXPECT_LE(open_fds(), fds);
+  EXPECT_TRUE(poll_until(in, [&] { return open_fds() <= fds; }, kSoonMs)) << "before:" << before << "\nnow:" << fds_text();
   EXPECT_LE(memfd_mappings(), maps);
   EXPECT_TRUE(no_more_shm_files(in, files)) << shm_files() << " files in /dev/shm, " << files << " before";
 }
