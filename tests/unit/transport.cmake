@@ -1,7 +1,7 @@
 if(TARGET baton_transport)
   baton_static(transport_kv_data SOURCES ${CMAKE_CURRENT_LIST_DIR}/transport_kv_data.cc LIBS baton_transport)
   target_compile_options(transport_kv_data PRIVATE -O2)
-  foreach(part kv_layout kv_plan kv_convert kv_pack kv_recode kv_tags session identity secrecy aead kv_link kv_parts kv_hold process lend seal remote_timeline cut rails hostile verbs)
+  foreach(part kv_layout kv_plan kv_convert kv_pack kv_recode kv_tags session identity secrecy aead kv_link kv_parts kv_hold process lend seal remote_timeline cut rails hostile verbs tcp_stream)
     baton_test(transport_${part} SOURCES ${CMAKE_CURRENT_LIST_DIR}/transport_${part}.cc LIBS baton_transport transport_kv_data LABELS unit TIMEOUT 120 DEPENDS baton-driver-host LOCKS devshm)
     target_include_directories(transport_${part} PRIVATE ${CMAKE_CURRENT_LIST_DIR})
   endforeach()
