@@ -12,7 +12,6 @@ namespace baton::transport {
 namespace {
 
 constexpr uint32_t kBlocks = 64, kTokens = kBlocks * 16 - 3, kHeadDim = 128, kRequests = 6; // 1 MiB a layer, 4 layers
-constexpr const char* kFabrics[] = {"mapped", "shm", "tcp"};
 
 uint32_t number(const char* name, uint32_t otherwise) {
   const char* v = getenv(name);
@@ -150,15 +149,16 @@ class KvKill : public testing::Test {
 TEST_F(KvKill, EitherSideAtSeededPointsUnderLoad) {
   const uint32_t seed = number("BATON_TEST_SEED", 1), kills = number("BATON_TEST_KILLS", kSanitized ? 24 : 200);
   rng.seed(seed);
+  const auto fabrics = fabrics_under_test({"mapped", "shm", "tcp"});
   size_t fds = 0, maps = 0, files = 0;
   std::string before;
   {
     Burner burner;
     for (uint32_t i = 0; i < kills; ++i) {
-      const std::string fabric = kFabrics[i / 2 % std::size(kFabrics)];
+      const std::string fabric = fabrics[i / 2 % fabrics.size()];
       const uint32_t after_us = rng() % (i % 2 ? 80'000 : 150'000) * (kSanitized ? 4 : 1);
       SCOPED_TRACE(testing::Message() << "kill " << i << " of the " << (i % 2 ? "sink" : "source") << " over " << fabric << " after " << after_us << " us; BATON_TEST_SEED=" << seed);
-      const uint32_t firsts = 2 * std::size(kFabrics); // each fabric has its domain after these
+      const auto firsts = uint32_t(2 * fabrics.size()); // each fabric has its domain after these
       if (i % 2) kill_the_sink(fabric, after_us, i * 16 + 1, i < firsts);
       else kill_the_source(fabric, after_us, i * 16 + 1, i < firsts);
       if (HasFailure()) return;
