@@ -41,10 +41,11 @@ install_library(baton BatonTargets)
 install_library(baton_program BatonProgramTargets)
 install_library(baton_program_json BatonTargets)
 install_library(baton_engine BatonProgramTargets)
+install_library(baton_placement BatonPlacementTargets)
 install_library(baton_transport BatonTransportTargets)
 install_library(baton_discovery BatonDiscoveryTargets)
 install_library(baton_kv BatonKvTargets kv)
-set(exports BatonTargets BatonProgramTargets BatonTransportTargets BatonDiscoveryTargets BatonKvTargets)
+set(exports BatonTargets BatonProgramTargets BatonPlacementTargets BatonTransportTargets BatonDiscoveryTargets BatonKvTargets)
 if(TARGET baton_cts)
   install_library(baton_cts BatonCtsTargets)
   list(APPEND exports BatonCtsTargets)
@@ -73,7 +74,7 @@ foreach(module baton-driver-host baton-driver-neuron baton-driver-cs3 baton-emu-
 endforeach()
 install(TARGETS nrt LIBRARY DESTINATION ${plugin_dir}/emu COMPONENT runtime NAMELINK_SKIP)
 install(DIRECTORY ${BATON_PLUGIN_DIR}/timing ${BATON_PLUGIN_DIR}/machines DESTINATION ${plugin_dir} COMPONENT runtime)
-install(FILES ${BATON_PLUGIN_DIR}/links.json DESTINATION ${plugin_dir} COMPONENT runtime)
+install(FILES ${BATON_PLUGIN_DIR}/links.json ${BATON_PLUGIN_DIR}/wafers.json DESTINATION ${plugin_dir} COMPONENT runtime)
 
 # ---- Python: nothing to build; finds libbaton from where it lies ----
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/python/baton DESTINATION ${CMAKE_INSTALL_LIBDIR}/python3/dist-packages COMPONENT runtime

@@ -6,3 +6,4 @@ foreach(part driver daemon hostile)
   baton_test(cs3_${part} SOURCES ${CMAKE_CURRENT_LIST_DIR}/cs3_${part}.cc LIBS baton_cs3_link baton_program baton Threads::Threads ${CMAKE_DL_LIBS} LABELS unit
              DEPENDS baton-emu-cs3 baton-driver-cs3 baton-driver-host)
 endforeach()
+baton_test(cs3_placement SOURCES ${CMAKE_CURRENT_LIST_DIR}/cs3_placement.cc LIBS baton_placement baton_model LABELS unit)

@@ -63,7 +63,7 @@ void refused(const std::vector<std::string>& args, int code) {
 
 bool emulator(const std::string& scheme) { return std::filesystem::exists(baton::test::plugin("baton-emu-" + scheme)); }
 
-const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"model"}, {"fabric"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"workers"}, {"explain"}, {"version"}};
+const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"model"}, {"place"}, {"fabric"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"workers"}, {"explain"}, {"version"}};
 
 TEST(DevctlVerbs, EachHasHelp) {
   for (auto verb : kVerbs) {
@@ -106,6 +106,40 @@ TEST(DevctlVerbs, ModelIsNearThePublishedRunWithoutItsWeights) {
   refused({"model", folder, "--device", "host://"}, 6);
   refused({"model", folder, "--tp", "3"}, 2);
   refused({"model", "/nonexistent"}, 2);
+}
+
+TEST(DevctlVerbs, PlaceSaysWhatFitsDrawsItAndRefusesWithNumbers) {
+  const std::string folder = std::string(BATON_SOURCE_DIR) + "/models/llama-3.3-70b", svg = testing::TempDir() + "place.svg";
+  json j = document({"place", folder, "--wafers", "4", "--svg", svg}, "place");
+  ASSERT_EQ(j["wafers"].size(), 4u);
+  const uint64_t tokens = j["kv_tokens"];
+  uint64_t layers = 0;
+  for (const json& w : j["wafers"]) {
+    layers += w["layers"].get<uint64_t>();
+    EXPECT_GE(w["kv_tokens_fit"].get<uint64_t>(), tokens);
+    EXPECT_LE(w["weight_bytes"].get<uint64_t>() + w["scratch_bytes"].get<uint64_t>() + w["kv_bytes"].get<uint64_t>(), w["capacity_bytes"].get<uint64_t>());
+  }
+  EXPECT_EQ(layers, 80u);
+  EXPECT_EQ(document({"place", folder}, "place")["wafers"].size(), 4u) << "the fewest";
+  EXPECT_EQ(document({"place", folder, "--wafers", "auto", "--context", std::to_string(tokens)}, "place")["wafers"].size(), 4u);
+  EXPECT_EQ(document({"place", folder, "--wafers", "auto", "--context", std::to_string(tokens + 1)}, "place")["wafers"].size(), 5u);
+  std::ifstream file(svg);
+  const std::string drawn((std::istreambuf_iterator<char>(file)), {});
+  EXPECT_EQ(drawn.rfind("<svg ", 0), 0u);
+  EXPECT_NE(drawn.find("</svg>"), std::string::npos);
+  EXPECT_NE(drawn.find("wafer 3: layers 60-79"), std::string::npos);
+  Ran text = devctl({"place", folder, "--wafers", "4", "--bad-rows", "7,100-103", "--kv", "concat"});
+  EXPECT_EQ(text.code, 0) << text.err;
+  EXPECT_NE(text.out.find("60-79"), std::string::npos) << text.out;
+  refused({"place", folder, "--wafers", "3"}, 5);
+  EXPECT_NE(devctl({"place", folder, "--wafers", "3"}).err.find("next: --wafers 4"), std::string::npos);
+  refused({"place", folder, "--wafers", "4", "--context", std::to_string(tokens + 1)}, 5);
+  refused({"place", folder, "--wafers", "81"}, 2);
+  refused({"place", folder, "--wafers", "few"}, 2);
+  refused({"place", folder, "--bad-rows", "9-7"}, 2);
+  refused({"place", folder, "--wafer", "cs9"}, 3);
+  refused({"place", folder, "--svg", "/nonexistent/place.svg"}, 4);
+  refused({"place", "/nonexistent"}, 2);
 }
 
 TEST(DevctlVerbs, SummaryNamesTheNextCommand) {

@@ -1,4 +1,5 @@
 // devctl: looks into a machine: devices, paths, fabrics, and what they do. See verbs.h.
+#include "drivers/cs3/placement/place.hpp"
 #include "tools/devctl/options.h"
 #include "tools/devctl/verbs.h"
 
@@ -7,6 +8,7 @@
 
 #include <csignal>
 #include <functional>
+#include <map>
 #include <unistd.h>
 
 namespace baton::devctl {
@@ -36,6 +38,7 @@ struct Arguments {
   CtsCall cts;
   WorkersCall workers;
   ModelCall model;
+  PlaceCall place;
 };
 
 void add_bench(CLI::App& app, Arguments& a, Verb& verb) {
@@ -82,6 +85,22 @@ void add_model(CLI::App& app, Arguments& a, Verb& verb) {
   m->callback([&] { verb = [&](const Context& c) { return model_time(c, a.model); }; });
 }
 
+void add_place(CLI::App& app, Arguments& a, Verb& verb) {
+  auto* p = app.add_subcommand("place", "Where a model lies on wafers: how many it takes, what each holds, how long contexts may be; needs no device");
+  p->add_option("FOLDER", a.place.folder, "A folder with the model's config.json")->required();
+  p->add_option("--wafers", a.place.wafers, "How many, or auto: the fewest")->option_text("N|auto")->transform(CLI::CheckedTransformer(std::map<std::string, uint32_t>{{"auto", 0}}) | CLI::Range(1u, cs3::kMaxWafers));
+  p->add_option("--sequences", a.place.sequences, "In flight")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  p->add_option("--context", a.place.context, "Tokens of each sequence that must fit (default: as many as do)")->check(CLI::Range(uint64_t(1), uint64_t(1) << 32));
+  p->add_option("--kv", a.place.kv, "How tokens lie over a region's rows")->check(CLI::IsMember({"shift", "concat"}))->capture_default_str();
+  p->add_option("--ends", a.place.ends, "Embedding and lm_head: spread over all wafers by rows, or pinned to the first and last")->check(CLI::IsMember({"spread", "pinned"}))->capture_default_str();
+  p->add_option("--bad-rows", a.place.bad_rows, "Rows of every fabric that do not work, as in 17,100-103");
+  p->add_option("--reserve", a.place.reserve, "Bytes of a PE for code, stack and buffers (default: as the wafer's data says)")->check(CLI::Range(0, 1 << 20));
+  p->add_option("--wafer", a.place.wafer, "Kind of wafer: cs3 or cs2")->capture_default_str();
+  p->add_option("--dtype", a.place.dtype, "Of weights and KV-cache")->check(CLI::IsMember({"BF16", "F16", "F32"}))->capture_default_str();
+  p->add_option("--svg", a.place.svg, "Draw it into this file");
+  p->callback([&] { verb = [&](const Context& c) { return place_model(c.out, a.place); }; });
+}
+
 void add_workers(CLI::App& app, Arguments& a, Verb& verb) {
   auto* w = app.add_subcommand("workers", "Prefill and decode workers that are registered in a file or in etcd");
   auto& from = a.workers.from;
@@ -123,6 +142,7 @@ void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
   conformance->callback([&] { verb = [&](const Context& c) { return cts(c, a.cts); }; });
   app.add_subcommand("fabric", "What KV-cache can travel on here")->callback([&] { verb = fabric; });
   add_model(app, a, verb);
+  add_place(app, a, verb);
   add_key(app, a, verb);
   add_workers(app, a, verb);
   auto* e = app.add_subcommand("explain", "What an error code means and what to do");

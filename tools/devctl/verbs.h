@@ -58,6 +58,14 @@ struct ModelCall {
   uint32_t tp = 1, input = 1024, output = 128, chunk = 2048;
 };
 
+struct PlaceCall {
+  std::string folder;                  // of a config.json; weights are not read
+  std::string wafer = "cs3", dtype = "BF16", kv = "shift", ends = "spread", bad_rows, svg;
+  uint32_t wafers = 0, sequences = 1;  // wafers 0: the fewest
+  uint64_t context = 0;                // 0: as long as fits
+  int64_t reserve = -1;                // bytes of a PE; -1: as the wafer's data says
+};
+
 int summary(const Context&);
 int list(const Context&, const std::string& selector);
 int info(const Context&, const std::string& selector);
@@ -68,6 +76,7 @@ int bench_kv(const Context&, const KvBench&);
 int replay(const Context&, const ReplayCall&);
 int cts(const Context&, const CtsCall&);  // does not return if baton-cts is there
 int model_time(const Context&, const ModelCall&);  // what a device's timing model says of a model
+int place_model(const Output&, const PlaceCall&);  // where a model lies on wafers; needs no device
 int fabric(const Context&);
 int key_new(const Context&, const std::string& file);    // an identity of sessions
 int key_show(const Context&, const std::string& file);   // its public half
