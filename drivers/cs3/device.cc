@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 namespace baton::cs3 {
 namespace {
@@ -56,14 +57,22 @@ Status Device::connect_link() {
   daemon_ = link->daemon;
   ++connection_;
   loss_.reset();
-  lost_told_ = false;
+  lost_told_ = reset_by_others_ = false;
   BATON_TRY(carrier_->watch(link_epoll_.get()));
-  // As SdkRuntime: the command stream opens with run(); symbols are looked up by name.
-  auto rc = call(command(Op::run));
-  if (!rc) return rc.error();
+  BATON_TRY(open_stream());
   constexpr std::string_view symbol = "sram";
   auto id = call(command(Op::get_id), std::span(reinterpret_cast<const uint8_t*>(symbol.data()), symbol.size()));
   return id ? Status() : id.error();
+}
+
+// As SdkRuntime: load once, then the command stream opens with run().
+Status Device::open_stream() {
+  if (daemon_.minor >= 1) {
+    auto loaded = call(command(Op::load));
+    if (!loaded) return loaded.error();
+  }
+  auto rc = call(command(Op::run));
+  return rc ? Status() : rc.error();
 }
 
 Error Device::error_of(const Completion& c, std::string_view text) const {
@@ -187,8 +196,7 @@ Status Device::telemetry(baton_telemetry& out) {
 Status Device::reset() {
   abandon_all();
   if (!carrier_ || carrier_->is_broken()) return connect_link();  // a fresh session: nothing of the old one is left
-  const bool done_by_others = loss_.has_value();                  // resetting again would lose it for them in turn
-  if (!done_by_others) {
+  if (!std::exchange(reset_by_others_, false)) {                  // else resetting again would lose it for them in turn
     auto c = call(command(Op::reset));
     if (!c) return c.error();
     daemon_.epoch = c->epoch;
@@ -197,8 +205,7 @@ Status Device::reset() {
   regions_.clear();
   loss_.reset();
   lost_told_ = false;
-  auto rc = call(command(Op::run));
-  return rc ? Status() : rc.error();
+  return open_stream();
 }
 
 Result<Memory*> Device::alloc(uint64_t bytes) {

@@ -82,6 +82,7 @@ class Device {
 
   Device(const baton_driver_host* host, Options o) : host_(*host), options_(std::move(o)) {}
   Status connect_link();
+  Status open_stream();
 
   // device.cc: commands that are waited for
   Result<Completion> call(Submission s, std::span<const uint8_t> payload = {}, void* answer = nullptr, uint32_t answer_bytes = 0);
@@ -124,6 +125,7 @@ class Device {
   Regions regions_;
   std::optional<Error> loss_;  // the device is gone or was reset by others; the core hears of it from submit or poll
   bool lost_told_ = false;
+  bool reset_by_others_ = false;
 
   struct {
     uint64_t id = 0;

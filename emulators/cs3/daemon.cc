@@ -34,7 +34,9 @@ Daemon::Daemon(const DaemonOptions& o, Wafer wafer)
 
 Result<std::unique_ptr<Daemon>> Daemon::start(const DaemonOptions& o, const engine::CostModel* cost) {
   BATON_ASSIGN(Wafer wafer, Wafer::create(o.sram_bytes(), cost));
+  BATON_ASSIGN(FaultPlan faults, FaultPlan::read(o.faults));
   std::unique_ptr<Daemon> d(new Daemon(o, std::move(wafer)));
+  d->host_.faults = std::move(faults);
   BATON_TRY(d->listen());
   return d;
 }
@@ -140,7 +142,7 @@ int Daemon::sleep_ms() const {
   int ms = -1;
   if (!greetings_.empty()) ms = 100;
   for (const auto& s : sessions_)
-    if (s->blocked()) ms = 1;
+    if (s->blocked() || s->delayed()) ms = 1;
   return ms;
 }
 

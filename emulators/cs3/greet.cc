@@ -78,7 +78,7 @@ Welcome Daemon::make_welcome(const Greeting& g) const {
   std::memcpy(w.magic, kMagic, sizeof kMagic);
   w.major = kVersionMajor;
   w.minor = kVersionMinor;
-  w.capabilities = kCapShm | kCapRegions | kCapProgress;
+  w.capabilities = kCapShm | kCapRegions | kCapProgress | kCapRectangles | kCapPorts | kCapFaults;
   std::memcpy(w.boot_id, boot_id_, sizeof boot_id_);
   w.instance = instance_;
   w.epoch = wafer_.epoch();
@@ -107,7 +107,7 @@ void Daemon::begin_session(Greeting& g, Welcome w) {
   if (!sent || !port->watch(epoll_.get(), id).ok()) return;
   if (options_.verbose)
     std::fprintf(stderr, "session %llu by %s: pid %u, %s\n", static_cast<unsigned long long>(id), port->name(), g.hello.pid, g.hello.program);
-  sessions_.push_back(std::make_unique<Session>(id, host_, std::move(port)));
+  sessions_.push_back(std::make_unique<Session>(id, host_, std::move(port), g.hello.minor));
 }
 
 }  // namespace baton::cs3

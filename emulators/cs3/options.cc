@@ -28,8 +28,10 @@ Status set_option(DaemonOptions& o, std::string_view key, std::string_view value
   } else if (key == "timing") {
     if (value.empty()) return bad(key, value, "cs3, none, or the path of a model file");
     o.timing = value;
+  } else if (key == "faults") {
+    o.faults = value;
   } else {
-    return Error(BATON_INVALID_ARGUMENT, "option '" + std::string(key) + "' is not known", "options of emu+cs3://: threads, isa, sram_gb, timing");
+    return Error(BATON_INVALID_ARGUMENT, "option '" + std::string(key) + "' is not known", "options of emu+cs3://: threads, isa, sram_gb, timing, faults");
   }
   return {};
 }

@@ -23,10 +23,11 @@ struct DaemonOptions {
   uint32_t threads = 1;
   engine::Isa isa = engine::best_isa();
   std::string timing = "cs3";  // or "none"
+  std::string faults = {};     // fault.h: JSON, or the path of a file of it
   uint64_t sram_bytes() const { return uint64_t(sram_gb * 1e9); }
 };
 
-Status set_option(DaemonOptions&, std::string_view key, std::string_view value);  // threads, isa, sram_gb, timing
+Status set_option(DaemonOptions&, std::string_view key, std::string_view value);  // threads, isa, sram_gb, timing, faults
 Status parse_rest(std::string_view rest, DaemonOptions&);
 
 }  // namespace baton::cs3
