@@ -118,6 +118,8 @@ if(NOT BATON_SANITIZE)
   install_manual(baton-emu-cs3)
 endif()
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/models DESTINATION ${data_dir} COMPONENT tools PATTERN golden EXCLUDE)
+# To be copied to a CS-3's host: nothing else of Baton's is needed there.
+install(DIRECTORY ${CMAKE_SOURCE_DIR}/drivers/cs3/bridge DESTINATION ${data_dir} COMPONENT tools PATTERN __pycache__ EXCLUDE)
 
 # ---- examples ----
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/transport/adapters DESTINATION ${data_dir} COMPONENT dev PATTERN __pycache__ EXCLUDE)

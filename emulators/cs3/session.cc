@@ -261,6 +261,12 @@ void Session::drop_everything(const Error& why) {
 }
 
 void Session::reset_by_other(uint64_t by_session) {
+  if (by_session != id_) {  // first: what fails below does so for this
+    Completion c{};
+    c.kind = uint8_t(Kind::lost);
+    c.epoch = host_.wafer.epoch();
+    port_->post(c, "");
+  }
   drop_everything(Error(BATON_DEVICE_LOST, fmt::format("the wafer was reset (epoch {})", host_.wafer.epoch()), "allocate and load again"));
   programs_.clear();
   symbols_.clear();
@@ -268,11 +274,6 @@ void Session::reset_by_other(uint64_t by_session) {
   host_.wafer.free_session(id_);
   life_ = minor_ == 0 ? Life::loaded : Life::fresh;
   for (Fd& r : regions_) r.reset();
-  if (by_session == id_) return;
-  Completion c{};
-  c.kind = uint8_t(Kind::lost);
-  c.epoch = host_.wafer.epoch();
-  port_->post(c, "");
 }
 
 }  // namespace baton::cs3
