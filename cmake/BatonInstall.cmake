@@ -7,6 +7,7 @@
 #   lib/*.a, cmake/, pkgconfig/, include/baton/                     (dev)
 #   share/man/man1            manual pages, from prose and --help   (tools)
 #   share/baton/models, cts   the demo model, conformance subjects  (tools)
+#   share/baton/schemas       JSON schemas of what devctl prints    (tools)
 #   share/baton/adapters      other people's KV interfaces over baton_kv.h (dev)
 #   share/baton/examples      programs of an outside user, and the driver template (dev)
 #
@@ -117,6 +118,7 @@ install(FILES ${CMAKE_BINARY_DIR}/baton-emu-cs3.link DESTINATION ${CMAKE_INSTALL
 if(NOT BATON_SANITIZE)
   install_manual(baton-emu-cs3)
 endif()
+install(DIRECTORY ${CMAKE_SOURCE_DIR}/tools/devctl/schemas DESTINATION ${data_dir} COMPONENT tools)  # of what devctl prints with -o json
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/models DESTINATION ${data_dir} COMPONENT tools PATTERN golden EXCLUDE)
 # To be copied to a CS-3's host: nothing else of Baton's is needed there.
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/drivers/cs3/bridge DESTINATION ${data_dir} COMPONENT tools PATTERN __pycache__ EXCLUDE)

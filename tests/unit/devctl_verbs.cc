@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/support/process.h"
+#include "tests/unit/devctl_schema.hpp"
 
 namespace {
 
@@ -46,7 +47,8 @@ json document(const std::vector<std::string>& args, const std::string& schema) {
   EXPECT_EQ(r.err, "");
   json j = json::parse(r.out, nullptr, false);
   EXPECT_FALSE(j.is_discarded()) << r.out;
-  if (j.is_object()) EXPECT_EQ(j.value("schema", ""), "baton.devctl." + schema + "/1");
+  EXPECT_EQ(j.is_object() ? j.value("schema", "") : "", "baton.devctl." + schema + "/1");
+  EXPECT_EQ(baton::test::schema_problem(j), "");
   return j;
 }
 
@@ -194,11 +196,11 @@ TEST(DevctlVerbs, AUriStartsAnEmulatorForTheCall) {
 TEST(DevctlVerbs, TopoShowsThePathOfACopy) {
   json all = document({"topo"}, "topo");
   EXPECT_GE(all["machine"]["cores"], 1);
-  json one = document({"topo", "host0", "host0"}, "topo");
+  json one = document({"topo", "host0", "host0"}, "topo.path");
   EXPECT_EQ(one["path"], "direct");
   ASSERT_EQ(one["hops"].size(), 1u);
   if (!emulator("neuron")) return;
-  json far = document({"topo", "host0", "emu+neuron://0"}, "topo");
+  json far = document({"topo", "host0", "emu+neuron://0"}, "topo.path");
   EXPECT_NE(far["path"], "");
   EXPECT_FALSE(far["hops"].empty());
   json three = document({"topo", "host0", "emu+neuron://0", "host://?threads=2"}, "topo");
@@ -217,7 +219,9 @@ TEST(DevctlVerbs, BenchCopyStandsBesideMemcpy) {
   if (!emulator("neuron")) return;
   json far = document({"bench", "copy", "host0", "emu+neuron://0", "--bytes", "256KiB", "--count", "2"}, "bench.copy");
   EXPECT_EQ(far["emulated"], true);
-  if (!far["modelled"].is_null()) EXPECT_GT(far["modelled"]["median_ns"], 0);
+  if (!far["modelled"].is_null()) {
+    EXPECT_GT(far["modelled"]["median_ns"], 0);
+  }
 }
 
 TEST(DevctlVerbs, BenchKvStandsBesideMemcpy) {

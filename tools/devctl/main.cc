@@ -1,5 +1,6 @@
 // devctl: looks into a machine: devices, paths, fabrics, and what they do. See verbs.h.
 #include "drivers/cs3/placement/place.hpp"
+#include "tools/devctl/completion.h"
 #include "tools/devctl/options.h"
 #include "tools/devctl/verbs.h"
 
@@ -9,6 +10,7 @@
 #include <csignal>
 #include <functional>
 #include <map>
+#include <optional>
 #include <unistd.h>
 
 namespace baton::devctl {
@@ -30,8 +32,9 @@ constexpr char kFooter[] =
     "9 version, 10 partly done, 130 interrupted.";
 
 struct Arguments {
-  std::string output = "text", selector, device, code, file;
-  std::vector<std::string> ends;
+  std::string output = "text", from, selector, device, code, file;
+  TopoCall topo;
+  SnapshotCall snapshot;
   CopyBench copy;
   KvBench kv;
   ReplayCall replay;
@@ -116,6 +119,17 @@ void add_workers(CLI::App& app, Arguments& a, Verb& verb) {
   w->callback([&] { verb = [&](const Context& c) { return workers(c, a.workers); }; });
 }
 
+// Verbs for whoever looks after a machine.
+void add_care(CLI::App& app, Arguments& a, Verb& verb) {
+  auto* s = app.add_subcommand("snapshot", "Everything that devctl can read here, in one file for --from; disturbs nobody");
+  s->add_option("FILE", a.snapshot.file, "Where to (default: stdout)");
+  s->add_flag("--open", a.snapshot.open, "Open the devices too, for the paths between them");
+  s->callback([&] { verb = [&](const Context& c) { return snapshot(c, a.snapshot); }; });
+  auto* completion_verb = app.add_subcommand("completion", "A completion script: devctl completion bash > ~/.local/share/bash-completion/completions/devctl");
+  completion_verb->add_option("SHELL", a.code, "bash, zsh or fish")->required()->check(CLI::IsMember({"bash", "zsh", "fish"}));
+  completion_verb->callback([&] { verb = [&](const Context& c) { return c.out.print(completion(app, a.code)), int(kOk); }; });
+}
+
 void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
   auto* l = app.add_subcommand("list", "Devices of this machine, and emulators that can be started");
   l->add_option("DEV", a.selector, "Which (default: all)");
@@ -124,8 +138,9 @@ void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
   i->add_option("DEV", a.device, "Which")->required();
   i->callback([&] { verb = [&](const Context& c) { return info(c, a.device); }; });
   auto* t = app.add_subcommand("topo", "The machine and the copy paths in it; of two DEVs the path from the first to the second");
-  t->add_option("DEV", a.ends, "Two: the path between them; more: a matrix of them")->expected(0, 64);
-  t->callback([&] { verb = [&](const Context& c) { return topo(c, a.ends); }; });
+  t->add_option("DEV", a.topo.selectors, "Two: the path between them; more: a matrix of them")->expected(0, 64);
+  t->add_option("--svg", a.topo.svg, "Draw it into this file");
+  t->callback([&] { verb = [&](const Context& c) { return topo(c, a.topo); }; });
   add_bench(app, a, verb);
   auto* r = app.add_subcommand("replay", "Issue the calls of a recording (BATON_LAYERS=record=FILE) again and compare the results");
   r->add_option("FILE", a.replay.file, "The recording")->required();
@@ -148,6 +163,7 @@ void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
   auto* e = app.add_subcommand("explain", "What an error code means and what to do");
   e->add_option("CODE", a.code, "As in DEVICE_LOST or 7 (default: all)");
   e->callback([&] { verb = [&](const Context& c) { return explain(c.out, a.code); }; });
+  add_care(app, a, verb);
   app.add_subcommand("version", "Versions, drivers and emulators found")->callback([&] { verb = version; });
 }
 
@@ -160,6 +176,7 @@ int run(int argc, char** argv) {
   app.fallthrough();
   app.set_version_flag("--version", std::string("devctl ") + BATON_VERSION_STRING);
   app.add_option("-o,--output", a.output, "text or json")->check(CLI::IsMember({"text", "json"}))->capture_default_str();
+  app.add_option("--from", a.from, "Read from a snapshot, not from this machine: list, info, topo, fabric, version and others that read");
   app.require_subcommand(0, 1);
   add_verbs(app, a, verb);
   try {
@@ -174,7 +191,21 @@ int run(int argc, char** argv) {
   Output out(a.output == "json", options.colour);
   auto devices = Devices::create(std::move(options));
   if (!devices) return out.fail(devices.error());
-  int code = verb({out, *devices});
+  std::optional<Snapshot> snapshot;
+  if (!a.from.empty()) {
+    auto loaded = Snapshot::load(a.from);
+    if (!loaded) return out.fail(loaded.error());
+    snapshot.emplace(std::move(*loaded));
+    if (std::string verb_name = app.get_subcommands().empty() ? "summary" : app.get_subcommands()[0]->get_name(); !reads(verb_name))
+      return out.fail(kUsage, fmt::format("devctl {} does not read: --from is not for it", verb_name), "devctl --help");
+  }
+  int code = 0;
+  try {
+    code = verb({out, *devices, snapshot ? &*snapshot : nullptr});
+  } catch (const json::exception& e) {
+    if (!snapshot) throw;
+    return out.fail(kUsage, fmt::format("{} is not as devctl writes a snapshot: {}", a.from, e.what()), "take it again with devctl snapshot");
+  }
   return g_interrupts ? int(kInterrupted) : code;
 }
 

@@ -52,6 +52,7 @@ Options read_options() {
   Options o;
   const char* no_color = getenv("NO_COLOR");
   o.colour = isatty(STDOUT_FILENO) && !(no_color && *no_color);
+  if (const char* sysfs = getenv("BATON_SYSFS_ROOT"); sysfs && *sysfs) o.sysfs = sysfs;
   o.drivers = schemes("BATON_DRIVER_PATH", "libbaton-driver-", ".so");
   o.emulators = schemes("BATON_EMULATOR_PATH", "baton-emu-", "");
   return o;

@@ -2,6 +2,7 @@
 //
 // Owner  value type.   Threads  read once by main().   Cost  a few getenv, isatty, and one folder listing.   Errors  none.
 //
+//     BATON_SYSFS_ROOT             in place of /sys, as for the driver neuron: a captured tree
 //     NO_COLOR                     set and not empty: no colour
 //     BATON_DRIVER_PATH,
 //     BATON_EMULATOR_PATH          as libbaton reads them: folders before lib/baton
@@ -14,6 +15,7 @@ namespace baton::devctl {
 
 struct Options {
   bool colour = false;                 // stdout is a terminal, and nobody objects
+  std::string sysfs = "/sys";
   std::vector<std::string> drivers;    // schemes with a driver file: "cs3", "host", "neuron"
   std::vector<std::string> emulators;  // schemes with an emulator program: "cs3", "neuron"
 };

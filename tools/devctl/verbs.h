@@ -9,6 +9,7 @@
 
 #include "tools/devctl/devices.h"
 #include "tools/devctl/output.h"
+#include "tools/devctl/reading.h"
 #include "transport/discovery/discovery.hpp"
 
 #include <string>
@@ -19,6 +20,12 @@ namespace baton::devctl {
 struct Context {
   const Output& out;
   const Devices& devices;
+  const Snapshot* from = nullptr;  // --from: what reads, reads this
+};
+
+struct TopoCall {
+  std::vector<std::string> selectors;
+  std::string svg;  // a file to draw into
 };
 
 struct CopyBench {
@@ -66,11 +73,16 @@ struct PlaceCall {
   int64_t reserve = -1;                // bytes of a PE; -1: as the wafer's data says
 };
 
+struct SnapshotCall {
+  std::string file;   // "": stdout
+  bool open = false;  // open the devices, for the paths between them
+};
+
 int summary(const Context&);
 int list(const Context&, const std::string& selector);
 int info(const Context&, const std::string& selector);
 // None: the machine and the paths between its devices. Two: the path from the first to the second. More: a matrix of them.
-int topo(const Context&, const std::vector<std::string>& selectors);
+int topo(const Context&, const TopoCall&);
 int bench_copy(const Context&, const CopyBench&);
 int bench_kv(const Context&, const KvBench&);
 int replay(const Context&, const ReplayCall&);
@@ -84,6 +96,7 @@ int key_known(const Context&, const std::string& file);  // the peers of a known
 int workers(const Context&, const WorkersCall&);         // who is registered; 1: some entries were wrong
 int explain(const Output&, const std::string& code);  // "": all of them
 int version(const Context&);
+int snapshot(const Context&, const SnapshotCall&);  // every reading in one document, for --from
 
 // SIGINT has come: end the measurement and return kInterrupted.
 bool interrupted();
