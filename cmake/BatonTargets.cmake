@@ -32,6 +32,7 @@ function(baton_layer_module name)
 endfunction()
 
 # baton_test(NAME SOURCES... LIBS... [LABELS...] [TIMEOUT s] [DEPENDS targets...] [LOCKS names...])
+# The label `single` is of one thread in the test's own process: ThreadSanitizer has nothing to find, and its tree leaves the test out.
 # Tests with a lock in common do not run at the same time, in whichever tree (devshm: those that use or count /dev/shm).
 # A GoogleTest program registered as one ctest test; labels: the folder (unit, pair, fault, ...) and the sanitizer, if any.
 # Tests find the build tree by BATON_BUILD_DIR and the source tree by BATON_SOURCE_DIR (compile definitions).
@@ -47,6 +48,10 @@ function(baton_test name)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   if(A_DEPENDS)
     add_dependencies(${name} ${A_DEPENDS})
+  endif()
+  if(BATON_SANITIZE STREQUAL "thread" AND "single" IN_LIST A_LABELS)
+    set_target_properties(${name} PROPERTIES EXCLUDE_FROM_ALL ON)
+    return()
   endif()
   baton_add_ctest(${name} COMMAND ${name} LABELS ${A_LABELS} TIMEOUT ${A_TIMEOUT} LOCKS ${A_LOCKS})
 endfunction()
