@@ -75,8 +75,8 @@ function(baton_add_ctest name)
   math(EXPR timeout "${A_TIMEOUT} * ${scale}")
   add_test(NAME ${prefix}${name} COMMAND ${A_COMMAND})
   set_tests_properties(${prefix}${name} PROPERTIES LABELS "${A_LABELS}" TIMEOUT ${timeout} RESOURCE_LOCK "${A_LOCKS}")
-  set(environment "TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=${CMAKE_SOURCE_DIR}/cmake/tsan.supp"
-                  "LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/cmake/lsan.supp" "UBSAN_OPTIONS=print_stacktrace=1")
+  set(environment "TSAN_OPTIONS=halt_on_error=1:handle_abort=1:second_deadlock_stack=1:suppressions=${CMAKE_SOURCE_DIR}/cmake/tsan.supp"
+                  "LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/cmake/lsan.supp" "UBSAN_OPTIONS=print_stacktrace=1" "ASAN_OPTIONS=handle_abort=1")
   if(BATON_SANITIZE STREQUAL "address")
     # hwloc's plug-ins (OpenCL, GL) leak at their unloading, where no suppression can name them any more.
     list(APPEND environment "HWLOC_PLUGINS_PATH=${CMAKE_BINARY_DIR}/none")

@@ -4,7 +4,10 @@
 // BATON_TEST_SEED=N repeats a run; BATON_TEST_KILLS=N makes it longer.
 #include "transport_child.hpp"
 
+#include <pthread.h>
+
 #include <atomic>
+#include <csignal>
 #include <cstdlib>
 #include <thread>
 
@@ -24,19 +27,36 @@ std::vector<int32_t> all_blocks() {
   return b;
 }
 
-// A core that somebody else uses.
+// A core that somebody else uses. If the test stands still it says at which kill, and has the test's thread abort, whose stack a sanitizer then prints.
 class Burner {
  public:
   ~Burner() {
     stop_ = true;
     thread_.join();
   }
+  void at(uint32_t kill) { at_ = kill; }
 
  private:
+  void burn() {
+    uint32_t seen = 0;
+    uint64_t since = now_ns();
+    for (volatile uint64_t x = 0; !stop_;) {
+      x = x + 1;
+      if (x % (1 << 20)) continue;
+      if (const uint32_t now = at_; now != seen) {
+        seen = now;
+        since = now_ns();
+      } else if (now_ns() - since > 2 * kSoonMs * 1'000'000) {
+        fprintf(stderr, "kill %u stands still for %llu s\n", seen, static_cast<unsigned long long>(2 * kSoonMs / 1000));
+        pthread_kill(test_, SIGABRT);
+        return;
+      }
+    }
+  }
   std::atomic<bool> stop_{false};
-  std::thread thread_{[this] {
-    for (volatile uint64_t x = 0; !stop_;) x = x + 1;
-  }};
+  std::atomic<uint32_t> at_{0};
+  const pthread_t test_ = pthread_self();
+  std::thread thread_{[this] { burn(); }};
 };
 
 class KvKill : public testing::Test {
@@ -155,6 +175,7 @@ TEST_F(KvKill, EitherSideAtSeededPointsUnderLoad) {
   {
     Burner burner;
     for (uint32_t i = 0; i < kills; ++i) {
+      burner.at(i);
       const std::string fabric = fabrics[i / 2 % fabrics.size()];
       const uint32_t after_us = rng() % (i % 2 ? 80'000 : 150'000) * (kSanitized ? 4 : 1);
       SCOPED_TRACE(testing::Message() << "kill " << i << " of the " << (i % 2 ? "sink" : "source") << " over " << fabric << " after " << after_us << " us; BATON_TEST_SEED=" << seed);
