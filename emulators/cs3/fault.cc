@@ -35,7 +35,8 @@ std::optional<Op> op_of(const std::string& name) {
 std::string shown(const Json& v) { return v.dump(-1, ' ', true, Json::error_handler_t::replace).substr(0, 60); }
 
 Status whole(const Json& v, uint64_t most, uint64_t& out) {
-  if (!v.is_number_unsigned() || v.get<uint64_t>() > most) return Error(BATON_INVALID_ARGUMENT, shown(v) + " in the fault plan is not a whole number up to " + std::to_string(most), kPlanList);
+  if (!v.is_number_unsigned() || v.get<uint64_t>() > most)
+    return Error(BATON_INVALID_ARGUMENT, shown(v) + " in the fault plan is not a whole number up to " + std::to_string(most), kPlanList);
   out = v.get<uint64_t>();
   return {};
 }
@@ -103,7 +104,8 @@ struct FaultPlan::Reader {
     for (const char* needed : {"call", "action"})
       if (!v.contains(needed)) return wrong(std::string("it has no ") + needed, kKeyList);
     for (auto it = v.begin(); it != v.end(); ++it) BATON_TRY(field(it.key(), it.value()));
-    if (rule.fault.action == Action::hang && rule.calls != std::vector{Op::launch}) return wrong("hang is for the call launch alone: a kernel that never unblocks the stream", kKeyList);
+    if (rule.fault.action == Action::hang && rule.calls != std::vector{Op::launch})
+      return wrong("hang is for the call launch alone: a kernel that never unblocks the stream", kKeyList);
     if (rule.fault.action == Action::delay && std::any_of(rule.calls.begin(), rule.calls.end(), [](Op op) { return !is_stream(op); }))
       return wrong("delay is for stream commands: others are answered at once", "calls: memcpy_h2d memcpy_d2h copy fill launch send receive nop, or *");
     rule.fault.rule = index;
@@ -196,7 +198,8 @@ std::optional<Fault> FaultPlan::match(Op op) {
 }
 
 std::string FaultPlan::report() const {
-  Json plan = {{"schema", "baton.cs3.faults/1"}, {"seed", seed_}, {"slow_ingress", conditions_.slow_ingress}, {"bad_rows", conditions_.bad_rows}, {"dead_channels", Json::array()}, {"rules", Json::array()}};
+  Json plan = {{"schema", "baton.cs3.faults/1"}, {"seed", seed_}, {"slow_ingress", conditions_.slow_ingress}, {"bad_rows", conditions_.bad_rows},
+               {"dead_channels", Json::array()}, {"rules", Json::array()}};
   for (uint32_t i = 0; i < kMaxChannels; ++i)
     if (conditions_.dead[i]) plan["dead_channels"].push_back(i);
   for (const Rule& r : rules_) {

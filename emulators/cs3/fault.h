@@ -12,7 +12,7 @@
 // bad_rows       rows of PEs: listed by `info`, refused to symbols and copies
 // call    names of the link's commands (PROTOCOL.md), or "*": any but info, telemetry, fault and reset
 // which   of those nth (from 1), every k-th, or by probability; all if none is given. times: at most so often
-// action  fail (code, by name)   delay (delay_ms, also in the modelled cost)   kill (the daemon, SIGKILL)
+// action  fail (code, by name)   delay (a stream command by delay_ms, also in the modelled cost)   kill (the daemon, SIGKILL)
 //         hang (a launch that never unblocks the command stream: nothing behind it runs until cancel, stop or reset)
 //         drop_link (this client's connection; it may connect again)
 //         lose_wafer (this and every later command: DEVICE_LOST, until a reset raises the epoch)

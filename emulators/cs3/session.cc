@@ -130,7 +130,8 @@ Status Session::serve_control(const Submission& s, const Payload& payload, Compl
       }
       break;
     default:
-      st = Error(BATON_INVALID_ARGUMENT, "the command stream is not running: SdkRuntime must be running to accept memcpy and launch commands", "the client's bug: send load and run first, and nothing after stop");
+      st = clients_bug("the command stream is not running: SdkRuntime must be running to accept memcpy and launch commands",
+                       "send load and run first, and nothing after stop");
       break;
   }
   return st;
@@ -138,18 +139,18 @@ Status Session::serve_control(const Submission& s, const Payload& payload, Compl
 
 // As SdkRuntime has it (facts/cs3 1.1): load once, run once, commands, stop once. A reset begins anew.
 Status Session::control_life(Op op, const Submission& s) {
-  constexpr char kOrder[] = "the client's bug: load once, run once, then commands, stop once; connect again for another round";
+  constexpr char kOrder[] = "load once, run once, then commands, stop once; connect again for another round";
   if (op == Op::load) {
-    if (life_ != Life::fresh) return Error(BATON_INVALID_ARGUMENT, "load comes twice", kOrder);
+    if (life_ != Life::fresh) return clients_bug("load comes twice", kOrder);
     const Area all = symbols_.program, wanted{0, 0, s.w ? uint32_t(s.w) : all.w, s.h ? uint32_t(s.h) : all.h};
-    if (!all.holds(wanted)) return Error(BATON_INVALID_ARGUMENT, fmt::format("a program of {} PEs: {} are usable", wanted.text(), all.text()), "the client's bug: info says how many");
+    if (!all.holds(wanted)) return clients_bug(fmt::format("a program of {} PEs: {} are usable", wanted.text(), all.text()), "info says how many");
     symbols_.program = wanted;
     life_ = Life::loaded;
   } else if (op == Op::run) {
-    if (life_ != Life::loaded) return Error(BATON_INVALID_ARGUMENT, "Cannot call run() multiple times, or call run() if load() has not been called", kOrder);
+    if (life_ != Life::loaded) return clients_bug("Cannot call run() multiple times, or call run() if load() has not been called", kOrder);
     life_ = Life::running;
   } else {
-    if (life_ != Life::running) return Error(BATON_INVALID_ARGUMENT, "stop without run", kOrder);
+    if (life_ != Life::running) return clients_bug("stop without run", kOrder);
     drop_everything(Error(BATON_CANCELLED, "the command stream was stopped"));
     life_ = Life::stopped;
   }
@@ -182,7 +183,7 @@ void Session::send_info(const Submission& s, Completion& c) {
 
 Status Session::control_memory(const Submission& s, Completion& c) {
   if (Op(s.op) == Op::free && symbols_.uses(s.mem))
-    return Error(BATON_INVALID_ARGUMENT, fmt::format("buffer {} belongs to a symbol", s.mem), "the client's bug: a symbol's memory goes with the session");
+    return clients_bug(fmt::format("buffer {} belongs to a symbol", s.mem), "a symbol's memory goes with the session");
   if (Op(s.op) == Op::free) return host_.wafer.free(id_, s.mem);
   BATON_ASSIGN(const Block* b, host_.wafer.alloc(id_, s.bytes));
   c.handle = b->handle;

@@ -15,7 +15,9 @@ std::string name_of(const Submission& s, const Payload& payload) {
 }
 
 // A lost wafer still says what it is, gives up what it holds, and takes a reset.
-bool needs_wafer(Op op) { return is_stream(op) || op == Op::load || op == Op::run || op == Op::symbol || op == Op::port || op == Op::alloc || (op >= Op::load_begin && op <= Op::load_finish); }
+bool needs_wafer(Op op) {
+  return is_stream(op) || op == Op::load || op == Op::run || op == Op::symbol || op == Op::port || op == Op::alloc || (op >= Op::load_begin && op <= Op::load_finish);
+}
 
 }  // namespace
 
@@ -35,7 +37,7 @@ Status Session::control_symbol(const Submission& s, const Payload& payload, Comp
     return {};
   }
   if (Op(s.op) != Op::get_id && life_ == Life::fresh)
-    return Error(BATON_INVALID_ARGUMENT, "a symbol before load", "the client's bug: a program's symbols are there once it is loaded");
+    return clients_bug("a symbol before load", "a program's symbols are there once it is loaded");
   const Symbol* found = nullptr;
   if (Op(s.op) == Op::get_id) {
     BATON_ASSIGN(found, symbols_.find(name));
@@ -56,7 +58,8 @@ Status Session::control_fault(const Submission& s, const Payload& payload, Compl
   }
   const std::string text = host_.faults.report();
   c.value = text.size();
-  if (text.size() > s.payload_bytes) return Error(BATON_CAPACITY, fmt::format("the fault plan is {} bytes: there is room for {}", text.size(), s.payload_bytes), "ask with a larger answer, up to 1 MiB");
+  if (text.size() > s.payload_bytes)
+    return Error(BATON_CAPACITY, fmt::format("the fault plan is {} bytes: there is room for {}", text.size(), s.payload_bytes), "ask with a larger answer, up to 1 MiB");
   c.payload_bytes = uint32_t(text.size());
   std::memcpy(port_->answer(s), text.data(), text.size());
   return {};
@@ -87,7 +90,8 @@ Status Session::meet_fault(Op op, Command* c) {
 Error Session::because_of_hang(Error e) {
   if (!stuck_ || stream_.empty()) return e;
   const Command& head = stream_.front();
-  Error::put(e.what, fmt::format("{}; the kernel's bug: launch {} never unblocked the command stream, and what is behind it did not run ({})", e.what, head.s.id, head.hang->text()));
+  Error::put(e.what, fmt::format("{}; the kernel's bug: launch {} never unblocked the command stream, and what is behind it did not run ({})", e.what, head.s.id,
+                                 head.hang->text()));
   Error::put(e.next, "the kernel must call sys_mod.unblock_cmd_stream() when it ends");
   return e;
 }

@@ -12,11 +12,14 @@ bool overlap(const Area& a, const Area& b) { return a.x < b.x + b.w && b.x < a.x
 Status good_rows(const Area& a, const Conditions& c) {
   for (const uint16_t row : c.bad_rows)
     if (row >= a.y && row < a.y + a.h)
-      return Error(BATON_UNSUPPORTED, fmt::format("row {} of PEs is bad (fault plan), and {} lies on it", row, a.text()), "placement's bug: route around the rows that info lists");
+      return Error(BATON_UNSUPPORTED, fmt::format("row {} of PEs is bad (fault plan), and {} lies on it", row, a.text()),
+                   "placement's bug: route around the rows that info lists");
   return {};
 }
 
 }  // namespace
+
+Error clients_bug(const std::string& what, const std::string& advice) { return Error(BATON_INVALID_ARGUMENT, what, "the client's bug: " + advice); }
 
 std::string Area::text() const { return fmt::format("{}x{} at ({}, {})", w, h, x, y); }
 
@@ -37,7 +40,7 @@ Status Symbols::fresh(const std::string& name) const {
   if (name.empty() || name.size() >= kSymbolName || name.find('\0') != std::string::npos)
     return Error(BATON_INVALID_ARGUMENT, fmt::format("a symbol's name of {} bytes", name.size()), fmt::format("the client's bug: 1 to {} bytes", kSymbolName - 1));
   if (all_.size() >= kMaxSymbols) return Error(BATON_CAPACITY, fmt::format("{} symbols, which is the most of a client", kMaxSymbols), "the client's bug: export fewer");
-  if (name == "sram" || find(name).ok()) return Error(BATON_INVALID_ARGUMENT, "the symbol '" + name + "' exists", "the client's bug: names are unique");
+  if (name == "sram" || find(name).ok()) return clients_bug("the symbol '" + name + "' exists", "names are unique");
   return {};
 }
 
@@ -69,10 +72,11 @@ const Symbol* Symbols::keep(Symbol s) {
 
 Result<const Symbol*> Symbols::add_array(Wafer& wafer, uint64_t session, const std::string& name, const Area& a, uint32_t elements, const Conditions& c) {
   BATON_TRY(fresh(name));
-  if (a.w == 0 || a.h == 0 || elements == 0) return Error(BATON_INVALID_ARGUMENT, "the symbol '" + name + "' is empty", "the client's bug: w, h and elements_per_pe are at least 1");
+  if (a.w == 0 || a.h == 0 || elements == 0)
+    return clients_bug("the symbol '" + name + "' is empty", "w, h and elements_per_pe are at least 1");
   if (!program.holds(a))
-    return Error(BATON_INVALID_ARGUMENT, fmt::format("the symbol '{}' of {} PEs lies outside of the program's {}", name, a.text(), program.text()),
-                 "the client's bug: keep x + w and y + h within the rectangle that load named");
+    return clients_bug(fmt::format("the symbol '{}' of {} PEs lies outside of the program's {}", name, a.text(), program.text()),
+                 "keep x + w and y + h within the rectangle that load named");
   BATON_TRY(good_rows(a, c));
   const uint64_t here = most_bytes(a), more = uint64_t(elements) * 4;
   if (here + more > kPeBytes)
@@ -86,7 +90,7 @@ Result<const Symbol*> Symbols::add_port(const std::string& name, uint16_t array,
   BATON_TRY(fresh(name));
   BATON_ASSIGN(const Symbol* a, find(array));
   if (a->kind != SymbolKind::array || !a->area.holds({x, y, 1, 1}))
-    return Error(BATON_INVALID_ARGUMENT, fmt::format("the port '{}' at PE ({}, {}) is not on '{}'", name, x, y, a->name), "the client's bug: a port is one PE of an array symbol");
+    return clients_bug(fmt::format("the port '{}' at PE ({}, {}) is not on '{}'", name, x, y, a->name), "a port is one PE of an array symbol");
   Symbol port{name, 0, outward ? SymbolKind::output_port : SymbolKind::input_port, {x, y, 1, 1}, a->elements, a->mem, a->base};
   port.base += ((uint64_t(y) - a->area.y) * a->area.w + (x - a->area.x)) * a->elements * 4;
   return keep(std::move(port));
@@ -114,31 +118,33 @@ Result<Rectangle> rectangle_of(const Submission& s, const Symbol& symbol, const 
   const bool port = Op(s.op) == Op::send || Op(s.op) == Op::receive;
   const SymbolKind wanted = Op(s.op) == Op::send ? SymbolKind::input_port : Op(s.op) == Op::receive ? SymbolKind::output_port : SymbolKind::array;
   if (symbol.kind != wanted)
-    return Error(BATON_INVALID_ARGUMENT, fmt::format("'{}' is not {}", symbol.name, port ? "a port of this direction" : "an array"),
-                 "the client's bug: memcpy is for arrays, send for input ports, receive for output ports");
+    return clients_bug(fmt::format("'{}' is not {}", symbol.name, port ? "a port of this direction" : "an array"),
+                 "memcpy is for arrays, send for input ports, receive for output ports");
   Rectangle r;
   Area a{s.x, s.y, s.w, s.h};
   if (port) {
     a = symbol.area;
     r.elements = uint32_t(std::min<uint64_t>(s.total / 4, UINT32_MAX));
     // Documented for output ports (facts/cs3 1.2: CS, WE1). Here for both: stricter than the documents say.
-    if (s.total % 8) return Error(BATON_INVALID_ARGUMENT, fmt::format("{} bytes on the port '{}' are not an even number of wavelets", s.total, symbol.name), "the client's bug: a port moves pairs of 32-bit wavelets; pad to an even count");
+    if (s.total % 8)
+      return clients_bug(fmt::format("{} bytes on the port '{}' are not an even number of wavelets", s.total, symbol.name),
+                         "a port moves pairs of 32-bit wavelets; pad to an even count");
   } else {
     r.elements = s.elements_per_pe;
     r.order = Order(s.order);
     r.element_bytes = s.element_bits == 16 ? 2 : 4;
     r.broadcast = s.flags & kAlongRows ? Broadcast::along_rows : s.flags & kAlongColumns ? Broadcast::along_columns : Broadcast::none;
     if (!program.holds(a))
-      return Error(BATON_INVALID_ARGUMENT, fmt::format("the rectangle {} lies outside of the program's {}", a.text(), program.text()), "the client's bug: (0, 0) is the program's corner");
+      return clients_bug(fmt::format("the rectangle {} lies outside of the program's {}", a.text(), program.text()), "(0, 0) is the program's corner");
   }
   r.x = a.x - symbol.area.x, r.y = a.y - symbol.area.y, r.w = a.w, r.h = a.h;
   if (!symbol.area.holds(a) || a.w == 0 || a.h == 0)
-    return Error(BATON_INVALID_ARGUMENT, fmt::format("the rectangle {} lies outside of '{}', which is on {}", a.text(), symbol.name, symbol.area.text()), "the client's bug: see get_id for the symbol's rectangle");
+    return clients_bug(fmt::format("the rectangle {} lies outside of '{}', which is on {}", a.text(), symbol.name, symbol.area.text()), "see get_id for the symbol's rectangle");
   if (r.elements == 0 || r.elements > symbol.elements)
-    return Error(BATON_INVALID_ARGUMENT, fmt::format("{} elements a PE: '{}' has {}", r.elements, symbol.name, symbol.elements), "the client's bug: see get_id for the symbol's length");
+    return clients_bug(fmt::format("{} elements a PE: '{}' has {}", r.elements, symbol.name, symbol.elements), "see get_id for the symbol's length");
   if (s.total != r.tensor_elements() * r.element_bytes || s.address % r.element_bytes || s.bytes % r.element_bytes || s.address > s.total || s.bytes > s.total - s.address)
-    return Error(BATON_INVALID_ARGUMENT, fmt::format("{} bytes at {} of {}: the host's tensor has {} elements of {} bytes", s.bytes, s.address, s.total, r.tensor_elements(), r.element_bytes),
-                 "the client's bug: total is the whole tensor, and a chunk lies in it");
+    return clients_bug(fmt::format("{} bytes at {} of {}: the host's tensor has {} elements of {} bytes", s.bytes, s.address, s.total, r.tensor_elements(), r.element_bytes),
+                 "total is the whole tensor, and a chunk lies in it");
   BATON_TRY(good_rows(a, c));
   return r;
 }

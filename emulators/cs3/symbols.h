@@ -20,6 +20,9 @@ namespace baton::cs3 {
 inline constexpr uint16_t kSramSymbol = 1;
 inline constexpr uint32_t kPeBytes = 48 << 10;  // SRAM of a PE: facts/cs3 2.1 (AP, CV)
 
+// INVALID_ARGUMENT; the advice begins with whose bug it is.
+Error clients_bug(const std::string& what, const std::string& advice);
+
 struct Area {
   uint32_t x = 0, y = 0, w = 0, h = 0;
   bool holds(const Area& o) const { return o.x >= x && o.y >= y && o.x + o.w <= x + w && o.y + o.h <= y + h; }

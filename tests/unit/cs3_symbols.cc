@@ -407,7 +407,8 @@ TEST_P(Symbols, AClientOfTheMinorBeforeIsServed) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Carriers, Symbols, ::testing::Values(CarrierKind::shm, CarrierKind::tcp), [](const auto& i) { return i.param == CarrierKind::shm ? "shm" : "tcp"; });
+INSTANTIATE_TEST_SUITE_P(Carriers, Symbols, ::testing::Values(CarrierKind::shm, CarrierKind::tcp),
+                         [](const auto& i) { return i.param == CarrierKind::shm ? "shm" : "tcp"; });
 
 }  // namespace
 }  // namespace baton::cs3::test

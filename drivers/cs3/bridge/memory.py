@@ -1,7 +1,7 @@
 """A client's buffers. SdkRuntime knows symbols alone, so a buffer lives here, and a launch makes it resident in the symbol that it binds.
 
 Copies are lazy both ways: to the wafer if the host's side is newer or the symbol held another buffer; back when somebody looks at it. So a KV-cache
-goes up once, and stays. One thread at a time: the session's lock."""
+goes up once, and stays. The session's worker alone; alloc, from its reader, and free under the session's lock."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One client of the bridge: its commands, in order, against memory.py and wafer.py.
 
-Two threads: the reader answers at once what touches the bridge alone (info, telemetry, alloc, free, chunks of a load), the worker makes the calls that
-block in SdkRuntime, in order. A lock is around the state that both use."""
+Two threads: the reader answers at once what touches the bridge alone (info, telemetry, alloc, chunks of a load), the worker does the rest in order, and
+makes every call that blocks in SdkRuntime. The lock is around what both use (the tables of buffers and programs, what is queued), never around such a call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import link
 import memory
 
-READER = ("info", "telemetry", "alloc", "free", "cancel", "load_begin", "load_program", "load_constant", "load_chunk")
+READER = ("info", "telemetry", "alloc", "cancel", "load_begin", "load_program", "load_constant", "load_chunk")
 ORDER = "the client's bug: load once, run once, then commands, stop once; connect again for another round"
 
 
@@ -102,6 +102,8 @@ class Session:
             return self._refuse(s, e)
         except MemoryError:
             return self._refuse(s, link.Refusal(link.CAPACITY, "the bridge's host has no memory for it", "free buffers, or use a larger host"))
+        except Exception as e:  # a command without an answer would hang its client
+            return self._refuse(s, link.Refusal(link.INTERNAL, f"the bridge: {type(e).__name__}: {e}", "report this, with the bridge's version"))
         self.counters["busy_ns"] += time.monotonic_ns() - begin if s.op >= 32 else 0
         self.counters["ops_done"] += s.op >= 32 and not s.flags & link.MORE
         done.wall_ns, done.payload_bytes, done.epoch = time.monotonic_ns() - begin, len(answer), self.epoch
@@ -131,10 +133,6 @@ class Session:
     def _alloc(self, s, payload, done):
         with self.lock:
             done.handle, done.address = self.memory.alloc(s.bytes)
-
-    def _free(self, s, payload, done):
-        with self.lock:
-            self.memory.free(s.mem)
 
     def _cancel(self, s, payload, done):
         with self.lock:
@@ -192,10 +190,14 @@ class Session:
         self._drop()
 
     def _drop(self) -> None:
+        self.memory.forget()
         with self.lock:
-            self.memory.forget()
             self.programs.clear()
         self.wafer.stop()
+
+    def _free(self, s, payload, done):
+        with self.lock:
+            self.memory.free(s.mem)
 
     def _reset(self, s, payload, done):
         with self.lock:
@@ -206,18 +208,17 @@ class Session:
         self.epoch += 1
 
     def _load_finish(self, s, payload, done):
-        with self.lock:
-            p = self._loading(s)
-            self.wafer.load_program(bytes(p.program), p.constants)
-            p.constants, p.finished = {}, True  # they are on the wafer now
+        p = self._loading(s)
+        self.wafer.load_program(bytes(p.program), p.constants)
+        p.constants, p.finished = {}, True  # they are on the wafer now
 
     def _unload(self, s, payload, done):
+        p = self._loading(s, finished=True)
         with self.lock:
-            p = self._loading(s, finished=True)
             del self.programs[s.program]
-            if p.finished:
-                self.memory.forget()
-                self.wafer.stop()
+        if p.finished:
+            self.memory.forget()
+            self.wafer.stop()
 
     def _get_id(self, s, payload, done):
         name = payload[:s.bytes or len(payload)].decode(errors="replace")
@@ -236,7 +237,8 @@ class Session:
         if s.total > self.memory.capacity or s.address > s.total or s.bytes > s.total - s.address:
             raise link.Refusal(link.INVALID_ARGUMENT, f"{s.bytes} bytes at {s.address} of {s.total}", "the client's bug: total is the whole tensor, and a chunk lies in it")
         if s.total % (2 if s.element_bits == 16 else 4) or s.name in ("send", "receive") and s.total % 8:
-            raise link.Refusal(link.INVALID_ARGUMENT, f"{s.total} bytes are not an even number of wavelets", "the client's bug: whole elements; a port moves pairs of 32-bit wavelets")
+            raise link.Refusal(link.INVALID_ARGUMENT, f"{s.total} bytes are not an even number of wavelets",
+                               "the client's bug: whole elements; a port moves pairs of 32-bit wavelets")
         call = self.wafer.stream if s.name in ("send", "receive") else self.wafer.memcpy
         if s.address == 0:
             self.tensor, self.read_at = bytearray(s.total), 0
@@ -260,16 +262,14 @@ class Session:
         if s.symbol > 1 or s.w:
             self._transfer(s, payload)
         else:
-            with self.lock:
-                self.memory.write(s.mem, s.address, s.bytes)[:] = np.frombuffer(payload, np.uint8)
+            self.memory.write(s.mem, s.address, s.bytes)[:] = np.frombuffer(payload, np.uint8)
         self._count(s)
 
     def _memcpy_d2h(self, s, payload, done):
         if s.symbol > 1 or s.w:
             answer = self._transfer(s, payload)
         else:
-            with self.lock:
-                answer = self.memory.read(s.mem, s.address, s.bytes).tobytes()
+            answer = self.memory.read(s.mem, s.address, s.bytes).tobytes()
         self._count(s)
         return answer
 
@@ -283,17 +283,15 @@ class Session:
         return answer
 
     def _copy(self, s, payload, done):
-        with self.lock:
-            if s.mem == s.src_mem and s.address < s.src_address + s.bytes and s.src_address < s.address + s.bytes and s.address != s.src_address:
-                raise link.Refusal(link.INVALID_ARGUMENT, f"the source and the target of a copy of {s.bytes} bytes overlap", "copy by way of another buffer")
-            source = self.memory.read(s.src_mem, s.src_address, s.bytes)
-            self.memory.write(s.mem, s.address, s.bytes)[:] = source
+        if s.mem == s.src_mem and s.address < s.src_address + s.bytes and s.src_address < s.address + s.bytes and s.address != s.src_address:
+            raise link.Refusal(link.INVALID_ARGUMENT, f"the source and the target of a copy of {s.bytes} bytes overlap", "copy by way of another buffer")
+        source = self.memory.read(s.src_mem, s.src_address, s.bytes)
+        self.memory.write(s.mem, s.address, s.bytes)[:] = source
 
     def _fill(self, s, payload, done):
-        with self.lock:
-            view = self.memory.write(s.mem, s.address, s.bytes)
-            pattern = np.frombuffer(int(s.arg0 & (1 << 8 * s.arg1) - 1).to_bytes(s.arg1, "little"), np.uint8)
-            view[:] = np.resize(pattern, len(view))
+        view = self.memory.write(s.mem, s.address, s.bytes)
+        pattern = np.frombuffer(int(s.arg0 & (1 << 8 * s.arg1) - 1).to_bytes(s.arg1, "little"), np.uint8)
+        view[:] = np.resize(pattern, len(view))
 
     def _launch(self, s, payload, done):
         head = link.LaunchHead.unpack(payload.ljust(8, b"\0"))
@@ -301,19 +299,18 @@ class Session:
             raise link.Refusal(link.CORRUPT, f"a launch table of {len(payload)} bytes for {head.bindings} bindings and {head.args} arguments")
         bindings = [link.LaunchBinding.unpack(payload[8 + 88 * i:]) for i in range(head.bindings)]
         args = [int.from_bytes(payload[8 + 88 * head.bindings + 8 * i:][:8], "little") for i in range(head.args)]
-        with self.lock:
-            p = self.programs.get(s.program)
-            if p is None or not p.finished:
-                raise link.Refusal(link.INVALID_ARGUMENT, f"program {s.program} is not loaded", "load it, and keep it until the launch is over")
-            bound = [(b, self.wafer.artifact.layout(b.name.split(b"\0")[0].decode(errors="replace"), b.bytes)) for b in bindings]
-            for i, (b, layout) in enumerate(bound):
-                for c, other in bound[:i]:
-                    if layout.name == other.name or b.address < c.address + c.bytes and c.address < b.address + b.bytes and (layout.written or other.written):
-                        raise link.Refusal(link.UNSUPPORTED, f"'{layout.name}' and '{other.name}' are the same memory, and one of them is written", "bind buffers of their own")
-            for b, layout in bound:
-                self.memory.bind(b.mem, b.address, b.bytes, layout)
-            if not bound:
-                raise link.Refusal(link.UNSUPPORTED, "a launch that binds nothing", "bind at least one value: its symbol is what says that the launch is over")
-            self.wafer.launch(args, bound[0][1])
-            self.memory.launched([layout for _, layout in bound])
+        p = self.programs.get(s.program)
+        if p is None or not p.finished:
+            raise link.Refusal(link.INVALID_ARGUMENT, f"program {s.program} is not loaded", "load it, and keep it until the launch is over")
+        bound = [(b, self.wafer.artifact.layout(b.name.split(b"\0")[0].decode(errors="replace"), b.bytes)) for b in bindings]
+        if not bound:
+            raise link.Refusal(link.UNSUPPORTED, "a launch that binds nothing", "bind at least one value: its symbol is what says that the launch is over")
+        for i, (b, layout) in enumerate(bound):
+            for c, other in bound[:i]:
+                if layout.name == other.name or b.address < c.address + c.bytes and c.address < b.address + b.bytes and (layout.written or other.written):
+                    raise link.Refusal(link.UNSUPPORTED, f"'{layout.name}' and '{other.name}' are the same memory, and one of them is written", "bind buffers of their own")
+        for b, layout in bound:
+            self.memory.bind(b.mem, b.address, b.bytes, layout)
+        self.wafer.launch(args, bound[0][1])
+        self.memory.launched([layout for _, layout in bound])
         self.counters["launches"] += 1

@@ -33,7 +33,8 @@ class Wafer:
         try:
             self.runtime = self.sdk.SdkRuntime(bindir, **kwargs)
         except Exception as e:
-            raise link.Refusal(link.FAILED, f"SdkRuntime({os.path.basename(bindir)}): {type(e).__name__}: {e}", "see that the artifact is whole, and the system free") from e
+            raise link.Refusal(link.FAILED, f"SdkRuntime({os.path.basename(bindir)}): {type(e).__name__}: {e}",
+                               "see that the artifact is whole, and the system free") from e
         try:
             self._call("load")
             self._call("run")

@@ -124,9 +124,9 @@ class Driver(Bridged):
         self.addCleanup(watch.close)
         return link.Telemetry.unpack(watch.call("telemetry", room=link.Telemetry.size())[1]).launches
 
-    def generate(self, decode, *more):
-        command = [BUILD / "bin/baton", "generate", "--prefill", "host://", "--decode", decode, "--max-tokens", "16", "--context", "64", "--blocks", "8", "--model", SOURCE / "models/baton-tiny",
-                   *more, "Once upon a time"]
+    def generate(self, decode):
+        command = [BUILD / "bin/baton", "generate", "--prefill", "host://", "--decode", decode, "--max-tokens", "16", "--context", "64", "--blocks", "8",
+                   "--model", SOURCE / "models/baton-tiny", "Once upon a time"]
         return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=SOON)
 
     def test_the_tiny_model_decodes_with_the_hosts_bits(self):
@@ -217,19 +217,35 @@ class Lifecycle(Bridged):
 
     def test_what_cannot_be_ends_the_connection_not_the_bridge(self):
         rng = np.random.default_rng(11)
-        for round in range(30):
+        begin, answered, bugs = time.monotonic(), 0, []
+        for round in range(40):
             c = self.patient_client()
             noise = rng.integers(0, 256, 128 * 4, dtype=np.uint8).tobytes()
             try:
                 if round % 2:
-                    c.send("load"), c.send("run")
+                    tasks = [c.send("load"), c.send("run"), c.send("alloc", bytes=64), c.send("load_begin", bytes=16)]
                     for _ in range(12):
                         op = list(link.NUMBER)[rng.integers(len(link.NUMBER))]
-                        c.send(op, noise[:rng.integers(64)], **{f: int(rng.integers(5)) for f in ("mem", "program", "bytes", "total", "symbol", "w", "h", "arg0", "flags")})
+                        if op in ("stop", "reset"):
+                            continue
+                        payload = noise[:rng.integers(64)]
+                        sizes = {"bytes": len(payload), "total": len(payload)} if op in link.TRANSFERS else {"bytes": int(rng.integers(70))}
+                        fields = {f: int(rng.integers(3)) for f in ("mem", "program", "symbol", "w", "h", "address", "src_mem", "src_address")}
+                        tasks.append(c.send(op, payload, arg0=int(rng.integers(2**63)), arg1=1 << int(rng.integers(3)), **sizes, **fields))
+                    for t in tasks:
+                        try:
+                            c.wait(t)
+                        except Failed as e:
+                            if e.code == link.INTERNAL:
+                                bugs.append(str(e))
+                        answered += 1
                 c.wire.write(noise)
             except link.Gone:
                 pass
             c.close()
+        self.assertLess(time.monotonic() - begin, SOON, "a command was not answered")
+        self.assertGreater(answered, 100)
+        self.assertEqual(bugs, [])
         last = self.patient_client()
         last.call("load")
         last.call("run")
