@@ -26,13 +26,13 @@ Daemon::Daemon(const DaemonOptions& o, Wafer wafer)
     : options_(o),
       wafer_(std::move(wafer)),
       host_{wafer_,
-            engine::Options{.isa = o.isa, .threads = o.threads, .cost = wafer_.cost()},
+            engine::Options{.isa = o.isa, .threads = o.threads, .cost = wafer_.cost(), .numbers = o.numbers},
             std::string("baton-emu-cs3 " BATON_VERSION_STRING ", ") + engine::isa_name(o.isa) + ", " + std::to_string(o.threads) +
-                (o.threads == 1 ? " thread" : " threads"),
+                (o.threads == 1 ? " thread" : " threads") + (o.numbers ? "" : ", mode=timing"),
             [this](uint64_t by) { reset_wafer(by); },
             [this] { return uint32_t(sessions_.size()); }} {}
 
-Result<std::unique_ptr<Daemon>> Daemon::start(const DaemonOptions& o, const engine::CostModel* cost) {
+Result<std::unique_ptr<Daemon>> Daemon::start(const DaemonOptions& o, const timing::WaferModel* cost) {
   BATON_ASSIGN(Wafer wafer, Wafer::create(o.sram_bytes(), cost));
   BATON_ASSIGN(FaultPlan faults, FaultPlan::read(o.faults));
   std::unique_ptr<Daemon> d(new Daemon(o, std::move(wafer)));

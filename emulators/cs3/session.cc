@@ -16,14 +16,13 @@ namespace {
 
 constexpr size_t kQueued = 2 * kSqEntries;          // an honest client has at most kSqEntries in flight
 constexpr uint64_t kQueuedBytes = 64ull << 20;      // inline payloads of queued commands (TCP)
-constexpr uint16_t kFabricW = 755, kFabricH = 1170; // usable rectangle: facts/cs3 1.3, 762x1172 less the reserved columns and rows (derived)
 constexpr size_t kMaxPrograms = 64;                 // guess: a session that loads more has lost count
 
 }  // namespace
 
 Session::Session(uint64_t id, Host& host, std::unique_ptr<Port> port, uint16_t minor)
     : id_(id), host_(host), port_(std::move(port)), minor_(minor), life_(minor == 0 ? Life::loaded : Life::fresh) {
-  symbols_.program = {0, 0, kFabricW, kFabricH};
+  symbols_.program = {0, 0, uint16_t(host_.wafer.data().usable_width()), uint16_t(host_.wafer.data().usable_height())};
 }
 
 Session::~Session() {
@@ -166,8 +165,8 @@ void Session::send_info(const Submission& s, Completion& c) {
   r.epoch = host_.wafer.epoch();
   r.sram_bytes = host_.wafer.capacity();
   r.sram_used = host_.wafer.used();
-  r.fabric_w = kFabricW;
-  r.fabric_h = kFabricH;
+  r.fabric_w = uint16_t(host_.wafer.data().usable_width());
+  r.fabric_h = uint16_t(host_.wafer.data().usable_height());
   r.sessions = host_.sessions();
   const Conditions& broken = host_.faults.conditions();
   r.lost = host_.lost.has_value();
@@ -271,7 +270,7 @@ void Session::reset_by_other(uint64_t by_session) {
   drop_everything(Error(BATON_DEVICE_LOST, fmt::format("the wafer was reset (epoch {})", host_.wafer.epoch()), "allocate and load again"));
   programs_.clear();
   symbols_.clear();
-  symbols_.program = {0, 0, kFabricW, kFabricH};
+  symbols_.program = {0, 0, uint16_t(host_.wafer.data().usable_width()), uint16_t(host_.wafer.data().usable_height())};
   host_.wafer.free_session(id_);
   life_ = minor_ == 0 ? Life::loaded : Life::fresh;
   for (Fd& r : regions_) r.reset();

@@ -31,7 +31,8 @@ struct OpWork {
   uint32_t tokens = 0;   // rows
   uint32_t context = 0;  // attention: keys seen by the last row
   uint32_t layer = 0;
-  uint64_t n = 0, k = 0; // matmul
+  uint32_t op = 0;       // its index in the program
+  uint64_t n = 0, k = 0; // matmul: its matrix; attention: keys of the last row, width of a row; rms_norm: width of a row, width that is normed
   uint64_t macs = 0, weight_bytes = 0, kv_bytes = 0, act_bytes = 0;
   uint64_t exps = 0;     // exponentials: attention's softmax, silu
   uint32_t ranks = 1;    // all_reduce: lanes that meet

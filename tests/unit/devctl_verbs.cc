@@ -110,6 +110,41 @@ TEST(DevctlVerbs, ModelIsNearThePublishedRunWithoutItsWeights) {
   refused({"model", "/nonexistent"}, 2);
 }
 
+// A wafer decodes by its own: all tokens in one launch. Vendor: Llama-3.1-8B at 1,800 token/s.
+TEST(DevctlVerbs, ModelOfAWafer) {
+  if (!emulator("cs3")) GTEST_SKIP();
+  const std::string shapes = std::string(BATON_SOURCE_DIR) + "/models/llama-3.3-70b", folder = testing::TempDir() + "llama-8b", wafer = "emu+cs3://0?mode=timing";
+  json config = json::parse(std::ifstream(shapes + "/config.json"));
+  for (auto [key, value] : {std::pair("hidden_size", 4096), {"intermediate_size", 14336}, {"num_attention_heads", 32}, {"num_hidden_layers", 32}}) config[key] = value;
+  std::filesystem::create_directories(folder);
+  std::ofstream(folder + "/config.json") << config;
+  json j = document({"model", folder, "--device", wafer, "--decode", "--output", "256"}, "model");
+  EXPECT_NEAR(1e9 / j["tpot_ns"].get<double>() / 1800, 1, 0.25);
+  EXPECT_TRUE(j["ttft_ns"].is_null());
+  EXPECT_EQ(j["per_launch_tokens"], 256);
+  json one = document({"model", folder, "--device", wafer, "--decode", "--output", "4", "--per-launch", "1"}, "model");
+  EXPECT_GT(one["tpot_ns"].get<double>(), j["tpot_ns"].get<double>() + 500'000) << "a launch from the host costs more than a token";
+  json faster = document({"model", folder, "--device", wafer + "&clock_ghz=1.5", "--decode", "--output", "256"}, "model");
+  EXPECT_NEAR(faster["tpot_ns"].get<double>() / j["tpot_ns"].get<double>(), 0.5, 0.02) << "time is cycles, but for the launch";
+  EXPECT_GT(document({"model", folder, "--device", wafer, "--input", "512", "--output", "2"}, "model")["ttft_ns"].get<double>(), 0) << "prefill beside decode: 32 GB of weights";
+  const Ran one_wafer = devctl({"model", shapes, "--device", wafer, "--decode"});
+  EXPECT_EQ(one_wafer.code, 5) << one_wafer.err;
+  EXPECT_NE(one_wafer.err.find("next: 4 wafers"), std::string::npos) << one_wafer.err;
+}
+
+TEST(DevctlVerbs, ModelBesidePublishedFigures) {
+  if (!emulator("cs3")) GTEST_SKIP();
+  Ran r = devctl({"model", "--calibration", "cs3", "-o", "json"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  const json j = json::parse(r.out, nullptr, false);
+  ASSERT_TRUE(j.is_object()) << r.out;
+  EXPECT_EQ(j["schema"], "baton.calibration/1");
+  EXPECT_GE(j["cases"].size(), 18u);
+  EXPECT_NE(devctl({"model", "--calibration", "cs3"}).out.find("(modelled)"), std::string::npos);
+  refused({"model"}, 2);
+  refused({"model", "--calibration", "trn2"}, 2);
+}
+
 TEST(DevctlVerbs, PlaceSaysWhatFitsDrawsItAndRefusesWithNumbers) {
   const std::string folder = std::string(BATON_SOURCE_DIR) + "/models/llama-3.3-70b", svg = testing::TempDir() + "place.svg";
   json j = document({"place", folder, "--wafers", "4", "--svg", svg}, "place");
@@ -134,7 +169,7 @@ TEST(DevctlVerbs, PlaceSaysWhatFitsDrawsItAndRefusesWithNumbers) {
   EXPECT_EQ(text.code, 0) << text.err;
   EXPECT_NE(text.out.find("60-79"), std::string::npos) << text.out;
   refused({"place", folder, "--wafers", "3"}, 5);
-  EXPECT_NE(devctl({"place", folder, "--wafers", "3"}).err.find("next: --wafers 4"), std::string::npos);
+  EXPECT_NE(devctl({"place", folder, "--wafers", "3"}).err.find("next: 4 wafers"), std::string::npos);
   refused({"place", folder, "--wafers", "4", "--context", std::to_string(tokens + 1)}, 5);
   refused({"place", folder, "--wafers", "81"}, 2);
   refused({"place", folder, "--wafers", "few"}, 2);

@@ -78,14 +78,20 @@ void add_key(CLI::App& app, Arguments& a, Verb& verb) {
 
 void add_model(CLI::App& app, Arguments& a, Verb& verb) {
   auto* m = app.add_subcommand("model", "Modelled time of a model on a device: to the first token, and for each token after it; needs no weights");
-  m->add_option("FOLDER", a.model.folder, "A folder with the model's config.json")->required();
+  auto* folder = m->add_option("FOLDER", a.model.folder, "A folder with the model's config.json");
   m->add_option("--device", a.model.device, "DEV, an emulator with mode=timing")->capture_default_str();
   m->add_option("--tp", a.model.tp, "Lanes that share the model (tensor parallel)")->check(CLI::Range(1, 4096))->capture_default_str();
   m->add_option("--input", a.model.input, "Tokens of the prompt")->check(CLI::Range(1, 1 << 24))->capture_default_str();
   m->add_option("--output", a.model.output, "Tokens to generate")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   m->add_option("--chunk", a.model.chunk, "Tokens of one prefill launch")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   m->add_option("--dtype", a.model.dtype, "Of weights, activations and KV-cache")->check(CLI::IsMember({"BF16", "F16", "F32"}))->capture_default_str();
-  m->callback([&] { verb = [&](const Context& c) { return model_time(c, a.model); }; });
+  m->add_option("--per-launch", a.model.per_launch, "Tokens of one decode launch (default: 1; all of them on a wafer, which samples by itself)")->check(CLI::Range(1, 1 << 20));
+  m->add_flag("--decode", a.model.decode_alone, "Decode alone: the prompt's KV-cache comes from another device");
+  m->add_option("--calibration", a.model.calibration, "Published figures beside those of an emulator's timing model, instead of a model's")->check(CLI::IsMember({"cs3"}))->excludes(folder);
+  m->callback([&, folder] {
+    if (folder->empty() && a.model.calibration.empty()) throw CLI::RequiredError("FOLDER");
+    verb = [&](const Context& c) { return a.model.calibration.empty() ? model_time(c, a.model) : calibration(c.out, a.model.calibration); };
+  });
 }
 
 void add_place(CLI::App& app, Arguments& a, Verb& verb) {

@@ -48,6 +48,14 @@ std::vector<std::string> schemes(const char* variable, std::string_view prefix, 
 
 }  // namespace
 
+std::string emulator_program(std::string_view scheme) {
+  for (const std::string& folder : folders("BATON_EMULATOR_PATH")) {
+    std::string path = folder + "/baton-emu-" + std::string(scheme);
+    if (access(path.c_str(), X_OK) == 0) return path;
+  }
+  return "";
+}
+
 Options read_options() {
   Options o;
   const char* no_color = getenv("NO_COLOR");

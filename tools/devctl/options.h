@@ -1,4 +1,4 @@
-// options.h: what devctl takes from its environment; the only file of it that looks there.
+// options.h: what devctl takes from its environment; its source alone looks there.
 //
 // Owner  value type.   Threads  read once by main().   Cost  a few getenv, isatty, and one folder listing.   Errors  none.
 //
@@ -9,6 +9,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace baton::devctl {
@@ -20,5 +21,7 @@ struct Options {
   std::vector<std::string> emulators;  // schemes with an emulator program: "cs3", "neuron"
 };
 Options read_options();
+// The emulator of a scheme, as libbaton finds it; "" if there is none.
+std::string emulator_program(std::string_view scheme);
 
 }  // namespace baton::devctl

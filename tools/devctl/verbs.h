@@ -63,6 +63,9 @@ struct ModelCall {
   std::string folder;  // of a config.json; weights are not read
   std::string device = "emu+neuron://0?machine=trn2.48xlarge&mode=timing", dtype = "BF16";
   uint32_t tp = 1, input = 1024, output = 128, chunk = 2048;
+  uint32_t per_launch = 0;  // tokens of one decode launch; 0: as a device of that kind is used
+  bool decode_alone = false;
+  std::string calibration;  // not "": that emulator's figures beside published ones, and nothing else
 };
 
 struct PlaceCall {
@@ -89,6 +92,7 @@ int replay(const Context&, const ReplayCall&);
 int cts(const Context&, const CtsCall&);  // does not return if baton-cts is there
 int model_time(const Context&, const ModelCall&);  // what a device's timing model says of a model
 int place_model(const Output&, const PlaceCall&);  // where a model lies on wafers; needs no device
+int calibration(const Output&, const std::string& scheme);  // does not return if the emulator is there
 int fabric(const Context&);
 int key_new(const Context&, const std::string& file);    // an identity of sessions
 int key_show(const Context&, const std::string& file);   // its public half

@@ -14,6 +14,8 @@ namespace {
 
 constexpr double kNearBest = 0.99;  // of the room of the best grid: among these the squarest is taken
 
+constexpr uint32_t kMaxColumns = 128;  // of regions: what is tried costs by it
+
 std::string gigabytes(uint64_t bytes) { return bytes >= 100'000'000 ? fmt::format("{:.2f} GB", double(bytes) / 1e9) : fmt::format("{:.2f} MB", double(bytes) / 1e6); }
 
 // Rows that may be used, from north to south.
@@ -136,7 +138,7 @@ class Layout {
     };
     std::vector<Try> tries;
     uint64_t best = 0;
-    for (uint32_t c = 1; c <= std::min(u.layers, w_.usable_width()); ++c) {
+    for (uint32_t c = 1; c <= std::min({u.layers, w_.usable_width(), kMaxColumns}); ++c) {
       Try t{grid(wafer, u, strip, c), UINT64_MAX, 0};
       for (const Region& r : t.regions) {
         t.room = std::min(t.room, r.capacity);
@@ -204,18 +206,18 @@ Error does_not_fit(const Placement& p, const Shape& s, const std::vector<uint32_
   const Request& r = p.request;
   const Overrun over = worst(p, tokens);
   const uint64_t capacity = p.wafers[0].capacity * r.wafers;
-  std::string what = fmt::format("{} wafer{} of {} hold {} of weights", r.wafers, r.wafers == 1 ? "" : "s", gigabytes(p.wafers[0].capacity), gigabytes(s.weights()));
-  what += s.weights() > capacity ? fmt::format(": {} too little", gigabytes(s.weights() - capacity))
-                                 : fmt::format(" and {} tokens of {} bytes, of {} asked for", p.kv_tokens, s.kv_token(), tokens);
+  std::string what = fmt::format("{} wafer{} of {}, {} of weights: ", r.wafers, r.wafers == 1 ? "" : "s", gigabytes(p.wafers[0].capacity), gigabytes(s.weights()));
+  what += s.weights() > capacity ? fmt::format("{} too little", gigabytes(s.weights() - capacity))
+                                 : fmt::format("room for {} tokens of {} bytes, of {} asked for", p.kv_tokens, s.kv_token(), tokens);
   what += fmt::format("; {}: {} of weights + {} of scratch + {} of KV are {} over {}", name_of(*over.region), gigabytes(over.region->weights),
                       gigabytes(over.region->scratch), gigabytes(over.kv), gigabytes(over.bytes), gigabytes(over.region->capacity));
   std::string next;
-  if (const uint32_t enough = fewest(p.wafer, s, r, rows, tokens)) next = fmt::format("--wafers {}", enough);
+  if (const uint32_t enough = fewest(p.wafer, s, r, rows, tokens)) next = fmt::format("{} wafer{}", enough, enough == 1 ? "" : "s");
   if (p.kv_tokens) {
     const uint64_t context = tokens / r.sequences, fit = p.kv_tokens / std::max<uint64_t>(1, context);
     if (r.sequences > 1 && fit) next += fmt::format("{}{} sequence{} of {}", next.empty() ? "" : ", ", fit, fit == 1 ? "" : "s", context);
     next += fmt::format("{}a context of {}", next.empty() ? "" : ", ", p.kv_tokens / r.sequences);
-    if (r.kv == Kv::concat) next += ", --kv shift";
+    if (r.kv == Kv::concat) next += ", kv shift";
     next += ", or spill KV to host memory";
   }
   return Error(BATON_CAPACITY, what, next.empty() ? "a smaller model, or weights of fewer bytes" : next);

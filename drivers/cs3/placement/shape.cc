@@ -42,21 +42,23 @@ size_t begin_of_next(const Program& p, size_t from, size_t to) {
   return from + 1;
 }
 
-// The first op of each layer, and where the last one ends.
-Result<std::vector<size_t>> cuts(const Program& p) {
+// The first op of each layer, and where the last one ends. None if its layers do not follow each other: then all is one part.
+std::vector<size_t> cuts(const Program& p) {
   std::vector<size_t> first;  // op that touches the cache of a layer first
   std::vector<size_t> last;   // and last
+  uint32_t layer = 0;         // of the op before; a stage of a pipeline does not begin with 0
   for (size_t i = 0; i < p.ops.size(); ++i) {
     const Op& op = p.ops[i];
     if (!touches_cache(op)) continue;
-    if (op.layer == first.size()) {
+    if (first.empty() || op.layer == layer + 1) {
       first.push_back(i);
       last.push_back(i);
-    } else if (op.layer + 1 == first.size()) {
+    } else if (op.layer == layer) {
       last.back() = i;
     } else {
-      return Error(BATON_UNSUPPORTED, fmt::format("'{}': op {} is of layer {}, before it are {} layers", p.name, i, op.layer, first.size()), "number the layers from 0, in order");
+      return {};
     }
+    layer = op.layer;
   }
   std::vector<size_t> begin;
   if (first.empty()) return begin;
@@ -86,7 +88,7 @@ uint64_t Shape::kv_token() const {
 Result<Shape> shape_of(const Program& p) {
   if (p.ranks != 1)
     return Error(BATON_UNSUPPORTED, fmt::format("'{}' has {} ranks: a CS-3 has one lane, so no collectives", p.name, p.ranks), "build the program with ranks = 1");
-  BATON_ASSIGN(const std::vector<size_t> begin, cuts(p));
+  const std::vector<size_t> begin = cuts(p);
   Shape s;
   s.name = p.name;
   s.layers.resize(begin.empty() ? 0 : begin.size() - 1);

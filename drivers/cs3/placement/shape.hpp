@@ -3,7 +3,9 @@
 // A layer is what lies between two passes over the KV-cache, cut where the residual stream is whole: after the last `add` before the next
 // layer's kv_store. What comes before the first layer and after the last one (embedding, lm_head, sampling) are the program's `ends`.
 //
-// Owner    plain values.   Threads  any.   Cost  one pass over the ops.   Errors  UNSUPPORTED: layers that are not in order, or ranks.
+// A program whose layers do not follow each other is one part.
+//
+// Owner    plain values.   Threads  any.   Cost  one pass over the ops.   Errors  UNSUPPORTED: more ranks than one.
 //
 //     BATON_ASSIGN(Shape s, shape_of(program));
 //     s.layers[3].weights   // bytes
