@@ -27,6 +27,7 @@ void Session::step() {
   }
   if (host_.lost) {
     end_launch();
+    stuck_ = false;
     return finish_stream(*host_.lost, 0);
   }
   const uint64_t begin = now_ns();

@@ -13,6 +13,7 @@ namespace {
 using Json = nlohmann::json;
 using Action = Fault::Action;
 
+constexpr char kSchema[] = "baton.cs3.faults/1";
 constexpr size_t kPlanMost = kMaxPayload;  // what the command can carry
 constexpr double kDelayMost = 3'600'000;   // ms
 constexpr double kSlowMost = 1e6;
@@ -76,6 +77,7 @@ struct FaultPlan::Reader {
     return {};
   }
   Status field(const std::string& key, const Json& v) {
+    if (key == "seen" || key == "fired") return {};  // of a report
     if (key == "call") return calls(v);
     if (key == "nth") return count(v, key, 1, rule.nth);
     if (key == "every") return count(v, key, 1, rule.every);
@@ -116,6 +118,7 @@ struct FaultPlan::Reader {
 
 Status FaultPlan::condition(const std::string& key, const void* json) {
   const Json& v = *static_cast<const Json*>(json);
+  if (key == "schema" && v == kSchema) return {};
   if (key == "seed") {
     BATON_TRY(whole(v, UINT64_MAX, seed_));
     random_ = seed_;
@@ -198,7 +201,7 @@ std::optional<Fault> FaultPlan::match(Op op) {
 }
 
 std::string FaultPlan::report() const {
-  Json plan = {{"schema", "baton.cs3.faults/1"}, {"seed", seed_}, {"slow_ingress", conditions_.slow_ingress}, {"bad_rows", conditions_.bad_rows},
+  Json plan = {{"schema", kSchema}, {"seed", seed_}, {"slow_ingress", conditions_.slow_ingress}, {"bad_rows", conditions_.bad_rows},
                {"dead_channels", Json::array()}, {"rules", Json::array()}};
   for (uint32_t i = 0; i < kMaxChannels; ++i)
     if (conditions_.dead[i]) plan["dead_channels"].push_back(i);

@@ -60,7 +60,7 @@ class FaultPlan {
   const Conditions& conditions() const { return conditions_; }
   // What this command meets.
   std::optional<Fault> match(Op);
-  // The plan, with "seen" and "fired" in each rule.
+  // The plan, with "schema", and "seen" and "fired" in each rule: parse() takes it again, and counts from 0.
   std::string report() const;
 
  private:

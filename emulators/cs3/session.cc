@@ -37,7 +37,7 @@ bool Session::blocked() { return port_->room() < kSqEntries + 2; }
 bool Session::delayed() const { return resume_ns_ != 0; }
 
 bool Session::runnable() {
-  if (stream_.empty() || stuck_ || blocked()) return false;
+  if (stream_.empty() || (stuck_ && !host_.lost) || blocked()) return false;
   if (resume_ns_ && now_ns() < resume_ns_) return false;
   resume_ns_ = 0;
   return true;

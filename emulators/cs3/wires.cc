@@ -14,7 +14,7 @@ Wires wires_of(const Submission& s, const Rectangle* r, const Conditions& c) {
   w.conditions = &c;
   const double channels = double(kMaxChannels) / std::max(1u, c.alive(w.wanted));
   const double order = !port && Order(s.order) == Order::row_major ? kRowMajorCost : 1;
-  w.equivalent_bytes = uint64_t(double(w.bytes()) * channels * order * (w.inward ? c.slow_ingress : 1));
+  w.equivalent_bytes = uint64_t(std::min(1e18, double(w.bytes()) * channels * order * (w.inward ? c.slow_ingress : 1)));
   return w;
 }
 

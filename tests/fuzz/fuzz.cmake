@@ -81,7 +81,7 @@ fuzz_target(known_peers LIBS baton_transport)
 fuzz_target(worker SOURCES ${root}/transport/discovery/worker.cc LIBS baton_transport)
 fuzz_target(layout_text LIBS baton_transport)
 fuzz_target(spill LIBS baton_transport)
-fuzz_target(plan SOURCES ${root}/emulators/neuron/fault.cc ${root}/emulators/neuron/status.cc LIBS baton_fault_plan nlohmann_json::nlohmann_json)
+fuzz_target(plan SOURCES ${root}/emulators/cs3/fault.cc ${root}/drivers/cs3/link/wire.cc ${root}/emulators/neuron/fault.cc ${root}/emulators/neuron/status.cc LIBS baton_fault_plan nlohmann_json::nlohmann_json)
 fuzz_target(addresses SOURCES ${root}/hal/core/address.cc ${root}/drivers/cs3/options.cc ${root}/drivers/host/options.cc ${root}/drivers/neuron/options.cc
             LIBS baton_neuron_emu_options baton_cs3_link baton_transport baton_engine)
 fuzz_target(neff SOURCES ${root}/emulators/neuron/neff_reader.cc LIBS baton_neff baton_engine PkgConfig::LIBSODIUM)

@@ -83,6 +83,8 @@ TEST_F(Faults, PlansAreCheckedAndTheOneBeforeStays) {
   EXPECT_THAT(text, HasSubstr("nop: failed, by rule 0 of the fault plan\n"));
   EXPECT_EQ(operate.call(operate.make(Op::nop)).code, BATON_OK);
   EXPECT_THAT(report(), HasSubstr(R"("fired":1,"nth":2,"seen":3)"));
+  EXPECT_EQ(plan(report()).code, BATON_OK) << "what was read can be written";
+  EXPECT_THAT(report(), HasSubstr(R"("fired":0,"nth":2,"seen":0)"));
   EXPECT_EQ(plan("").code, BATON_OK);
   EXPECT_THAT(report(), HasSubstr(R"("rules":[])"));
   EXPECT_EQ(operate.call(operate.make(Op::fault), {}, 4).code, BATON_CAPACITY);

@@ -371,5 +371,39 @@ TEST(HostileDaemon, IsReportedNotFollowed) {
   }
 }
 
+// A daemon of 1.0 knows no load: the driver sends it run and get_id, and nothing that came later.
+TEST(OlderDaemon, IsSentWhatItKnows) {
+  uint16_t port = 0;
+  const Fd listener = must(listen_tcp("127.0.0.1", "0", &port));
+  std::vector<uint16_t> seen;
+  std::thread daemon([&] {
+    must(await(listener.get(), POLLIN, soon()));
+    const Fd c(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    Hello h{};
+    must(read_exact(c.get(), &h, sizeof h, soon()));
+    Welcome w{};
+    std::memcpy(w.magic, kMagic, sizeof kMagic);
+    w.major = kVersionMajor;
+    must(write_exact(c.get(), &w, sizeof w, soon()));
+    for (Submission s; read_exact(c.get(), &s, sizeof s, soon()).ok();) {
+      seen.push_back(s.op);
+      std::vector<uint8_t> payload(inline_bytes(s));
+      if (!payload.empty()) must(read_exact(c.get(), payload.data(), payload.size(), soon()));
+      Completion done{};
+      done.id = s.id;
+      done.kind = uint8_t(Kind::done);
+      if (!write_exact(c.get(), &done, sizeof done, soon()).ok()) break;
+    }
+  });
+  {
+    auto in = make_instance();
+    auto d = must(in.open("cs3://127.0.0.1:" + std::to_string(port)));
+    must(d.reset_device());
+  }
+  daemon.join();
+  EXPECT_THAT(seen, ::testing::Contains(uint16_t(Op::run)).Times(2)) << "at open and after the reset";
+  EXPECT_THAT(seen, ::testing::Each(::testing::Le(uint16_t(Op::cancel))));
+}
+
 }  // namespace
 }  // namespace baton::cs3::test
