@@ -64,11 +64,14 @@ class Bridge:
             wire.write(self.welcome())
             client = session.Session(wire, wafer.Wafer(self.sdk, self.options.cmaddr, self.options.artifacts), capacity=int(self.options.sram_gb * 1e9),
                                      emulated=self.emulated, firmware="baton-cs3-bridge, " + self.sdk.__name__)
-            why = client.serve()
+            why = client.serve(self.options.grace)
             if self.options.verbose:
                 print(f"client {hello.pid} ended: {why}", file=sys.stderr, flush=True)
         except link.Gone:
             pass
+        except session.Stuck as e:
+            print(f"baton-cs3-bridge: {e}\nnext: start the bridge again; see the kernel of the program that ran last", file=sys.stderr, flush=True)
+            os._exit(7)  # as devctl's: lost
         finally:
             if held:
                 self.taken.release()
@@ -87,6 +90,7 @@ def main() -> int:
     p.add_argument("--artifacts", required=True, help="folder of compiled artifacts, each named by its program's SHA-256")
     p.add_argument("--sdk", default=VENDOR, help=f"module with SdkRuntime (default {VENDOR})")
     p.add_argument("--sram-gb", type=float, default=44.0, help="SRAM in gigabytes, for the account (default 44)")
+    p.add_argument("--grace", type=float, default=60.0, help="seconds for what a client left running; then the bridge ends, and with it the job (default 60)")
     p.add_argument("--verbose", action="store_true", help="clients on stderr")
     options = p.parse_args()
     try:

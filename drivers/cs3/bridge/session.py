@@ -19,6 +19,10 @@ READER = ("info", "telemetry", "alloc", "cancel", "load_begin", "load_program", 
 ORDER = "the client's bug: load once, run once, then commands, stop once; connect again for another round"
 
 
+class Stuck(Exception):
+    """SdkRuntime has no cancel: only the end of this process frees the system."""
+
+
 class Loading:
     """A program on its way: bytes, then constants one by one."""
 
@@ -46,8 +50,8 @@ class Session:
 
     # ---- the reader ----
 
-    def serve(self) -> str:
-        """Until the client is gone; why."""
+    def serve(self, grace: float) -> str:
+        """Until the client is gone, and what it left running has ended; why."""
         self.worker.start()
         why = "the client is gone"
         try:
@@ -62,6 +66,8 @@ class Session:
                     self._serve(s, payload)
                     continue
                 with self.lock:
+                    if s.name in ("stop", "reset"):
+                        self.cancelled.update(self.queued)
                     self.queued[s.id] += 1
                 self.commands.put((s, payload))
         except link.Gone as e:
@@ -69,7 +75,9 @@ class Session:
         with self.lock:
             self.cancelled.update(self.queued)
         self.commands.put(None)
-        self.worker.join()
+        self.worker.join(grace)
+        if self.worker.is_alive():
+            raise Stuck(f"a call of SdkRuntime has not ended for {grace:g} s after its client left: a kernel that never unblocks the command stream?")
         self.wafer.stop()
         return why
 
@@ -81,6 +89,8 @@ class Session:
             s, payload = command
             with self.lock:
                 self.queued[s.id] -= 1
+                if not self.queued[s.id]:
+                    del self.queued[s.id]
                 cancelled = s.id in self.cancelled
                 self.cancelled.discard(s.id)
             try:
@@ -136,7 +146,7 @@ class Session:
 
     def _cancel(self, s, payload, done):
         with self.lock:
-            if self.queued[s.arg0] > 0:
+            if s.arg0 in self.queued:
                 self.cancelled.add(s.arg0)
 
     def _load_begin(self, s, payload, done):
@@ -190,9 +200,9 @@ class Session:
         self._drop()
 
     def _drop(self) -> None:
-        self.memory.forget()
         with self.lock:
             self.programs.clear()
+        self.memory.residents.clear()  # the stream is closed: nobody can look at what is newest there
         self.wafer.stop()
 
     def _free(self, s, payload, done):

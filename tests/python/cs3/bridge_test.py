@@ -52,15 +52,15 @@ class Process:
 
 class Bridged(unittest.TestCase):
     def setUp(self):
-        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()) if hasattr(self, "enterContext") else self.temporary())
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
         self.wafer = self.process(BUILD / "lib/baton/baton-emu-cs3", "--listen", "127.0.0.1:0")
-        self.bridge = self.process(sys.executable, BRIDGE / "baton_cs3_bridge.py", "--listen", "127.0.0.1:0", "--cmaddr", "%s:%d" % self.wafer.address,
-                                   "--artifacts", self.folder, "--sdk", "standin_sdk", PYTHONPATH=str(HERE), PYTHONDONTWRITEBYTECODE="1")
+        self.bridge = self.start_bridge()
 
-    def temporary(self):
-        t = tempfile.TemporaryDirectory()
-        self.addCleanup(t.cleanup)
-        return t.name
+    def start_bridge(self, *options):
+        return self.process(sys.executable, BRIDGE / "baton_cs3_bridge.py", "--listen", "127.0.0.1:0", "--cmaddr", "%s:%d" % self.wafer.address,
+                            "--artifacts", self.folder, "--sdk", "standin_sdk", *options, PYTHONPATH=str(HERE), PYTHONDONTWRITEBYTECODE="1")
 
     def process(self, *command, **env):
         p = Process(*command, **env)
@@ -170,6 +170,28 @@ class Lifecycle(Bridged):
         self.fails(link.UNSUPPORTED, c.call, "fault", b"{}", arg0=1)
         c.call("stop")
         self.fails(link.INVALID_ARGUMENT, c.call, "nop")
+
+    def test_a_kernel_that_never_unblocks_ends_the_bridge(self):
+        standin_compiler.compile_program(doubling(), self.folder)
+        watch = Client(*self.wafer.address)
+        self.addCleanup(watch.close)
+        watch.call("fault", b'{"rules": [{"call": "launch", "action": "hang"}]}', arg0=1)
+        bridge = self.start_bridge("--grace", "0.2")
+        c = Client(*bridge.address)
+        c.call("load"), c.call("run")
+        program = doubling()
+        handle = c.call("load_begin", bytes=len(program))[0].handle
+        c.call("load_program", program, program=handle)
+        c.call("load_finish", program=handle)
+        x, y = (c.call("alloc", bytes=1200)[0] for _ in range(2))
+        table = link.LaunchHead(bindings=2).pack()
+        table += b"".join(link.LaunchBinding(name=n, mem=b.handle, address=b.address, bytes=1200).pack() for n, b in ((b"x", x), (b"y", y)))
+        hung, behind = c.send("launch", table, program=handle), c.send("nop")
+        self.assertEqual(c.call("info", room=448)[0].code, 0, "what touches the bridge alone is answered")
+        c.call("cancel", arg0=behind)
+        self.assertFalse(c.is_done(hung))
+        c.close()
+        self.assertEqual(bridge.p.wait(SOON), 7)
 
     def test_rectangles_and_ports_pass_through(self):
         name = self.artifact()
