@@ -228,20 +228,22 @@ TEST(Cli, WorkersTellPrometheusWhatTheyDid) {
     const Outcome o = baton({"generate", "--prefill", prefill.address, "--decode", decode.address, "--key-file", key, "--ignore-eos", "--max-tokens", "9", kPrompt});
     ASSERT_EQ(o.code, 0) << o.err;
   }
-  const Outcome long_one = baton({"generate", "--prefill", prefill.address, "--decode", decode.address, "--key-file", key, "--max-tokens", "4", std::string(60'000, 'x')});
-  EXPECT_NE(long_one.code, 0);
+  const Outcome other = baton({"generate", "--prefill", prefill.address, "--decode", decode.address, "--key-file", key, "--ignore-eos", "--max-tokens", "490", "--timeout", "0.2", kPrompt});
+  EXPECT_EQ(other.code, 8);
+  auto outcome = [&](const char* which) { return metric(http(decode.metrics, "/metrics"), "baton_requests_total", std::string("outcome=\"") + which + '"'); };
+  for (int i = 0; i < kPatience / 50 && outcome("CANCELLED") + outcome("PEER_LOST") < 0; ++i) usleep(50'000);
   const std::string d = http(decode.metrics, "/metrics"), p = http(prefill.metrics, "/metrics");
   EXPECT_EQ(d.rfind("HTTP/1.", 0), 0u) << d;
   EXPECT_EQ(metric(d, "baton_requests_total", "outcome=\"ok\""), 2) << d;
-  EXPECT_EQ(metric(p, "baton_requests_total", "outcome=\"ok\""), 2) << p;
-  EXPECT_GT(std::max(metric(d, "baton_requests_total", "outcome=\"INVALID_ARGUMENT\""), metric(p, "baton_requests_total", "outcome=\"INVALID_ARGUMENT\"")), 0) << d << p;
-  EXPECT_EQ(metric(d, "baton_tokens_total", ""), 16);  // the first of nine is the prefill's
-  EXPECT_EQ(metric(p, "baton_tokens_total", ""), 2);
-  EXPECT_EQ(metric(d, "baton_itl_seconds_count", "clock=\"wall\""), 14);
-  EXPECT_EQ(metric(d, "baton_itl_seconds_count", "clock=\"modelled\""), 14);
-  EXPECT_EQ(metric(p, "baton_ttft_seconds_count", ""), 2);
-  EXPECT_EQ(metric(d, "baton_kv_bytes_total", "direction=\"in\""), metric(p, "baton_kv_bytes_total", "direction=\"out\""));
+  EXPECT_GE(metric(p, "baton_requests_total", "outcome=\"ok\""), 2) << p; // the prefill of the third may have been done
+  EXPECT_GT(outcome("CANCELLED") + outcome("PEER_LOST"), -1) << d;
+  EXPECT_GE(metric(d, "baton_tokens_total", ""), 16);  // the first of nine is the prefill's
+  EXPECT_GE(metric(p, "baton_tokens_total", ""), 2);
+  EXPECT_GE(metric(d, "baton_itl_seconds_count", "clock=\"wall\""), 14);
+  EXPECT_EQ(metric(d, "baton_itl_seconds_count", "clock=\"wall\""), metric(d, "baton_itl_seconds_count", "clock=\"modelled\""));
+  EXPECT_EQ(metric(p, "baton_ttft_seconds_count", ""), metric(p, "baton_tokens_total", ""));
   EXPECT_GT(metric(d, "baton_kv_bytes_total", "direction=\"in\""), 0);
+  EXPECT_GT(metric(p, "baton_kv_bytes_total", "direction=\"out\""), 0);
   EXPECT_EQ(metric(d, "baton_requests_in_flight", ""), 0);
   EXPECT_EQ(metric(d, "baton_kv_blocks", ""), metric(d, "baton_kv_blocks_free", ""));
   EXPECT_NE(http(decode.metrics, "/healthz").find("\r\n\r\nok\n"), std::string::npos);
