@@ -98,7 +98,7 @@ struct KvSink::Impl final : Service, Watcher {
   Status check_blocks(const std::vector<int32_t>&, uint64_t tokens) const;
   uint32_t collect();
   void take(const Note&);
-  bool matches(const Incoming::Impl&, const Note&);
+  Status fence(const Incoming::Impl&, const Note&);
   void finish_if_complete(Incoming::Impl&);
   void fail(Incoming::Impl&, Error);
   void leave(Incoming::Impl&); // from active: revoke, forget, quarantine
@@ -109,6 +109,7 @@ struct KvSink::Impl final : Service, Watcher {
   Endpoint::Impl* ep = nullptr;
   baton_instance* instance = nullptr;
   LandingMemory memory;
+  baton_buffer* buffer = nullptr; // whose memory it is; nullptr: no device's
   std::optional<KvTags> tags;
   KvLayout layout;
   std::string model;
@@ -140,6 +141,7 @@ Status KvSink::Impl::start(const Instance& in, Endpoint::Impl& e, const HostMemo
   memory.id = random_hex(8);
   memory.base = static_cast<uint8_t*>(host.base);
   memory.bytes = l.bytes();
+  buffer = host.buffer;
   if (host.fd >= 0) {
     fd = Fd(fcntl(host.fd, F_DUPFD_CLOEXEC, 0));
     if (!fd) return io_error("dup", errno);
@@ -495,17 +497,13 @@ uint32_t KvSink::Impl::collect() {
   return n;
 }
 
-// What the memory holds now against what the source had.
-bool KvSink::Impl::matches(const Incoming::Impl& in, const Note& note) {
-  if (note.source >= in.moves.parts.size()) return false;
-  std::vector<uint64_t> sums;
-  for (uint32_t l = note.layer; l <= note.layer + note.part; ++l) {
-    LayerSum sum;
-    for (uint32_t i = 0; i < in.moves.parts[note.source].size(); ++i)
-      sum.landed(memory.base, in.moves.parts[note.source][i].layer(layout.layer_begin + l), in.moves.units(note.source, i, layout.layer_begin + l), scratch_);
-    sums.push_back(sum.value());
-  }
-  return note.checksum == sum_of(sums);
+// The fabric says that the layers are complete; from here on the device sees them.
+Status KvSink::Impl::fence(const Incoming::Impl& in, const Note& note) {
+  Error e;
+  if (buffer)
+    for (const KvLayout::Range& r : layout.range(note.layer, note.part + 1, in.blocks))
+      if (baton_fence(buffer, r.begin, r.end - r.begin, &e)) return e;
+  return {};
 }
 
 void KvSink::Impl::take(const Note& note) {
@@ -521,7 +519,8 @@ void KvSink::Impl::take(const Note& note) {
   }
   if (!wanted) return;
   Status right = in.tagged.intact("this request");
-  if (right.ok() && in.checksum && !matches(in, note))
+  if (right.ok()) right = fence(in, note);
+  if (right.ok() && in.checksum && !landed_right(note, in.moves, memory.base, scratch_))
     right = Error(BATON_CORRUPT, fmt::format("layer {} of source {} is not what was sent over {}: its checksum differs", note.layer, note.source, in.stats.fabric),
                   "ask the decode side for a new ticket; if it comes again, look at the memory and the link");
   if (!right.ok()) {
@@ -609,7 +608,7 @@ Result<KvSink> KvSink::create(const Instance& in, Endpoint& ep, const Buffer& me
   BATON_ASSIGN(void* base, memory.map());
   auto x = memory.export_fd();
   const Fd fd(x.ok() ? x->fd : -1);
-  return create(in, ep, HostMemory{base, memory.bytes(), fd.get(), x.ok() ? x->offset : 0}, layout, std::move(model));
+  return create(in, ep, HostMemory{base, memory.bytes(), fd.get(), x.ok() ? x->offset : 0, memory.get()}, layout, std::move(model));
 }
 
 Result<KvSink> KvSink::create(const Instance& in, Endpoint& ep, const HostMemory& memory, const KvLayout& layout, std::string model) {

@@ -187,8 +187,7 @@ bool LoadedProgram::end(LaunchSlot& slot, std::vector<Memory*>& freed) {
 
 LaunchResult LoadedProgram::execute(LaunchSlot& slot) {
   LaunchResult r;
-  for (const Memory* m : slot.bound) m->fence();
-  r.status = port_.execute(model_, slot.in, slot.out);
+  r.status = port_.execute(model_->get(), slot.in, slot.out);
   if (slot.mapped) {
     r.cost_ns = word(slot.mapped->cost_ns).load(std::memory_order_acquire);
   } else if (int32_t s = port_.tensor_read(slot.page, slot.copied.data(), 0, page_bytes_)) {

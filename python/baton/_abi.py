@@ -122,6 +122,7 @@ PROTOTYPES = {
     "baton_map": (i32, [_P, _OUT, _E]),
     "baton_export": (i32, [_P, c.POINTER(c.c_int), c.POINTER(u64), _E]),
     "baton_import": (i32, [_P, c.c_int, u64, u64, _OUT, _E]),
+    "baton_fence": (i32, [_P, u64, u64, _E]),
     "baton_load": (i32, [_P, u32, _P, u64, c.POINTER(baton_constant), u32, u32, u32, _OUT, _E]),
     "baton_unload": (None, [_P]),
     "baton_timeline_create": (i32, [_P, c.c_char_p, _OUT, _E]),

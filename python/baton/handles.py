@@ -136,6 +136,10 @@ class Buffer(_Handle):
         call("baton_export", self._handle(), fd, offset)
         return fd.value, offset.value
 
+    def fence(self, offset: int, bytes: int) -> None:
+        """What others have written there through a descriptor, complete, is visible to the device from here on."""
+        call("baton_fence", self._handle(), offset, bytes)
+
 
 class Program(_Handle):
     """A program on one lane of a device; see Device.load."""

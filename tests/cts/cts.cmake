@@ -44,6 +44,10 @@ foreach(from host neuron cs3)
   baton_add_ctest(cts_pair_${from} COMMAND baton-cts ${cts_pairs} LABELS pair TIMEOUT 60)
 endforeach()
 
+# Memory in which a remote write is complete before it is visible: what moves between devices is fenced.
+baton_add_ctest(cts_pair_fenced COMMAND baton-cts --pair emu+cs3://0 emu+neuron://0?visibility=0 --pair emu+neuron://0?visibility=0 emu+cs3://0
+                                        --pair host://a emu+neuron://0?visibility=3 LABELS pair TIMEOUT 60)
+
 baton_test(cts_runner SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/cts_runner.cc LIBS baton_test_support nlohmann_json::nlohmann_json LABELS cts
            DEPENDS baton-cts devctl)
 

@@ -9,6 +9,9 @@ if(TARGET baton_transport)
     baton_test(transport_${part} SOURCES ${CMAKE_CURRENT_LIST_DIR}/transport_${part}.cc LIBS baton_transport transport_kv_data LABELS ${labels} TIMEOUT 120 DEPENDS baton-driver-host LOCKS devshm)
     target_include_directories(transport_${part} PRIVATE ${CMAKE_CURRENT_LIST_DIR})
   endforeach()
+  baton_test(transport_fence SOURCES ${CMAKE_CURRENT_LIST_DIR}/transport_fence.cc LIBS baton_transport transport_kv_data LABELS unit TIMEOUT 120
+             DEPENDS baton-driver-host baton-driver-neuron baton-emu-neuron nrt baton-driver-cs3 baton-emu-cs3 baton-layer-fault LOCKS devshm)
+  target_include_directories(transport_fence PRIVATE ${CMAKE_CURRENT_LIST_DIR})
   target_sources(transport_kv_plan PRIVATE ${PROJECT_SOURCE_DIR}/tests/support/count_calls.cc) # plans allocate nothing once warm
   target_link_libraries(transport_kv_plan PRIVATE ${CMAKE_DL_LIBS})
 

@@ -96,6 +96,7 @@ Status find_memory(baton_kv_pool& p, const baton_kv_pool_options& o) {
       Error e;
       if (!o.buffer) return missing("buffer");
       m.bytes = baton_buffer_bytes(o.buffer);
+      m.buffer = o.buffer;
       if (baton_map(o.buffer, &m.base, &e)) return e;
       int fd = -1;
       if (!baton_export(o.buffer, &fd, &m.fd_offset, nullptr)) p.fd = Fd(fd);
