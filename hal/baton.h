@@ -150,7 +150,7 @@ typedef struct baton_device_info {
   uint32_t lanes;                  /* independent execution units (logical NeuronCores; wafers; threads), counted from 0 */
   uint32_t heap_count;             /* heaps[0 .. heap_count - 1] are filled */
   baton_heap_info heaps[BATON_MAX_HEAPS]; /* by index, as baton_alloc takes it; 0 is the ordinary one */
-  uint32_t collectives;            /* 1: programs with all_reduce run across lanes */
+  uint32_t collectives;            /* 1: programs of several ranks (all_reduce, all_gather, reduce_scatter) run across lanes */
   uint32_t progress;               /* 1: LAUNCH reports marks as they happen; 0: all at the end */
   uint32_t modelled;               /* 1: completions carry modelled time */
   uint32_t numa_node;              /* UINT32_MAX: unknown */

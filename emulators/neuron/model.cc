@@ -35,11 +35,12 @@ int32_t load_status(const Error& e) {
   }
 }
 
-// What must agree among the ranks of one program: its name and the order and width of its reductions.
+// What must agree among the ranks of one program: its name, and the order, kinds and widths of its collectives.
 std::string group_signature(const program::Program& p) {
   std::string s = p.name;
   for (const program::Op& op : p.ops)
-    if (op.code == program::OpCode::all_reduce)
+    if (is_collective(op.code)) {
+      s += fmt::format("/{}", opcode_name(op.code));
       for (int64_t d : p.values[op.in[0]].shape) s += fmt::format("/{}", d);
   return s;
 }

@@ -96,7 +96,9 @@ class Wafer : public WaferModel {
       case OpCode::embed:
       case OpCode::sample:
       case OpCode::take_last:
-      case OpCode::all_reduce: return allreduce(g) + elementwise(w, g);
+      case OpCode::all_reduce:
+      case OpCode::all_gather:
+      case OpCode::reduce_scatter: return allreduce(g) + elementwise(w, g);
       default: return local_fixed_ + elementwise(w, g);
     }
   }

@@ -240,9 +240,9 @@ struct RankRun {
   void *in = nullptr, *out = nullptr;
   nrt::Tensor* hidden = nullptr;
   // Rank `rank` of `ranks` on the process's core 0, over three ids.
-  int prepare(uint32_t rank, uint32_t ranks) {
-    if (rt.init(nrt::kFrameworkNone, "", "")) return 1;
-    TinyModel m = mlp(rank, ranks);
+  int prepare(uint32_t rank, uint32_t ranks) { return rt.init(nrt::kFrameworkNone, "", "") ? 1 : load(rank, ranks, false); }
+  int load(uint32_t rank, uint32_t ranks, bool scattered) {
+    TinyModel m = mlp(rank, ranks, scattered);
     auto neff = container(m);
     if (rt.load_collectives(neff->data(), neff->bytes(), 0, -1, rank, ranks, &model)) return 2;
     nrt::Tensor *ids = nullptr, *args = nullptr;
@@ -316,6 +316,11 @@ TEST_F(NeuronShared, APeersDeathEndsTheCollective) {
   });
   pid_t lives = in_child([dies] {
     setenv("NEURON_RT_VISIBLE_CORES", "0", 1);
+      RankRun scattered{r.rt};
+      if (scattered.load(rank, 4, true)) return 14;
+      for (int i = 0; i < 10; ++i)
+        if (scattered.rt.execute(scattered.model, scattered.in, scattered.out)) return 15;
+      if (scattered.result() != x) return 16;
     RankRun r;
     if (int step = r.prepare(0, 2)) return step;
     for (int i = 0; i < 2; ++i)

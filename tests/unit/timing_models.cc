@@ -102,6 +102,15 @@ TEST(Trn2, AllReduceByHand) {
   EXPECT_NEAR(m->op_ns({.code = OpCode::all_reduce, .act_bytes = 2 * 736000, .ranks = 64}), 10000 + 36 * 1500 + 1500 + 2246.1, 1);
 }
 
+// Each is one of the two rings of an all_reduce; a part and the whole are what it reads and writes.
+TEST(Trn2, GatherAndScatterByHand) {
+  auto m = load("trn2");
+  for (OpCode code : {OpCode::all_gather, OpCode::reduce_scatter}) {
+    EXPECT_NEAR(m->op_ns({.code = code, .act_bytes = 736000 + 184000, .ranks = 4}), 10000 + 3 * 1500 + 750, 1);
+    EXPECT_NEAR(m->op_ns({.code = code, .act_bytes = 736000 + 11500, .ranks = 64}), 10000 + 18 * 1500 + 750 + 1123.05, 1);
+  }
+}
+
 TEST(Trn2, ALaneOfOneCoreHasHalfOfEverything) {
   auto whole = load("trn2");
   auto half = load_cost_model("trn2", 1);
