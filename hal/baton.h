@@ -157,7 +157,22 @@ typedef struct baton_device_info {
   char timing[96];                 /* name and version of the timing model, "" if none */
 } baton_device_info;
 
-/* Counters of a device since it was opened. A field that a driver does not keep is 0. */
+/* How a device is, by its own instruments. */
+typedef enum baton_health {
+  BATON_HEALTH_UNKNOWN = 0,  /* nothing says */
+  BATON_HEALTH_OK = 1,       /* instruments are there and show nothing */
+  BATON_HEALTH_DEGRADED = 2, /* it answers, and shows damage: memory errors that were not corrected, parts that call themselves unhealthy */
+} baton_health;
+
+/* Which instruments a device has, as bits: a reading of 0 without its bit is no reading. */
+typedef enum baton_instrument {
+  BATON_INSTRUMENT_ECC = 1,       /* ecc_corrected, ecc_uncorrected */
+  BATON_INSTRUMENT_HW_ERRORS = 2, /* hw_errors */
+  BATON_INSTRUMENT_POWER = 4,     /* power_percent_x100 */
+} baton_instrument;
+
+/* Counters of a device since it was opened, then what its instruments show, which count since the device itself began. A field that a
+ * driver does not keep is 0. */
 typedef struct baton_telemetry {
   uint32_t struct_size; /* sizeof(baton_telemetry), set by the caller; 0: this version's */
   uint32_t reserved;    /* 0 */
@@ -168,6 +183,13 @@ typedef struct baton_telemetry {
   uint64_t bytes_out;   /* copied from the device */
   uint64_t busy_ns;     /* wall time that lanes were executing, summed */
   uint64_t modelled_ns; /* the same by the timing model */
+  uint32_t health;             /* baton_health */
+  uint32_t instruments;        /* baton_instrument: which of the following are read */
+  uint64_t ecc_corrected;      /* memory errors */
+  uint64_t ecc_uncorrected;    /* likewise, not corrected */
+  uint64_t hw_errors;          /* executions that ended by the hardware's fault */
+  uint32_t power_percent_x100; /* of the most that it may draw, in hundredths of a percent, over the last minute */
+  uint32_t reserved2;          /* 0 */
 } baton_telemetry;
 
 /* Called once per device found; return 0 to go on, another value to stop. `info` lives for the call only.

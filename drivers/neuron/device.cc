@@ -120,6 +120,14 @@ void Device::telemetry(baton_telemetry& out) const {
   out.bytes_out = c.bytes_out;
   out.busy_ns = c.busy_ns;
   out.modelled_ns = c.modelled_ns;
+  const auto h = shared_.sysfs.health(shared_.chip);
+  if (!h) return;
+  out.health = h->ecc_uncorrected || !h->unhealthy.empty() ? BATON_HEALTH_DEGRADED : BATON_HEALTH_OK;
+  out.instruments = BATON_INSTRUMENT_HW_ERRORS | (h->has_ecc ? BATON_INSTRUMENT_ECC : 0) | (h->has_power ? BATON_INSTRUMENT_POWER : 0);
+  out.ecc_corrected = h->ecc_corrected;
+  out.ecc_uncorrected = h->ecc_uncorrected;
+  out.hw_errors = h->hw_errors;
+  out.power_percent_x100 = uint32_t(h->power_percent * 100 + 0.5);
 }
 
 // The core has let go of everything in flight. Handles of the old epoch stay as shells until the core frees them.

@@ -230,10 +230,10 @@ class Device(_Handle):
         return _info(i)
 
     def telemetry(self) -> dict[str, int]:
-        """Its counters, by name."""
+        """Its counters and what its instruments show, by name."""
         t = _abi.baton_telemetry()
         call("baton_telemetry_read", self._handle(), t)
-        return {name: getattr(t, name) for name, _ in t._fields_[2:]}
+        return {name: getattr(t, name) for name, _ in t._fields_[2:-1]}
 
     def reset(self) -> None:
         """Fails everything in flight, makes everything made before stale, and raises the epoch."""

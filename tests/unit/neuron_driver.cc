@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <fstream>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -185,6 +186,52 @@ TEST_F(NeuronDriver, WhatOthersHaveWrittenThroughAnExportIsVisibleAfterAFence) {
   EXPECT_EQ(b.fence(0, 1).error().code, BATON_DEVICE_LOST);
   munmap(at, 10000);
   close(x.fd);
+}
+
+// Health is what the kernel driver's tree shows: without one, nothing is known.
+TEST_F(NeuronDriver, TelemetryShowsTheInstruments) {
+  TempDir folder;
+  {
+    OK_OR_DIE(Device dev, open("?timing=none"));
+    OK_OR_DIE(Telemetry t, dev.telemetry());
+    EXPECT_EQ(t.health, uint32_t(BATON_HEALTH_UNKNOWN));
+    EXPECT_EQ(t.instruments, 0u);
+  }
+  const std::string machine = "?folder=" + folder.path();
+  {
+    OK_OR_DIE(Device dev, open(machine));
+    OK_OR_DIE(Telemetry t, dev.telemetry());
+    EXPECT_EQ(t.health, uint32_t(BATON_HEALTH_OK));
+    EXPECT_EQ(t.instruments & ~BATON_INSTRUMENT_POWER, uint32_t(BATON_INSTRUMENT_ECC | BATON_INSTRUMENT_HW_ERRORS)) << "power has a reading once a minute is over";
+    EXPECT_EQ(t.ecc_corrected + t.ecc_uncorrected + t.hw_errors, 0u);
+    EXPECT_LE(t.power_percent_x100, 10000u);
+  }
+  std::string plan = R"({"rules":[{"call":"nrt_tensor_read","nth":1,"action":"ecc","ecc":"mem_ecc_corrected"},{"call":"nrt_tensor_read","nth":2,"action":"ecc","ecc":"mem_ecc_uncorrected"}]})";
+  std::string file = folder.path() + "/plan.json";
+  std::ofstream(file) << plan;
+  OK_OR_DIE(Device dev, open(machine + "&faults=" + file));
+  OK_OR_DIE(Buffer b, dev.alloc(64));
+  OK_OR_DIE(Device host, instance.open("host://"));
+  OK_OR_DIE(Buffer to, host.alloc(64));
+  OK_OR_DIE(Queue q, dev.queue(0));
+  OK_OR_DIE(Timeline done, instance.timeline("done"));
+  ASSERT_TRUE(q.submit({fill(b, 0, 64, 1).signal(done, 1)}).ok());
+  ASSERT_TRUE(done.wait_until(1, soon()).ok());
+  uint64_t n = 1;
+  const auto after_a_read = [&] {
+    (void)q.submit({copy(b, 0, to, 0, 64).signal(done, ++n)});
+    (void)done.wait_until(n, soon());
+    return dev.telemetry();
+  };
+  OK_OR_DIE(Telemetry corrected, after_a_read());
+  EXPECT_EQ(corrected.ecc_corrected, 1u);
+  EXPECT_EQ(corrected.health, uint32_t(BATON_HEALTH_OK)) << "a corrected error is no damage";
+  EXPECT_EQ(after_a_read().error().code, BATON_DEVICE_LOST) << "the core is gone with it";
+  ASSERT_TRUE(dev.reset_device().ok());
+  OK_OR_DIE(Telemetry t, dev.telemetry());
+  EXPECT_EQ(t.ecc_corrected, 1u);
+  EXPECT_EQ(t.ecc_uncorrected, 1u);
+  EXPECT_EQ(t.health, uint32_t(BATON_HEALTH_DEGRADED));
 }
 
 TEST_F(NeuronDriver, FullHeapSaysItsNumbers) {

@@ -1,6 +1,7 @@
 // list, info: what there is.
 #include "tools/devctl/chips.h"
 #include "tools/devctl/nics.h"
+#include "tools/devctl/telemetry.h"
 #include "tools/devctl/verbs.h"
 
 #include <fmt/format.h>
@@ -51,6 +52,7 @@ std::string device_text(const Output& out, const json& d) {
   t.row({"  can", abilities(d)});
   for (auto& h : d.at("heaps")) t.row({"  heap " + text_of(h, "name"), heap_text(h)});
   if (auto chip = d.find("chip"); chip != d.end()) chip_rows(t, *chip);
+  if (auto seen = d.find("telemetry"); seen != d.end() && seen->at("health") != "unknown") t.row({"  health", condition(*seen)});
   return fmt::format("{}  {} ({})\n{}", out.bold(label(d)), text_of(d, "model"), d.at("emulated") ? "emulated" : "real", t.text());
 }
 
@@ -150,7 +152,13 @@ Result<json> info_document(const Context& c) {
 int list(const Context& c, const std::string& selector) { return c.out.show("list", selected(c, "list", list_document, selector), list_text); }
 
 int info(const Context& c, const std::string& selector) {
-  return c.out.show("info", selected(c, "info", info_document, selector), [&](const json& doc) {
+  auto doc = selected(c, "info", info_document, selector);
+  if (doc && !c.from && is_uri(selector)) { // only one of an address is opened: to open those that a name finds would take their cores
+    auto device = c.devices.open(selector);
+    if (!device) return c.out.fail(device.error());
+    if (auto t = device->telemetry(); t.ok()) (*doc)["devices"][0]["telemetry"] = telemetry_json(*t); // UNSUPPORTED: it has none to show
+  }
+  return c.out.show("info", std::move(doc), [&](const json& doc) {
     std::vector<std::string> parts;
     for (auto& d : doc.at("devices")) parts.push_back(device_text(c.out, d));
     for (auto& n : doc.at("nics")) parts.push_back(nic_text(c.out, n));
