@@ -76,7 +76,7 @@ Result<std::unique_ptr<Device>> Device::open(const baton_driver_host& host, std:
 
 Device::Device(Lease lease, const baton_driver_host& host, std::string_view uri, const Options& options, ChipShape shape)
     : lease_(std::move(lease)), shared_{lease_.port(), host_, short_uri(uri), Sysfs(options.sysfs.empty() ? sysfs_root() : options.sysfs), options.chip}, host_(host),
-      shape_(std::move(shape)) {
+      shape_(std::move(shape)), models_(lease_.port(), options.artifacts.empty() ? artifacts_folder() : options.artifacts) {
   shared_.opened = shared_.sysfs.health(options.chip).value_or(Health{});
   if (!lease_.port().memory_stats) return;
   for (Heap& h : shape_.heaps) {
@@ -184,7 +184,7 @@ Result<LoadedProgram*> Device::load(uint32_t lane, std::span<const uint8_t> prog
   if (lane >= shape_.lanes.size())
     return Error(BATON_INVALID_ARGUMENT, "lane " + std::to_string(lane) + " of " + std::to_string(shape_.lanes.size()), "lanes count from 0: one for each logical core",
                  shared_.uri);
-  auto p = LoadedProgram::load(shared_.port, shape_.lanes[lane], program, constants, rank, ranks);
+  auto p = LoadedProgram::load(shared_.port, models_, shape_.lanes[lane], program, constants, rank, ranks);
   if (!p.ok()) {
     Error e = p.error();
     if (!e.device[0]) Error::put(e.device, shared_.uri);

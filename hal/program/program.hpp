@@ -149,6 +149,9 @@ Status verify(const Program&);
 std::string dump(const Program&);
 // The bytes that baton_load takes. A program that does not verify is serialized all the same, and refused by parse.
 std::vector<uint8_t> serialize(const Program&);
+// 32 hex digits of serialized bytes (FNV-1a, 128 bits): the program's name where something made of it is kept. Static shapes are part of it: a
+// program for other bounds is another. No defence against somebody who looks for two of one name.
+std::string fingerprint(std::span<const uint8_t> bytes);
 // Checks the bytes (FlatBuffers verifier, version), then verify(). Safe on hostile bytes.
 // Errors   CORRUPT, VERSION for the bytes; INVALID_ARGUMENT as verify.
 Result<Program> parse(std::span<const uint8_t> bytes);

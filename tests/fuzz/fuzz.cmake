@@ -84,7 +84,7 @@ fuzz_target(spill LIBS baton_transport)
 fuzz_target(plan SOURCES ${root}/emulators/cs3/fault.cc ${root}/drivers/cs3/link/wire.cc ${root}/emulators/neuron/fault.cc ${root}/emulators/neuron/status.cc LIBS baton_fault_plan nlohmann_json::nlohmann_json)
 fuzz_target(addresses SOURCES ${root}/hal/core/address.cc ${root}/drivers/cs3/options.cc ${root}/drivers/host/options.cc ${root}/drivers/neuron/options.cc
             LIBS baton_neuron_emu_options baton_cs3_link baton_transport baton_engine)
-fuzz_target(neff SOURCES ${root}/emulators/neuron/neff_reader.cc LIBS baton_neff baton_engine PkgConfig::LIBSODIUM)
+fuzz_target(neff SOURCES ${root}/emulators/neuron/neff_reader.cc LIBS baton_neff baton_engine PkgConfig::LIBCRYPTO)
 fuzz_target(timing LIBS baton_timing)
 fuzz_target(subject SOURCES ${root}/tests/cts/subject_file.cc LIBS baton nlohmann_json::nlohmann_json)
 fuzz_target(messages LIBS ${wire})

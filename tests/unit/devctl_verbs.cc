@@ -65,7 +65,7 @@ void refused(const std::vector<std::string>& args, int code) {
 
 bool emulator(const std::string& scheme) { return std::filesystem::exists(baton::test::plugin("baton-emu-" + scheme)); }
 
-const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"model"}, {"place"}, {"fabric"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"workers"}, {"explain"}, {"version"}};
+const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"model"}, {"artifacts"}, {"place"}, {"fabric"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"workers"}, {"explain"}, {"version"}};
 
 TEST(DevctlVerbs, EachHasHelp) {
   for (auto verb : kVerbs) {

@@ -286,7 +286,8 @@ TEST_F(NeuronModel, ContainerVersionsAndDamage) {
             nrt::kInvalid);
   EXPECT_EQ(changed([](NeffHeader* h, auto&) { h->hash[0] = 1; }), nrt::kInvalid);  // a hash, and not of this
   EXPECT_NE(std::string(rt.get_status_as_str(nrt::kInvalid)).find("hash"), std::string::npos);
-  EXPECT_EQ(changed([](NeffHeader* h, auto&) { h->hash[0] = 1, h->pkg_version = 1; }), nrt::kSuccess);  // MD5, which is not looked at
+  EXPECT_EQ(changed([](NeffHeader* h, auto&) { h->hash[0] = 1, h->pkg_version = 1; }), nrt::kInvalid);  // neither as MD5
+  EXPECT_EQ(changed([](NeffHeader* h, auto&) { h->pkg_version = 1; }), nrt::kSuccess);                 // none
   EXPECT_EQ(rt.unload(model), nrt::kSuccess);
   // As neuronx-cc makes them: no portable program inside.
   EXPECT_EQ(changed([](NeffHeader*, auto& b) { b[1024] = 0x1f, b[1025] = 0x8b; }), nrt::kUnsupportedNeffVersion);

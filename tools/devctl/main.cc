@@ -42,6 +42,7 @@ struct Arguments {
   WorkersCall workers;
   ModelCall model;
   PlaceCall place;
+  ArtifactsCall artifacts;
 };
 
 void add_bench(CLI::App& app, Arguments& a, Verb& verb) {
@@ -110,6 +111,24 @@ void add_place(CLI::App& app, Arguments& a, Verb& verb) {
   p->callback([&] { verb = [&](const Context& c) { return place_model(c.out, a.place); }; });
 }
 
+void add_artifacts(CLI::App& app, Arguments& a, Verb& verb) {
+  auto* p = app.add_subcommand("artifacts", "The programs that 'baton generate' and 'baton worker' load for a model with these options, by fingerprint: what a compiler has to make "
+                                            "for hardware, and whether a folder has it");
+  auto& call = a.artifacts;
+  p->add_option("FOLDER", call.folder, "A folder with the model's config.json; weights, if they are there, say the dtype")->required();
+  p->add_option("--artifacts", call.artifacts, "A folder of compiled programs, FINGERPRINT.neff (the driver's artifacts=)")->check(CLI::ExistingDirectory);
+  p->add_option("--programs", call.programs, "Write the portable programs there, FINGERPRINT.program: what a compiler reads")->check(CLI::ExistingDirectory);
+  p->add_option("--tp", call.tp, "Prefill ranks")->check(CLI::Range(1, 4096))->capture_default_str();
+  p->add_option("--context", call.context, "Tokens that a request may reach (default: the model's, at most 8192)");
+  p->add_option("--blocks", call.blocks, "Blocks of the KV-cache (default: four contexts; baton takes less where a heap is short)");
+  p->add_option("--block-tokens", call.block_tokens, "Tokens of a KV block")->check(CLI::Range(1, 4096))->capture_default_str();
+  p->add_option("--kv-order", call.order, "token_major, head_major or block_major")->check(CLI::IsMember({"token_major", "head_major", "block_major"}))->capture_default_str();
+  p->add_option("--prefill-chunk", call.chunk, "Tokens of one prefill launch")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  p->add_option("--precision", call.precision, "auto: as the checkpoint; f32: f32 activations and KV")->check(CLI::IsMember({"auto", "f32"}))->capture_default_str();
+  p->add_option("--dtype", call.dtype, "Of weights that are not there")->check(CLI::IsMember({"BF16", "F16", "F32"}))->capture_default_str();
+  p->callback([&] { verb = [&](const Context& c) { return artifacts(c.out, call); }; });
+}
+
 void add_workers(CLI::App& app, Arguments& a, Verb& verb) {
   auto* w = app.add_subcommand("workers", "Prefill and decode workers that are registered in a file or in etcd");
   auto& from = a.workers.from;
@@ -164,6 +183,7 @@ void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
   app.add_subcommand("fabric", "What KV-cache can travel on here")->callback([&] { verb = fabric; });
   add_model(app, a, verb);
   add_place(app, a, verb);
+  add_artifacts(app, a, verb);
   add_key(app, a, verb);
   add_workers(app, a, verb);
   auto* e = app.add_subcommand("explain", "What an error code means and what to do");

@@ -81,6 +81,13 @@ struct SnapshotCall {
   bool open = false;  // open the devices, for the paths between them
 };
 
+struct ArtifactsCall {
+  std::string folder;                // of a model
+  std::string artifacts, programs;   // folders: of compiled programs, to be looked at; for what a compiler reads, to be written. "": not
+  std::string order = "token_major", precision = "auto", dtype = "BF16";
+  uint32_t tp = 1, context = 0, blocks = 0, block_tokens = 16, chunk = 2048;
+};
+
 int summary(const Context&);
 int list(const Context&, const std::string& selector);
 int info(const Context&, const std::string& selector);
@@ -93,6 +100,7 @@ int cts(const Context&, const CtsCall&);  // does not return if baton-cts is the
 int model_time(const Context&, const ModelCall&);  // what a device's timing model says of a model
 int place_model(const Output&, const PlaceCall&);  // where a model lies on wafers; needs no device
 int calibration(const Output&, const std::string& scheme);  // does not return if the emulator is there
+int artifacts(const Output&, const ArtifactsCall&);  // the programs that a model needs; 1: some of them are not there
 int fabric(const Context&);
 int key_new(const Context&, const std::string& file);    // an identity of sessions
 int key_show(const Context&, const std::string& file);   // its public half
