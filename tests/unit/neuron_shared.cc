@@ -107,6 +107,40 @@ TEST_F(NeuronShared, NumCoresTakesCoresThatAreFree) {
   EXPECT_EQ(ended(child), 0);
 }
 
+// LNC 1: cores 0 and 1 have one stack, of which each sees what the other's process uses, as long as that lives.
+TEST_F(NeuronShared, CoresOfTwoProcessesShareTheirStacksMemory) {
+  int ready[2];
+  ASSERT_EQ(pipe(ready), 0);
+  with("NEURON_LOGICAL_NC_CONFIG", "1");
+  with("NEURON_RT_VISIBLE_CORES", "0");
+  constexpr uint64_t kGiB = 1ull << 30;
+  pid_t neighbour = in_child([&] {
+    Library other;
+    setenv("NEURON_RT_VISIBLE_CORES", "1", 1);
+    nrt::Tensor* t = nullptr;
+    char c = !other.init(nrt::kFrameworkNone, "", "") && !other.tensor_allocate(nrt::kPlacementDevice, 0, 20 * kGiB, "t", &t) ? 'y' : 'n';
+    (void)!write(ready[1], &c, 1);
+    pause();
+    return 0;
+  });
+  char c = 0;
+  ASSERT_EQ(read(ready[0], &c, 1), 1);
+  ASSERT_EQ(c, 'y');
+  init();
+  nrt::Tensor* t = nullptr;
+  EXPECT_EQ(rt.tensor_allocate(nrt::kPlacementDevice, 0, 5 * kGiB, "t", &t), nrt::kResource);
+  nrt::MemoryStats stats{};
+  size_t n = 0;
+  ASSERT_EQ(rt.get_vnc_memory_stats(0, &stats, sizeof stats, &n), nrt::kSuccess);
+  EXPECT_EQ(stats.bytes_used, 20 * kGiB);
+  EXPECT_EQ(rt.tensor_allocate(nrt::kPlacementDevice, 0, 4 * kGiB, "t", &t), nrt::kSuccess);
+  rt.tensor_free(&t);
+  kill(neighbour, SIGKILL);
+  EXPECT_EQ(ended(neighbour), 128 + SIGKILL);
+  EXPECT_EQ(rt.tensor_allocate(nrt::kPlacementDevice, 0, 24 * kGiB, "t", &t), nrt::kSuccess);
+  for (int fd : ready) close(fd);
+}
+
 // Four processes want core 0, again and again: at most one has it, and everybody gets it.
 TEST_F(NeuronShared, ProcessesFightForACore) {
   with("NEURON_RT_VISIBLE_CORES", "0");
