@@ -249,6 +249,13 @@ BATON_API int32_t baton_export(baton_buffer*, int* fd, uint64_t* offset, baton_e
  * Owner    the caller: baton_free. The descriptor is not consumed and may be closed after the call.
  * Errors   INVALID_ARGUMENT: the range is not within the object. UNSUPPORTED: the device cannot import. */
 BATON_API int32_t baton_import(baton_device*, int fd, uint64_t offset, uint64_t bytes, baton_buffer** out, baton_error*);
+/* What others have written into that range through a descriptor of it, and have said is complete, is visible to the buffer's device and at
+ * its mapped address from here on: a completion alone does not say so (a NIC's write on Trn2). For whoever hears of such a write: between
+ * hearing and whatever reads the bytes. COPY between devices, and landings of transport/, have done it before they signal.
+ * Threads  any.
+ * Cost     two loads if the device needs none; else a small read by the device.
+ * Errors   INVALID_ARGUMENT: outside of the buffer. DEVICE_LOST. What the driver says: then it is not known what a reader sees. */
+BATON_API int32_t baton_fence(baton_buffer*, uint64_t offset, uint64_t bytes, baton_error*);
 
 /* ---- programs -------------------------------------------------------------------------------------------------- */
 
@@ -271,13 +278,6 @@ BATON_API int32_t baton_load(baton_device*, uint32_t lane, const void* program, 
                              const baton_constant* constants, uint32_t count, uint32_t rank, uint32_t ranks,
                              baton_program** out, baton_error*);
 /* Gives the handle up. Launches in flight keep the program loaded until they are complete. */
-/* What others have written into that range through a descriptor of it, and have said is complete, is visible to the buffer's device and at
- * its mapped address from here on: a completion alone does not say so (a NIC's write on Trn2). For whoever hears of such a write: between
- * hearing and whatever reads the bytes. COPY between devices, and landings of transport/, have done it before they signal.
- * Threads  any.
- * Cost     two loads if the device needs none; else a small read by the device.
- * Errors   INVALID_ARGUMENT: outside of the buffer. DEVICE_LOST. What the driver says: then it is not known what a reader sees. */
-BATON_API int32_t baton_fence(baton_buffer*, uint64_t offset, uint64_t bytes, baton_error*);
 BATON_API void baton_unload(baton_program*);
 
 /* ---- timelines ------------------------------------------------------------------------------------------------- */
@@ -572,6 +572,10 @@ typedef struct baton_driver {
   int32_t (*submit)(void* device, void* queue, const baton_driver_op* ops, uint32_t count, uint32_t* taken, baton_error* e);
   /* Calls complete and progress for at most about `budget` events; returns how many. Never blocks for long. */
   uint32_t (*poll)(void* device, void* queue, uint32_t budget);
+  /* Complete writes of others into [offset, offset + bytes) of mem, through a descriptor that export_buffer gave, are visible to what the
+   * device does from now on, and at map's address. NULL: such writes always are. Short.
+   * Threads  any, and unlike the other slots at once with any call but open, close, and free of that mem: it calls nothing of the host. */
+  int32_t (*fence)(void* device, void* mem, uint64_t offset, uint64_t bytes, baton_error* e);
 } baton_driver;
 
 #define BATON_DRIVER_SYMBOL "baton_driver_v1" /* the one symbol that a driver .so exports */
@@ -594,10 +598,6 @@ BATON_API const baton_driver_host* baton_queue_host(baton_instance*);
  * "trace=/tmp/t.json,delay=2us". What follows '=' is the layer's own. NAME is loaded from libbaton-layer-NAME.so in the drivers'
  * folders, which exports one symbol. A layer that is not named is not in the path of a call: there is no test and no indirection for it.
  * Links are layered by way of the lane queues that they run on; a link that the core copies itself, HOST ops and table queues are not.
-  /* Complete writes of others into [offset, offset + bytes) of mem, through a descriptor that export_buffer gave, are visible to what the
-   * device does from now on, and at map's address. NULL: such writes always are. Short.
-   * Threads  any, and unlike the other slots at once with any call but open, close, and free of that mem: it calls nothing of the host. */
-  int32_t (*fence)(void* device, void* mem, uint64_t offset, uint64_t bytes, baton_error* e);
  *
  * A layer's device begins with a baton_layered. The layer fills struct_size and host in attach; the core fills the rest before any
  * slot is called. A slot that the layer leaves NULL is passed on to `next` by the core; one that `next` lacks stays NULL above it, so

@@ -90,7 +90,7 @@ enum class OpCode : uint8_t {
   all_gather,     // [x f32[T,N]] -> f32[T,ranks*N]: of each row, the columns of all ranks in rank order
   reduce_scatter, // [x f32[T,ranks*N]] -> f32[T,N]: this rank's columns of what all_reduce gives, bit for bit
 };
-inline constexpr OpCode kLastOpCode = OpCode::reduce_scatter;
+inline constexpr OpCode kLastOpCode = OpCode::reduce_scatter; // the highest number
 const char* opcode_name(OpCode c); // "rms_norm"
 // Whether all ranks of the program meet in it.
 inline bool is_collective(OpCode c) { return c == OpCode::all_reduce || c == OpCode::all_gather || c == OpCode::reduce_scatter; }
@@ -191,11 +191,11 @@ class Builder {
   uint32_t silu_mul(uint32_t gate, uint32_t up); // OpCode::silu_mul
   uint32_t add(uint32_t a, uint32_t b);          // OpCode::add
   uint32_t all_reduce(uint32_t x);               // OpCode::all_reduce
+  uint32_t all_gather(uint32_t x);               // OpCode::all_gather; set ranks before
+  uint32_t reduce_scatter(uint32_t x);           // OpCode::reduce_scatter; set ranks before
   uint32_t take_last(uint32_t x);                // OpCode::take_last
   void sample(uint32_t logits, uint32_t token, std::vector<int32_t> stops); // OpCode::sample
   void mark();                                                              // OpCode::mark
-  uint32_t all_gather(uint32_t x);               // OpCode::all_gather; set ranks before
-  uint32_t reduce_scatter(uint32_t x);           // OpCode::reduce_scatter; set ranks before
   // Verifies and hands the program over.
   Result<Program> finish() &&;
 

@@ -160,8 +160,8 @@ TEST_F(NeuronDriver, WhatOthersHaveWrittenThroughAnExportIsVisibleAfterAFence) {
   OK_OR_DIE(Timeline done, instance.timeline("done"));
   ASSERT_TRUE(q.submit({fill(b, 0, 10000, 0x11).signal(done, 1)}).ok());
   ASSERT_TRUE(done.wait_until(1, soon()).ok());
-  OK_OR_DIE(Buffer::Export x, b.export_fd());
   EXPECT_TRUE(b.fence(0, 10000).ok()) << "of what was never exported: nothing to do";
+  OK_OR_DIE(Buffer::Export x, b.export_fd());
   void* at = mmap(nullptr, 10000, PROT_READ | PROT_WRITE, MAP_SHARED, x.fd, off_t(x.offset));
   ASSERT_NE(at, MAP_FAILED);
   EXPECT_EQ(static_cast<uint8_t*>(at)[9999], 0x11);

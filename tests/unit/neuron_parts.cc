@@ -221,6 +221,40 @@ TEST(NeuronGroup, TreeSumInRankOrder) {
   for (auto& t : threads) t.join();
 }
 
+TEST(NeuronGroup, ScattersTheSumAndGathersIt) {
+  constexpr uint32_t kRanks = 4;
+  constexpr uint64_t kRows = 3, kWidth = 40;
+  neuron_emu::Group group(kRanks, "g");
+  std::vector<std::thread> threads;
+  for (uint32_t r = 0; r < kRanks; ++r)
+    threads.emplace_back([&, r] {
+      group.begin(r, 1, nullptr);
+      for (int round = 0; round < 20; ++round) {
+        std::vector<float> x, sum, part(kRows * kWidth / kRanks), back(kRows * kWidth);
+        for (uint64_t i = 0; i < kRows * kWidth; ++i) x.push_back(float(r + 1) * 0.1f + float(i) * 1e-3f);
+        sum = x;
+        ASSERT_TRUE(group.all_reduce(r, sum.data(), sum.size()).ok());
+        ASSERT_TRUE(group.reduce_scatter(r, x.data(), kRows, kWidth, part.data()).ok());
+        ASSERT_EQ(std::memcmp(&part[kWidth / kRanks], &sum[kWidth + r * kWidth / kRanks], kWidth / kRanks * 4), 0);
+        ASSERT_TRUE(group.all_gather(r, part.data(), kRows, kWidth / kRanks, back.data()).ok());
+        ASSERT_EQ(back, sum);
+      }
+      group.end(r, false);
+    });
+  for (auto& t : threads) t.join();
+}
+
+// A sum and a gather of as much are not the same call.
+TEST(NeuronGroup, RanksInDifferentCallsFail) {
+  neuron_emu::Group group(2, "g");
+  std::vector<float> x(8), y(8), out(16);
+  group.begin(0, 1, nullptr);
+  group.begin(1, 1, nullptr);
+  std::thread other([&] { EXPECT_EQ(group.all_gather(1, y.data(), 1, 8, out.data()).error().code, BATON_FAILED); });
+  EXPECT_EQ(group.all_reduce(0, x.data(), 8).error().code, BATON_FAILED);
+  other.join();
+}
+
 TEST(NeuronGroup, SeatsAreFilledBySignature) {
   neuron_emu::Groups groups;
   auto a0 = groups.join(0, 2, "a"), b0 = groups.join(0, 2, "b"), second = groups.join(0, 2, "a");
@@ -256,40 +290,6 @@ TEST(NeuronLauncher, RefusesInOneLineAndANextStep) {
   for (const char* bad : {"x", "", "0?threads=0", "0?threads=zwei", "0?isa=mmx", "0?chips=17", "3?chips=2", "0?machine=trn9", "1?machine=trn2.3xlarge", "16?machine=trn2.48xlarge", "0?folder=/proc/none", "0?colour=red", "0?threads", "0?timing=h100"}) {
     Launched r = launch(bad);
     EXPECT_NE(r.code, 0) << bad;
-TEST(NeuronGroup, ScattersTheSumAndGathersIt) {
-  constexpr uint32_t kRanks = 4;
-  constexpr uint64_t kRows = 3, kWidth = 40;
-  neuron_emu::Group group(kRanks, "g");
-  std::vector<std::thread> threads;
-  for (uint32_t r = 0; r < kRanks; ++r)
-    threads.emplace_back([&, r] {
-      group.begin(r, 1, nullptr);
-      for (int round = 0; round < 20; ++round) {
-        std::vector<float> x, sum, part(kRows * kWidth / kRanks), back(kRows * kWidth);
-        for (uint64_t i = 0; i < kRows * kWidth; ++i) x.push_back(float(r + 1) * 0.1f + float(i) * 1e-3f);
-        sum = x;
-        ASSERT_TRUE(group.all_reduce(r, sum.data(), sum.size()).ok());
-        ASSERT_TRUE(group.reduce_scatter(r, x.data(), kRows, kWidth, part.data()).ok());
-        ASSERT_EQ(std::memcmp(&part[kWidth / kRanks], &sum[kWidth + r * kWidth / kRanks], kWidth / kRanks * 4), 0);
-        ASSERT_TRUE(group.all_gather(r, part.data(), kRows, kWidth / kRanks, back.data()).ok());
-        ASSERT_EQ(back, sum);
-      }
-      group.end(r, false);
-    });
-  for (auto& t : threads) t.join();
-}
-
-// A sum and a gather of as much are not the same call.
-TEST(NeuronGroup, RanksInDifferentCallsFail) {
-  neuron_emu::Group group(2, "g");
-  std::vector<float> x(8), y(8), out(16);
-  group.begin(0, 1, nullptr);
-  group.begin(1, 1, nullptr);
-  std::thread other([&] { EXPECT_EQ(group.all_gather(1, y.data(), 1, 8, out.data()).error().code, BATON_FAILED); });
-  EXPECT_EQ(group.all_reduce(0, x.data(), 8).error().code, BATON_FAILED);
-  other.join();
-}
-
     EXPECT_EQ(r.out, "") << bad;
     EXPECT_LE(std::count(r.err.begin(), r.err.end(), '\n'), 2) << bad << ": " << r.err;
     EXPECT_TRUE(r.err.starts_with("baton-emu-neuron: ")) << r.err;
