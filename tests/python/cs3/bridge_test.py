@@ -190,6 +190,10 @@ class Lifecycle(Bridged):
         self.assertEqual(c.call("info", room=448)[0].code, 0, "what touches the bridge alone is answered")
         c.call("cancel", arg0=behind)
         self.assertFalse(c.is_done(hung))
+        until = time.monotonic() + SOON
+        while not any(r["fired"] for r in json.loads(watch.call("fault", room=4096)[1])["rules"]):  # a launch that has not begun would be cancelled
+            self.assertLess(time.monotonic(), until)
+            time.sleep(0.01)
         c.close()
         self.assertEqual(bridge.p.wait(SOON), 7)
 
