@@ -37,6 +37,7 @@ class Walk {
     auto b = dev->alloc(4096);
     if (note("alloc", b)) note("map", b->map());
     if (b) note("export", b->export_fd());
+    if (b) note("fence", b->fence(0, 4096));
     auto q = dev->queue();
     if (note("queue", q)) moves(in, *dev, *q, b);
     if (b) both_ways(in, *dev, *b);
@@ -111,6 +112,7 @@ const Slot kSlots[] = {
     {SLOT(queue_close), {kExport}, {kExport, kQueue}},
     {SLOT(submit), {kExport, kQueue}, {kExport, kQueue}},
     {SLOT(poll), {kExport}, {kExport}},  // one that completes inside submit needs no poll
+    {SLOT(fence), {kExport}, {kExport}}, // none: what others write is visible
 };
 
 TEST(DriverTable, WholeAndLongerThanWhatIsKnown) {
