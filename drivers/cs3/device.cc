@@ -162,7 +162,8 @@ Status Device::info(baton_device_info& out) {
   out.emulated = r.emulated != 0;
   Error::put(out.uri, options_.shown);
   Error::put(out.name, "cs0");
-  Error::put(out.model, r.model);
+  const std::string fabric = r.fabric_w ? ", " + std::to_string(r.fabric_w) + " x " + std::to_string(r.fabric_h) + " PEs" : "";
+  Error::put(out.model, r.model + fabric);
   Error::put(out.driver, "cs3");
   Error::put(out.firmware, r.firmware);
   Error::put(out.location, place);

@@ -33,7 +33,7 @@ Daemon::Daemon(const DaemonOptions& o, Wafer wafer)
             [this] { return uint32_t(sessions_.size()); }} {}
 
 Result<std::unique_ptr<Daemon>> Daemon::start(const DaemonOptions& o, const timing::WaferModel* cost) {
-  BATON_ASSIGN(Wafer wafer, Wafer::create(o.sram_bytes(), cost));
+  BATON_ASSIGN(Wafer wafer, Wafer::create(o.sram_bytes(), cost, o.fabric_width, o.fabric_height));
   BATON_ASSIGN(FaultPlan faults, FaultPlan::read(o.faults));
   std::unique_ptr<Daemon> d(new Daemon(o, std::move(wafer)));
   d->host_.faults = std::move(faults);

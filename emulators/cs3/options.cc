@@ -1,5 +1,6 @@
 #include "emulators/cs3/options.h"
 
+#include <algorithm>
 #include <cctype>
 #include <charconv>
 
@@ -30,13 +31,17 @@ Status set_option(DaemonOptions& o, std::string_view key, std::string_view value
     o.timing = value;
   } else if (key == "faults") {
     o.faults = value;
+  } else if (key == "fabric") {
+    const size_t x = value.find('x');
+    if (x == std::string_view::npos || !number(value.substr(0, x), o.fabric_width) || !number(value.substr(x + 1), o.fabric_height) || std::max(o.fabric_width, o.fabric_height) > 65535)
+      return bad(key, value, "PEs, as in 762x1172");
   } else if (key == "clock_ghz") {
     if (!number(value, o.clock_ghz) || !(o.clock_ghz >= 0.01 && o.clock_ghz <= 100)) return bad(key, value, "0.01 to 100; sources say 0.75, 0.85, 1.1 and 1.4");
   } else if (key == "mode") {
     if (value != "full" && value != "timing") return bad(key, value, "full, or timing: nothing is computed");
     o.numbers = value == "full";
   } else {
-    return Error(BATON_INVALID_ARGUMENT, "option '" + std::string(key) + "' is not known", "options of emu+cs3://: threads, isa, sram_gb, timing, clock_ghz, mode, faults");
+    return Error(BATON_INVALID_ARGUMENT, "option '" + std::string(key) + "' is not known", "options of emu+cs3://: threads, isa, sram_gb, timing, fabric, clock_ghz, mode, faults");
   }
   return {};
 }

@@ -21,9 +21,12 @@ constexpr uint64_t kHeadline = 44'000'000'000;  // facts/cs3 2.1: the vendor's f
 
 static uint64_t round_up(uint64_t bytes) { return (bytes + kGranule - 1) / kGranule * kGranule; }
 
-Result<Wafer> Wafer::create(uint64_t capacity, const timing::WaferModel* cost) {
+Result<Wafer> Wafer::create(uint64_t capacity, const timing::WaferModel* cost, uint32_t fabric_width, uint32_t fabric_height) {
   Wafer w;
   BATON_ASSIGN(w.data_, wafer_data("cs3"));
+  if (fabric_width) {
+    BATON_ASSIGN(w.data_, resized(w.data_, fabric_width, fabric_height));
+  }
   if (capacity != kHeadline) w.data_.pe_sram = uint32_t((capacity + w.data_.usable_pes() - 1) / w.data_.usable_pes());
   w.capacity_ = capacity;
   w.span_ = round_up(capacity);

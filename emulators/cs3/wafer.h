@@ -35,7 +35,7 @@ struct Block {
 
 class Wafer {
  public:
-  static Result<Wafer> create(uint64_t capacity, const timing::WaferModel* cost);
+  static Result<Wafer> create(uint64_t capacity, const timing::WaferModel* cost, uint32_t fabric_width = 0, uint32_t fabric_height = 0);
   Wafer(Wafer&&) noexcept;
   ~Wafer();
 

@@ -38,7 +38,7 @@ TEST_F(Cs3, SaysWhatItIs) {
   auto d = open();
   const auto i = must(d.info());
   EXPECT_EQ(i.emulated, 1u);
-  EXPECT_STREQ(i.model, "CS-3");
+  EXPECT_STREQ(i.model, "CS-3, 755 x 1170 PEs");
   EXPECT_STREQ(i.driver, "cs3");
   EXPECT_EQ(i.lanes, 1u);
   EXPECT_EQ(i.heap_count, 1u);

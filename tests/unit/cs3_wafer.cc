@@ -65,6 +65,16 @@ TEST(Wafer, OverrunSaysTheNumbers) {
   EXPECT_FALSE(w.alloc(1, 0).ok());
 }
 
+TEST(Wafer, HasThePesOfItsFabric) {
+  EXPECT_EQ(make(44'000'000'000).data().usable_pes(), 883'350u);
+  EXPECT_EQ(make(44'000'000'000).data().pe_sram, 49'152u);
+  auto other = Wafer::create(64 * kMiB, nullptr, 27, 34);
+  ASSERT_TRUE(other.ok()) << other.error().what;
+  EXPECT_EQ(other->data().usable_pes(), 20u * 32);
+  EXPECT_EQ(other->data().pe_sram, 64 * kMiB / 640 + 1) << "less PEs, so more on each";
+  EXPECT_FALSE(Wafer::create(64 * kMiB, nullptr, 7, 34).ok()) << "reserved edges leave nothing";
+}
+
 TEST(Wafer, RangesStayInsideOfTheirBlockAndSession) {
   Wafer w = make(64 * kMiB);
   const Block b = **w.alloc(7, 10'000);
@@ -131,13 +141,14 @@ TEST(DaemonOptions, RestIsCheckedAndKnownOptionsListed) {
   EXPECT_EQ(o.threads, 2u);
   EXPECT_EQ(o.isa, engine::Isa::scalar);
   EXPECT_EQ(o.sram_bytes(), 500'000'000u);
-  EXPECT_TRUE(parse_rest("0?mode=timing&clock_ghz=1.1", o).ok());
+  EXPECT_TRUE(parse_rest("0?mode=timing&clock_ghz=1.1&fabric=762x1176", o).ok());
   EXPECT_FALSE(o.numbers);
   EXPECT_EQ(o.clock_ghz, 1.1);
-  for (const char* bad : {"", "x", "0?threads=0", "0?threads=two", "0?isa=mmx", "0?sram_gb=-1", "0?sram_gb=nan", "0?timing=", "0?clock_ghz=0", "0?clock_ghz=fast", "0?mode=quick"}) EXPECT_FALSE(parse_rest(bad, o).ok()) << bad;
+  EXPECT_EQ(o.fabric_height, 1176u);
+  for (const char* bad : {"", "x", "0?threads=0", "0?threads=two", "0?isa=mmx", "0?sram_gb=-1", "0?sram_gb=nan", "0?timing=", "0?fabric=762", "0?fabric=762x", "0?fabric=70000x9", "0?clock_ghz=0", "0?clock_ghz=fast", "0?mode=quick"}) EXPECT_FALSE(parse_rest(bad, o).ok()) << bad;
   const Status unknown = parse_rest("0?thread=2", o);
   ASSERT_FALSE(unknown.ok());
-  EXPECT_STREQ(unknown.error().next, "options of emu+cs3://: threads, isa, sram_gb, timing, clock_ghz, mode, faults");
+  EXPECT_STREQ(unknown.error().next, "options of emu+cs3://: threads, isa, sram_gb, timing, fabric, clock_ghz, mode, faults");
 }
 
 }  // namespace

@@ -106,6 +106,7 @@ void add_place(CLI::App& app, Arguments& a, Verb& verb) {
   p->add_option("--bad-rows", a.place.bad_rows, "Rows of every fabric that do not work, as in 17,100-103");
   p->add_option("--reserve", a.place.reserve, "Bytes of a PE for code, stack and buffers (default: as the wafer's data says)")->check(CLI::Range(0, 1 << 20));
   p->add_option("--wafer", a.place.wafer, "Kind of wafer: cs3 or cs2")->capture_default_str();
+  p->add_option("--fabric", a.place.fabric, "Its PEs, as in 762x1176, where a machine has others (devctl info)");
   p->add_option("--dtype", a.place.dtype, "Of weights and KV-cache")->check(CLI::IsMember({"BF16", "F16", "F32"}))->capture_default_str();
   p->add_option("--svg", a.place.svg, "Draw it into this file");
   p->callback([&] { verb = [&](const Context& c) { return place_model(c.out, a.place); }; });

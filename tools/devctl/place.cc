@@ -40,6 +40,15 @@ Result<std::vector<uint32_t>> rows_of(std::string_view text) {
   return rows;
 }
 
+// "762x1176"
+Result<WaferData> with_fabric(const WaferData& w, std::string_view text) {
+  const size_t x = text.find('x');
+  uint32_t width = 0, height = 0;
+  if (x == std::string_view::npos || !number(text.substr(0, x), width) || !number(text.substr(x + 1), height) || std::max(width, height) > 65535)
+    return Error(BATON_INVALID_ARGUMENT, fmt::format("fabric '{}'", text), "PEs, as in 762x1176");
+  return cs3::resized(w, width, height);
+}
+
 struct Placed {
   std::string title;
   uint64_t tokens = 0;    // shown as KV: asked for, or all that fit
@@ -64,6 +73,9 @@ Result<Placed> compute(const PlaceCall& call) {
   BATON_ASSIGN(const model::Model m, model::shapes_alone(config, call.dtype));
   BATON_ASSIGN(const cs3::Shape s, shape(m));
   BATON_ASSIGN(WaferData wafer, cs3::wafer_data(call.wafer));
+  if (!call.fabric.empty()) {
+    BATON_ASSIGN(wafer, with_fabric(wafer, call.fabric));
+  }
   if (call.reserve >= 0) wafer.pe_reserve = uint32_t(std::min<int64_t>(call.reserve, wafer.pe_sram - 1));
   cs3::Request request{.wafers = call.wafers,
                        .sequences = call.sequences,

@@ -115,7 +115,7 @@ class Picture {
     for (const auto& [kind, name] : entries) {
       rect(kind, x, y - 10, 12, 12);
       out_ += fmt::format("<text class=\"s\" x=\"{:.0f}\" y=\"{:.0f}\">{}</text>\n", x + 18, y, name);
-      x += 150;
+      x += 165;
     }
     if (!p_.request.bad_rows.empty()) {
       line("bad", x, y - 4, x + 12, y - 4);
