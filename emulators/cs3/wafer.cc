@@ -64,7 +64,7 @@ Error Wafer::full(const std::string& what, uint64_t bytes) const {
   return Error(BATON_CAPACITY,
                fmt::format("{} of {} + weights {} + buffers {} is over the {} of SRAM", what, gigabytes(bytes), gigabytes(weights_),
                            gigabytes(buffers_), gigabytes(capacity_)),
-               "shorten the context, keep fewer sequences, spill KV to host memory, or take more wafers (devctl place says how many)");
+               "shorten the context, keep fewer sequences, spill KV to host memory, take more wafers (devctl place), or start the daemon with a larger --sram-gb");
 }
 
 Result<const Block*> Wafer::alloc(uint64_t session, uint64_t bytes) {
