@@ -94,45 +94,47 @@ uint64_t needed_bytes(const Run::Impl& r, uint32_t index, bool token_buffer) {
 
 Status take_bindings(Run::Impl& r, std::span<const Binding> bindings) {
   Executable::Impl& x = r.x;
-  std::fill(x.base.begin(), x.base.end(), nullptr);
-  std::fill(x.bound.begin(), x.bound.end(), 0);
+  LaunchState& s = *r.s;
+  std::fill(s.base.begin(), s.base.end(), nullptr);
+  std::fill(s.bound.begin(), s.bound.end(), 0);
   for (const Binding& b : bindings) {
     auto found = x.by_name.find(b.name);
     if (found == x.by_name.end() || !bindable(x.program.values[found->second]))
       return invalid(r, fmt::format("nothing named '{}' can be bound", b.name), "bind the inputs, outputs and caches that the program declares");
     const Value& v = x.program.values[found->second];
-    if (x.base[found->second]) return invalid(r, fmt::format("'{}' is bound twice", b.name), "bind each value once");
+    if (s.base[found->second]) return invalid(r, fmt::format("'{}' is bound twice", b.name), "bind each value once");
     if (!b.data.data()) return invalid(r, fmt::format("'{}' is bound to no memory", b.name), "bind a buffer");
     if (reinterpret_cast<uintptr_t>(b.data.data()) % dtype_bytes(v.dtype))
       return invalid(r, fmt::format("'{}' is bound to an address that is not a multiple of {}", b.name, dtype_bytes(v.dtype)), "align the offset");
-    x.base[found->second] = b.data.data();
-    x.bound[found->second] = b.data.size();
+    s.base[found->second] = b.data.data();
+    s.bound[found->second] = b.data.size();
   }
   for (uint32_t i = 0; i < x.program.values.size(); ++i) {
     const Value& v = x.program.values[i];
-    if (bindable(v) && !x.base[i] && !v.optional) return invalid(r, fmt::format("'{}' is not bound", v.name), "bind every value that is not optional");
+    if (bindable(v) && !s.base[i] && !v.optional) return invalid(r, fmt::format("'{}' is not bound", v.name), "bind every value that is not optional");
   }
   return {};
 }
 
 // In a loop, what embed reads and what sample writes is a token buffer: steps + 1 entries.
 void find_token_buffers(Run::Impl& r) {
-  std::fill(r.x.wanted.begin(), r.x.wanted.end(), 0);
+  std::fill(r.s->wanted.begin(), r.s->wanted.end(), 0);
   if (!r.x.program.loop) return;
   for (const Op& op : r.x.program.ops) {
-    if (op.code == OpCode::embed) r.x.wanted[op.in[0]] = 1;
-    if (op.code == OpCode::sample) r.x.wanted[op.out[0]] = 1;
+    if (op.code == OpCode::embed) r.s->wanted[op.in[0]] = 1;
+    if (op.code == OpCode::sample) r.s->wanted[op.out[0]] = 1;
   }
 }
 
 Status check_sizes(Run::Impl& r) {
-  Executable::Impl& x = r.x;
+  const Executable::Impl& x = r.x;
+  const LaunchState& s = *r.s;
   find_token_buffers(r);
   for (uint32_t i = 0; i < x.program.values.size(); ++i) {
-    if (!x.base[i]) continue;
-    const uint64_t need = needed_bytes(r, i, x.wanted[i]);
-    if (x.bound[i] < need)
-      return invalid(r, fmt::format("'{}' is bound to {} bytes, this launch needs {}", x.program.values[i].name, x.bound[i], need),
+    if (!s.base[i]) continue;
+    const uint64_t need = needed_bytes(r, i, s.wanted[i]);
+    if (s.bound[i] < need)
+      return invalid(r, fmt::format("'{}' is bound to {} bytes, this launch needs {}", x.program.values[i].name, s.bound[i], need),
                      "bind a longer range of the buffer");
   }
   return {};
@@ -141,10 +143,10 @@ Status check_sizes(Run::Impl& r) {
 Status check_tokens(const Run::Impl& r) {
   const Program& p = r.x.program;
   for (const Op& op : p.ops) {
-    if (op.code != OpCode::embed || !r.x.base[op.in[0]]) continue;
+    if (op.code != OpCode::embed || !r.s->base[op.in[0]]) continue;
     const Value& ids = p.values[op.in[0]];
     const int64_t vocabulary = p.values[op.in[1]].shape[0];
-    const auto* id = reinterpret_cast<const int32_t*>(r.x.base[op.in[0]]);
+    const auto* id = reinterpret_cast<const int32_t*>(r.s->base[op.in[0]]);
     const bool given = ids.storage == Storage::input || (ids.storage == Storage::inout && !p.loop);
     // The later entries of a loop's token buffer are written by sample as it goes.
     const uint64_t count = !given ? uint64_t(ids.storage == Storage::inout) : p.loop ? r.steps
@@ -164,19 +166,22 @@ uint64_t blocks_used(const Run::Impl& r, uint32_t block_tokens) {
 }
 
 void copy_tables(Run::Impl& r) {
-  for (BlockTable& t : r.x.tables)
-    std::memcpy(t.entries(), r.x.base[t.value], blocks_used(r, t.block_tokens) * sizeof(int32_t));
+  for (uint32_t i = 0; i < r.x.tables.size(); ++i) {
+    const BlockTable& t = r.x.tables[i];
+    std::memcpy(r.s->entries(i), r.s->base[t.value], blocks_used(r, t.block_tokens) * sizeof(int32_t));
+  }
 }
 
 Status check_cache(const Run::Impl& r, size_t op_index, uint32_t cache) {
   const Op& op = r.x.program.ops[op_index];
   const Value& c = r.x.program.values[cache];
   const BlockTable& t = r.x.tables[r.x.table_of[op_index]];
-  const uint64_t blocks = blocks_in(op.view, op.layer, op.kv_heads, op.head_dim, r.x.bound[cache] / dtype_bytes(c.dtype));
+  const int32_t* entries = r.s->entries(r.x.table_of[op_index]);
+  const uint64_t blocks = blocks_in(op.view, op.layer, op.kv_heads, op.head_dim, r.s->bound[cache] / dtype_bytes(c.dtype));
   for (uint64_t i = 0, n = blocks_used(r, t.block_tokens); i < n; ++i)
-    if (t.entries()[i] < 0 || uint64_t(t.entries()[i]) >= blocks)
+    if (entries[i] < 0 || uint64_t(entries[i]) >= blocks)
       return invalid(r, fmt::format("'{}' [{}] is block {}, but cache '{}' ({} bytes) holds {} blocks of layer {}", r.x.program.values[t.value].name,
-                                    i, t.entries()[i], c.name, r.x.bound[cache], blocks, op.layer),
+                                    i, entries[i], c.name, r.s->bound[cache], blocks, op.layer),
                      "allocate blocks within the bound cache");
   return {};
 }
@@ -192,21 +197,21 @@ Status check_caches(Run::Impl& r) {
 }
 
 // Scratch lies in the arena, and so does an unbound optional output that a later op reads.
-void place_scratch(Executable::Impl& x) {
+void place_scratch(const Executable::Impl& x, LaunchState& s) {
   for (uint32_t i = 0; i < x.program.values.size(); ++i)
-    if (!x.base[i] && x.plan.offset[i] != kNoScratch) x.base[i] = x.arena.data() + x.plan.offset[i];
+    if (!s.base[i] && x.plan.offset[i] != kNoScratch) s.base[i] = s.arena.data() + x.plan.offset[i];
 }
 
 // An op is live if it moves something outside (cache, mark, collective: all ranks must meet) or something live reads what it writes.
-void find_live(Executable::Impl& x) {
-  for (uint32_t i = 0; i < x.program.values.size(); ++i) x.wanted[i] = bindable(x.program.values[i]) && x.bound[i];
+void find_live(const Executable::Impl& x, LaunchState& s) {
+  for (uint32_t i = 0; i < x.program.values.size(); ++i) s.wanted[i] = bindable(x.program.values[i]) && s.bound[i];
   for (size_t i = x.program.ops.size(); i-- > 0;) {
     const Op& op = x.program.ops[i];
     bool live = op.code == OpCode::kv_store || op.code == OpCode::mark || op.code == OpCode::all_reduce;
-    for (uint32_t v : op.out) live = live || x.wanted[v];
-    x.live[i] = live;
+    for (uint32_t v : op.out) live = live || s.wanted[v];
+    s.live[i] = live;
     if (live)
-      for (uint32_t v : op.in) x.wanted[v] = 1;
+      for (uint32_t v : op.in) s.wanted[v] = 1;
   }
 }
 
@@ -222,8 +227,8 @@ Status bind(Run::Impl& r, std::span<const Binding> bindings, std::span<const int
   if (r.hooks.rank >= p.ranks) return invalid(r, fmt::format("rank {} of {}", r.hooks.rank, p.ranks), "load one lane for each rank");
   if (r.x.collective && r.x.options.numbers && !r.hooks.collective)
     return invalid(r, fmt::format("all_reduce over {} ranks without a collective", p.ranks), "load the program on as many lanes as it has ranks");
-  place_scratch(r.x);
-  find_live(r.x);
+  place_scratch(r.x, *r.s);
+  find_live(r.x, *r.s);
   return {};
 }
 

@@ -1,9 +1,9 @@
 // engine.hpp: executes a portable program on host memory, with defined numbers, op by op.
 //
 // Owner    An Executable owns its packed weights. A Run borrows its Executable and everything bound to it.
-// Threads  One thread drives a Run; matmul and attention fan out over the Executable's pool (Options::threads, 1: no pool).
-//          Several Runs of one Executable may not overlap (they share scratch).
-// Cost     step() executes one op: microseconds to milliseconds. Nothing is allocated after the first run.
+// Threads  One thread drives all Runs of an Executable, in any order of steps; matmul and attention fan out over its pool
+//          (Options::threads, 1: no pool).
+// Cost     step() executes one op: microseconds to milliseconds. A Run allocates only where more are on at once than ever before (its scratch).
 // Errors   as hal/baton.hpp; a Run that failed stays failed.
 //
 //     BATON_ASSIGN(auto exe, engine::Executable::load(bytes, constants, {.threads = 2}));
@@ -47,6 +47,7 @@ class CostModel {
   virtual double op_ns(const OpWork&) const = 0;
   virtual double copy_ns(uint64_t bytes, bool to_device) const = 0; // host <-> device
   virtual double device_copy_ns(uint64_t) const { return 0; }       // bytes moved within one device's memory; 0: not modelled
+  virtual double hop_ns(uint64_t) const { return 0; }               // bytes to the next device of a pipeline; 0: not modelled
   virtual double fill_ns(uint64_t) const { return 0; }              // bytes set on the device; 0: not modelled
 };
 
@@ -83,7 +84,7 @@ class Executable {
   ~Executable();
   const program::Program& program() const;
   uint64_t constant_bytes() const; // as packed
-  uint64_t scratch_bytes() const;
+  uint64_t scratch_bytes() const;  // of one Run
   struct Impl;
   Impl& impl() const { return *impl_; }
 

@@ -43,33 +43,24 @@ void note_uses(Executable::Impl& x) {
   }
 }
 
-Status make_rope(Executable::Impl& x, size_t op_index) {
+void make_rope(Executable::Impl& x, size_t op_index) {
   const Op& op = x.program.ops[op_index];
   for (uint32_t i = 0; i < x.ropes.size(); ++i)
     if (x.ropes[i].inv_freq == op.in[1] && x.ropes[i].scale == op.scale) {
       x.rope_of[op_index] = i;
-      return {};
+      return;
     }
-  RopeTable t{.inv_freq = op.in[1], .scale = op.scale, .half = op.head_dim / 2};
-  uint64_t bytes = uint64_t(x.program.max_tokens) * t.half * sizeof(float);
-  BATON_ASSIGN(t.cos, Region::make(bytes, "rope table"));
-  BATON_ASSIGN(t.sin, Region::make(bytes, "rope table"));
   x.rope_of[op_index] = uint32_t(x.ropes.size());
-  x.ropes.push_back(std::move(t));
-  return {};
+  x.ropes.push_back({.inv_freq = op.in[1], .scale = op.scale, .half = op.head_dim / 2});
 }
 
-Status make_table(Executable::Impl& x, size_t op_index) {
+void make_table(Executable::Impl& x, size_t op_index) {
   const Op& op = x.program.ops[op_index];
   uint32_t value = op.in[2];
   auto same = std::find_if(x.tables.begin(), x.tables.end(),
                            [&](const BlockTable& t) { return t.value == value && t.block_tokens == op.view.block_tokens; });
   x.table_of[op_index] = uint32_t(same - x.tables.begin());
-  if (same != x.tables.end()) return {};
-  uint64_t blocks = (uint64_t(x.program.max_context) + op.view.block_tokens - 1) / op.view.block_tokens;
-  BATON_ASSIGN(Region memory, Region::make(blocks * sizeof(int32_t), "block table"));
-  x.tables.push_back({value, op.view.block_tokens, std::move(memory)});
-  return {};
+  if (same == x.tables.end()) x.tables.push_back({value, op.view.block_tokens});
 }
 
 // More rope tables or block tables than any model has are a hostile program: each costs memory in proportion to max_tokens.
@@ -80,8 +71,8 @@ Status make_tables(Executable::Impl& x) {
   x.table_of.resize(x.program.ops.size());
   for (size_t i = 0; i < x.program.ops.size(); ++i) {
     OpCode code = x.program.ops[i].code;
-    if (code == OpCode::rope) BATON_TRY(make_rope(x, i));
-    if (code == OpCode::kv_store || code == OpCode::attention) BATON_TRY(make_table(x, i));
+    if (code == OpCode::rope) make_rope(x, i);
+    if (code == OpCode::kv_store || code == OpCode::attention) make_table(x, i);
     if (x.ropes.size() > kMaxTables || x.tables.size() > kMaxTables)
       return Error(BATON_UNSUPPORTED, fmt::format("{}: more than {} different rope or block tables", x.program.name, kMaxTables),
                    "share inv_freq and block_table values between the ops");
@@ -133,6 +124,33 @@ void gather_packed_row(const PackedMatrix& m, uint32_t row, const KernelTable& k
     }
 }
 
+Result<std::unique_ptr<LaunchState>> Executable::Impl::take_state() {
+  if (!idle.empty()) {
+    auto s = std::move(idle.back());
+    idle.pop_back();
+    return s;
+  }
+  auto s = std::make_unique<LaunchState>();
+  BATON_ASSIGN(s->arena, Region::make(plan.bytes, "scratch"));
+  BATON_ASSIGN(s->probabilities, Region::make(max_vocabulary * sizeof(float), "sampling"));
+  BATON_ASSIGN(s->order, Region::make(max_vocabulary * sizeof(uint32_t), "sampling"));
+  for (const Rope& r : ropes)
+    for (auto* list : {&s->cos, &s->sin}) {
+      BATON_ASSIGN(Region table, Region::make(uint64_t(program.max_tokens) * r.half * sizeof(float), "rope table"));
+      list->push_back(std::move(table));
+    }
+  for (const BlockTable& t : tables) {
+    const uint64_t blocks = (uint64_t(program.max_context) + t.block_tokens - 1) / t.block_tokens;
+    BATON_ASSIGN(Region table, Region::make(blocks * sizeof(int32_t), "block table"));
+    s->tables.push_back(std::move(table));
+  }
+  s->base.resize(program.values.size());
+  s->bound.resize(program.values.size());
+  s->wanted.resize(program.values.size());
+  s->live.resize(program.ops.size());
+  return s;
+}
+
 // ---- Loader ----
 
 Result<Loader> Loader::begin(std::span<const uint8_t> bytes, const Options& options) {
@@ -148,13 +166,8 @@ Result<Loader> Loader::begin(std::span<const uint8_t> bytes, const Options& opti
   note_uses(*x);
   BATON_TRY(make_tables(*x));
   BATON_ASSIGN(x->plan, plan_scratch(x->program));
-  BATON_ASSIGN(x->arena, Region::make(x->plan.bytes, "scratch"));
-  BATON_ASSIGN(x->probabilities, Region::make(x->max_vocabulary * sizeof(float), "sampling"));
-  BATON_ASSIGN(x->order, Region::make(x->max_vocabulary * sizeof(uint32_t), "sampling"));
-  x->base.resize(values);
-  x->bound.resize(values);
-  x->wanted.resize(values);
-  x->live.resize(x->program.ops.size());
+  BATON_ASSIGN(auto first, x->take_state()); // what a launch needs is there, or the load fails
+  x->idle.push_back(std::move(first));
   return Loader(std::move(x));
 }
 
@@ -214,8 +227,8 @@ uint64_t Executable::constant_bytes() const {
 }
 
 uint64_t Executable::scratch_bytes() const {
-  uint64_t n = impl_->arena.bytes();
-  for (const RopeTable& t : impl_->ropes) n += t.cos.bytes() + t.sin.bytes();
+  uint64_t n = impl_->plan.bytes;
+  for (const Rope& r : impl_->ropes) n += 2 * uint64_t(impl_->program.max_tokens) * r.half * sizeof(float);
   return n;
 }
 

@@ -33,16 +33,17 @@ class Frame {
   uint64_t width(uint32_t v) const { return uint64_t(value(v).shape[1]); }
   uint64_t count(uint32_t v) const { return rows(v) * width(v); }
   float* f32(uint32_t v) const {
-    auto* p = reinterpret_cast<float*>(x_.base[v]);
+    auto* p = reinterpret_cast<float*>(r_.s->base[v]);
     // Only a bound output has a row for each step; its stand-in in the arena has one.
-    return value(v).shape[0] == kSteps && x_.bound[v] ? p + r_.iteration * width(v) : p;
+    return value(v).shape[0] == kSteps && r_.s->bound[v] ? p + r_.iteration * width(v) : p;
   }
   const float* in(size_t i) const { return f32(op_.in[i]); }
   float* out() const { return f32(op_.out[0]); }
-  int32_t* i32(uint32_t v) const { return reinterpret_cast<int32_t*>(x_.base[v]); }
+  int32_t* i32(uint32_t v) const { return reinterpret_cast<int32_t*>(r_.s->base[v]); }
   const Weight& weight(size_t i) const { return x_.weights[op_.in[i]]; }
   const float* vector(size_t i) const { return reinterpret_cast<const float*>(weight(i).vector.data()); }
   const BlockTable& table() const { return x_.tables[x_.table_of[r_.op]]; }
+  const int32_t* blocks() const { return r_.s->entries(x_.table_of[r_.op]); }
 
  private:
   Run::Impl& r_;
@@ -86,8 +87,8 @@ void matmul(Run::Impl& r, const Frame& f) {
 }
 
 void rope(Run::Impl& r, const Frame& f) {
-  const RopeTable& t = r.x.ropes[r.x.rope_of[r.op]];
-  r.x.kernels->rope(*r.x.pool, f.in(0), reinterpret_cast<const float*>(t.cos.data()), reinterpret_cast<const float*>(t.sin.data()),
+  const uint32_t t = r.x.rope_of[r.op];
+  r.x.kernels->rope(*r.x.pool, f.in(0), reinterpret_cast<const float*>(r.s->cos[t].data()), reinterpret_cast<const float*>(r.s->sin[t].data()),
                     f.rows(f.op().in[0]), f.op().heads, f.op().head_dim, f.out());
 }
 
@@ -95,18 +96,18 @@ void kv_store(Run::Impl& r, const Frame& f) {
   const Op& op = f.op();
   const program::DType dtype = f.value(op.out[0]).dtype;
   const uint32_t size = dtype_bytes(dtype);
-  const BlockTable& t = f.table();
-  uint8_t* cache = r.x.base[op.out[0]];
+  const uint32_t block_tokens = f.table().block_tokens;
+  uint8_t* cache = r.s->base[op.out[0]];
   // Heads that lie one after another are rounded in one go.
   const bool dense = op.view.head_stride == op.head_dim || op.kv_heads == 1;
   const uint32_t runs = dense ? 1 : op.kv_heads;
   const uint64_t run = uint64_t(op.head_dim) * (dense ? op.kv_heads : 1);
   for (uint32_t row = 0; row < f.rows(op.in[0]); ++row) {
     const uint32_t at = r.now() + row;
-    const uint64_t block = uint64_t(t.entries()[at / t.block_tokens]);
+    const uint64_t block = uint64_t(f.blocks()[at / block_tokens]);
     for (int v = 0; v < 2; ++v)
       for (uint32_t h = 0; h < runs; ++h) {
-        const uint64_t element = kv_element(op.view, op.layer, v, block, at % t.block_tokens, h);
+        const uint64_t element = kv_element(op.view, op.layer, v, block, at % block_tokens, h);
         r.x.kernels->round_to(f.in(v) + row * f.width(op.in[v]) + h * run, run, dtype, cache + element * size);
       }
   }
@@ -127,10 +128,10 @@ void attention(Run::Impl& r, const Frame& f) {
   a.scale = op.scale;
   a.act = op.act;
   a.kv_dtype = cache.dtype;
-  a.cache = r.x.base[op.in[1]];
+  a.cache = r.s->base[op.in[1]];
   a.view = op.view;
   a.layer = op.layer;
-  a.block_table = f.table().entries();
+  a.block_table = f.blocks();
   r.x.kernels->attention(*r.x.pool, a);
 }
 
@@ -150,8 +151,8 @@ void sample(Run::Impl& r, const Frame& f) {
   const bool loop = r.x.program.loop;
   Draw d{.temperature = r.temperature, .top_p = r.top_p, .seed = r.seed};
   d.position = uint64_t(r.now()) + (loop ? 1 : r.tokens); // the token drawn follows the last row
-  const int32_t token = int32_t(draw(*r.x.kernels, f.in(0), uint32_t(f.width(op.in[0])), d, reinterpret_cast<float*>(r.x.probabilities.data()),
-                                     reinterpret_cast<uint32_t*>(r.x.order.data())));
+  const int32_t token = int32_t(draw(*r.x.kernels, f.in(0), uint32_t(f.width(op.in[0])), d, reinterpret_cast<float*>(r.s->probabilities.data()),
+                                     reinterpret_cast<uint32_t*>(r.s->order.data())));
   int32_t* to = f.i32(op.out[0]);
   if (!loop) {
     to[0] = token;
@@ -194,10 +195,11 @@ Status compute(Run::Impl& r, const Frame& f) {
 
 void fill_ropes(Run::Impl& r) {
   if (!r.x.options.numbers) return;
-  for (RopeTable& t : r.x.ropes) {
+  for (size_t n = 0; n < r.x.ropes.size(); ++n) {
+    const Rope& t = r.x.ropes[n];
     const auto* inv_freq = reinterpret_cast<const float*>(r.x.weights[t.inv_freq].vector.data());
-    auto* cos = reinterpret_cast<float*>(t.cos.data());
-    auto* sin = reinterpret_cast<float*>(t.sin.data());
+    auto* cos = reinterpret_cast<float*>(r.s->cos[n].data());
+    auto* sin = reinterpret_cast<float*>(r.s->sin[n].data());
     for (uint32_t row = 0; row < r.tokens; ++row)
       for (uint32_t i = 0; i < t.half; ++i) {
         const double angle = double(r.now() + row) * double(inv_freq[i]);

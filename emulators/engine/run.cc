@@ -7,10 +7,13 @@ namespace baton::engine {
 
 Run::Run(const Executable& exe, std::span<const Binding> bindings, std::span<const int64_t> args, RunHooks hooks)
     : impl_(std::make_unique<Impl>(exe.impl(), std::move(hooks))) {
-  if (Status s = bind(*impl_, bindings, args); !s.ok()) {
-    impl_->error = s.error();
-    impl_->state = Impl::State::failed;
-  }
+  auto state = impl_->x.take_state();
+  Status st = state ? Status() : Status(state.error());
+  if (state) impl_->s = std::move(*state);
+  if (st.ok()) st = bind(*impl_, bindings, args);
+  if (st.ok()) return;
+  impl_->error = st.error();
+  impl_->state = Impl::State::failed;
 }
 
 Run::~Run() = default;
@@ -32,7 +35,7 @@ Step Run::step() {
     if (r.x.options.cost) r.modelled += r.x.options.cost->launch_ns();
     begin_iteration(r);
   }
-  while (r.op < ops && !r.x.live[r.op]) ++r.op;
+  while (r.op < ops && !r.s->live[r.op]) ++r.op;
   if (r.op < ops) {
     if (Status s = execute(r); !s.ok()) {
       r.error = s.error();

@@ -1,6 +1,6 @@
 // run.h: one launch in progress. Internal to the engine: bind.cc checks it, run.cc drives it, ops.cc executes an op, work.cc says what that was.
 //
-// Owner  Run owns it; it borrows the Executable's launch state.   Threads  one.   Errors  kept in `error`; a failed run stays failed.
+// Owner  Run owns it; it borrows a launch state of the Executable.   Threads  one.   Errors  kept in `error`; a failed run stays failed.
 #pragma once
 
 #include "emulators/engine/executable.h"
@@ -9,6 +9,7 @@ namespace baton::engine {
 
 struct Run::Impl {
   Executable::Impl& x;
+  std::unique_ptr<LaunchState> s; // nullptr: there was no memory for one, and the run has failed
   RunHooks hooks;
   Error error;
   enum class State : uint8_t { ready, running, done, failed } state = State::ready;
@@ -26,6 +27,9 @@ struct Run::Impl {
   double modelled = 0;     // ns
 
   Impl(Executable::Impl& exe, RunHooks h) : x(exe), hooks(std::move(h)) {}
+  ~Impl() {
+    if (s) x.idle.push_back(std::move(s));
+  }
   uint32_t now() const { return position + iteration; } // position of row 0 of this iteration
 };
 
