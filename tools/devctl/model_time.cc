@@ -37,8 +37,8 @@ class Rank {
     BATON_ASSIGN(r.tokens_, d.alloc(uint64_t(context + 1) * 4));
     BATON_ASSIGN(r.table_, d.alloc(uint64_t(blocks) * 4));
     BATON_ASSIGN(r.token_, d.alloc(4));
-    BATON_ASSIGN(program::Program prefill, prefill_program(m, r.numbers_, r.shard_, r.layout_, {std::min(call.chunk, call.input), context}));
-    BATON_ASSIGN(program::Program decode, decode_program(m, r.numbers_, r.shard_, r.layout_, {1, context}));
+    BATON_ASSIGN(program::Program prefill, prefill_program(m, r.numbers_, r.shard_, {r.layout_}, {std::min(call.chunk, call.input), context}));
+    BATON_ASSIGN(program::Program decode, decode_program(m, r.numbers_, r.shard_, {r.layout_}, {1, context}));
     BATON_ASSIGN(r.prefill_, d.load(program::serialize(prefill), {}, 0, 0, call.tp));
     BATON_ASSIGN(r.decode_, d.load(program::serialize(decode), {}, 0, 0, call.tp));
     BATON_ASSIGN(r.queue_, d.queue(0));
