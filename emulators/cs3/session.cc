@@ -26,6 +26,7 @@ Session::Session(uint64_t id, Host& host, std::unique_ptr<Port> port) : id_(id),
 
 Session::~Session() {
   end_launch();
+  for (auto& [number, s] : slots_) close_stage(s);
   programs_.clear();
   host_.wafer.free_session(id_);
 }
@@ -33,7 +34,7 @@ Session::~Session() {
 // Progress fills the ring to the half at most, so that the completions of all that is in flight always have room.
 bool Session::blocked() { return port_->room() < kSqEntries + 2; }
 
-bool Session::runnable() { return !stream_.empty() && !blocked(); }
+bool Session::runnable() { return !blocked() && (!stream_.empty() || ready_slot()); }
 
 bool Session::serve() {
   bool any = false;
@@ -93,6 +94,8 @@ void Session::control(const Submission& s, const Payload& payload) {
       drop_everything(Error(BATON_CANCELLED, "the command stream was stopped"));
       running_ = false;
       break;
+    case Op::peer_key:
+    case Op::peer_open: st = control_peer(s, payload, c); break;
     case Op::reset: host_.reset(id_); break;
     case Op::cancel: cancel(s.arg0); break;
     case Op::alloc:
@@ -184,7 +187,7 @@ Status Session::control_load(const Submission& s, const Payload& payload, Comple
     case Op::load_chunk: return l.constant_chunk(s.address, data);
     case Op::load_finish: return l.finish();
     default:
-      if (l.running) return Error(BATON_BUSY, fmt::format("program {} is running", s.program), "wait for the launch, or cancel it");
+      if (l.running()) return Error(BATON_BUSY, fmt::format("program {} is running", s.program), "wait for the launch, or cancel it");
       programs_.erase(found);
       return {};
   }
@@ -202,10 +205,20 @@ void Session::cancel(uint64_t id) {
     }
     return;
   }
+  for (auto& [number, s] : slots_)
+    for (size_t i = 0; i < s.waiting.size(); ++i) {
+      if (s.waiting[i].s.id != id) continue;
+      const Error e(BATON_CANCELLED, "cancelled by the client");
+      if (i == 0) return end_stage(s, e);
+      finish_command(s.waiting.take(i), e, 0, 0);
+      return;
+    }
 }
 
 void Session::drop_everything(const Error& why) {
   end_launch();
+  for (auto& [number, s] : slots_)
+    while (!s.waiting.empty()) end_stage(s, why);
   while (!stream_.empty()) finish(take(0).s, why, Completion{});
 }
 
