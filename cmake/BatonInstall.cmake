@@ -7,6 +7,7 @@
 #   lib/*.a, cmake/, pkgconfig/, include/baton/                     (dev)
 #   share/man/man1            manual pages, from prose and --help   (tools)
 #   share/baton/models, cts   the demo model, conformance subjects  (tools)
+#   share/baton/schemas       JSON schemas of what devctl prints    (tools)
 #   share/baton/adapters      other people's KV interfaces over baton_kv.h (dev)
 #   share/baton/examples      programs of an outside user, and the driver template (dev)
 #
@@ -41,10 +42,11 @@ install_library(baton BatonTargets)
 install_library(baton_program BatonProgramTargets)
 install_library(baton_program_json BatonTargets)
 install_library(baton_engine BatonProgramTargets)
+install_library(baton_placement BatonPlacementTargets)
 install_library(baton_transport BatonTransportTargets)
 install_library(baton_discovery BatonDiscoveryTargets)
 install_library(baton_kv BatonKvTargets kv)
-set(exports BatonTargets BatonProgramTargets BatonTransportTargets BatonDiscoveryTargets BatonKvTargets)
+set(exports BatonTargets BatonProgramTargets BatonPlacementTargets BatonTransportTargets BatonDiscoveryTargets BatonKvTargets)
 if(TARGET baton_cts)
   install_library(baton_cts BatonCtsTargets)
   list(APPEND exports BatonCtsTargets)
@@ -73,7 +75,7 @@ foreach(module baton-driver-host baton-driver-neuron baton-driver-cs3 baton-emu-
 endforeach()
 install(TARGETS nrt LIBRARY DESTINATION ${plugin_dir}/emu COMPONENT runtime NAMELINK_SKIP)
 install(DIRECTORY ${BATON_PLUGIN_DIR}/timing ${BATON_PLUGIN_DIR}/machines DESTINATION ${plugin_dir} COMPONENT runtime)
-install(FILES ${BATON_PLUGIN_DIR}/links.json DESTINATION ${plugin_dir} COMPONENT runtime)
+install(FILES ${BATON_PLUGIN_DIR}/links.json ${BATON_PLUGIN_DIR}/wafers.json DESTINATION ${plugin_dir} COMPONENT runtime)
 
 # ---- Python: nothing to build; finds libbaton from where it lies ----
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/python/baton DESTINATION ${CMAKE_INSTALL_LIBDIR}/python3/dist-packages COMPONENT runtime
@@ -116,7 +118,10 @@ install(FILES ${CMAKE_BINARY_DIR}/baton-emu-cs3.link DESTINATION ${CMAKE_INSTALL
 if(NOT BATON_SANITIZE)
   install_manual(baton-emu-cs3)
 endif()
+install(DIRECTORY ${CMAKE_SOURCE_DIR}/tools/devctl/schemas DESTINATION ${data_dir} COMPONENT tools)  # of what devctl prints with -o json
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/models DESTINATION ${data_dir} COMPONENT tools PATTERN golden EXCLUDE)
+# To be copied to a CS-3's host: nothing else of Baton's is needed there.
+install(DIRECTORY ${CMAKE_SOURCE_DIR}/drivers/cs3/bridge DESTINATION ${data_dir} COMPONENT tools PATTERN __pycache__ EXCLUDE)
 
 # ---- examples ----
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/transport/adapters DESTINATION ${data_dir} COMPONENT dev PATTERN __pycache__ EXCLUDE)

@@ -32,6 +32,7 @@ function(baton_layer_module name)
 endfunction()
 
 # baton_test(NAME SOURCES... LIBS... [LABELS...] [TIMEOUT s] [DEPENDS targets...] [LOCKS names...])
+# The label `single` is of one thread in the test's own process: ThreadSanitizer has nothing to find, and its tree leaves the test out.
 # Tests with a lock in common do not run at the same time, in whichever tree (devshm: those that use or count /dev/shm).
 # A GoogleTest program registered as one ctest test; labels: the folder (unit, pair, fault, ...) and the sanitizer, if any.
 # Tests find the build tree by BATON_BUILD_DIR and the source tree by BATON_SOURCE_DIR (compile definitions).
@@ -47,6 +48,10 @@ function(baton_test name)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   if(A_DEPENDS)
     add_dependencies(${name} ${A_DEPENDS})
+  endif()
+  if(BATON_SANITIZE STREQUAL "thread" AND "single" IN_LIST A_LABELS)
+    set_target_properties(${name} PROPERTIES EXCLUDE_FROM_ALL ON)
+    return()
   endif()
   baton_add_ctest(${name} COMMAND ${name} LABELS ${A_LABELS} TIMEOUT ${A_TIMEOUT} LOCKS ${A_LOCKS})
 endfunction()
@@ -70,8 +75,8 @@ function(baton_add_ctest name)
   math(EXPR timeout "${A_TIMEOUT} * ${scale}")
   add_test(NAME ${prefix}${name} COMMAND ${A_COMMAND})
   set_tests_properties(${prefix}${name} PROPERTIES LABELS "${A_LABELS}" TIMEOUT ${timeout} RESOURCE_LOCK "${A_LOCKS}")
-  set(environment "TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=${CMAKE_SOURCE_DIR}/cmake/tsan.supp"
-                  "LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/cmake/lsan.supp" "UBSAN_OPTIONS=print_stacktrace=1")
+  set(environment "TSAN_OPTIONS=halt_on_error=1:handle_abort=1:second_deadlock_stack=1:suppressions=${CMAKE_SOURCE_DIR}/cmake/tsan.supp"
+                  "LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/cmake/lsan.supp" "UBSAN_OPTIONS=print_stacktrace=1" "ASAN_OPTIONS=handle_abort=1")
   if(BATON_SANITIZE STREQUAL "address")
     # hwloc's plug-ins (OpenCL, GL) leak at their unloading, where no suppression can name them any more.
     list(APPEND environment "HWLOC_PLUGINS_PATH=${CMAKE_BINARY_DIR}/none")

@@ -150,14 +150,29 @@ typedef struct baton_device_info {
   uint32_t lanes;                  /* independent execution units (logical NeuronCores; wafers; threads), counted from 0 */
   uint32_t heap_count;             /* heaps[0 .. heap_count - 1] are filled */
   baton_heap_info heaps[BATON_MAX_HEAPS]; /* by index, as baton_alloc takes it; 0 is the ordinary one */
-  uint32_t collectives;            /* 1: programs with all_reduce run across lanes */
+  uint32_t collectives;            /* 1: programs of several ranks (all_reduce, all_gather, reduce_scatter) run across lanes */
   uint32_t progress;               /* 1: LAUNCH reports marks as they happen; 0: all at the end */
   uint32_t modelled;               /* 1: completions carry modelled time */
   uint32_t numa_node;              /* UINT32_MAX: unknown */
   char timing[96];                 /* name and version of the timing model, "" if none */
 } baton_device_info;
 
-/* Counters of a device since it was opened. A field that a driver does not keep is 0. */
+/* How a device is, by its own instruments. */
+typedef enum baton_health {
+  BATON_HEALTH_UNKNOWN = 0,  /* nothing says */
+  BATON_HEALTH_OK = 1,       /* instruments are there and show nothing */
+  BATON_HEALTH_DEGRADED = 2, /* it answers, and shows damage: memory errors that were not corrected, parts that call themselves unhealthy */
+} baton_health;
+
+/* Which instruments a device has, as bits: a reading of 0 without its bit is no reading. */
+typedef enum baton_instrument {
+  BATON_INSTRUMENT_ECC = 1,       /* ecc_corrected, ecc_uncorrected */
+  BATON_INSTRUMENT_HW_ERRORS = 2, /* hw_errors */
+  BATON_INSTRUMENT_POWER = 4,     /* power_percent_x100 */
+} baton_instrument;
+
+/* Counters of a device since it was opened, then what its instruments show, which count since the device itself began. A field that a
+ * driver does not keep is 0. */
 typedef struct baton_telemetry {
   uint32_t struct_size; /* sizeof(baton_telemetry), set by the caller; 0: this version's */
   uint32_t reserved;    /* 0 */
@@ -168,6 +183,13 @@ typedef struct baton_telemetry {
   uint64_t bytes_out;   /* copied from the device */
   uint64_t busy_ns;     /* wall time that lanes were executing, summed */
   uint64_t modelled_ns; /* the same by the timing model */
+  uint32_t health;             /* baton_health */
+  uint32_t instruments;        /* baton_instrument: which of the following are read */
+  uint64_t ecc_corrected;      /* memory errors */
+  uint64_t ecc_uncorrected;    /* likewise, not corrected */
+  uint64_t hw_errors;          /* executions that ended by the hardware's fault */
+  uint32_t power_percent_x100; /* of the most that it may draw, in hundredths of a percent, over the last minute */
+  uint32_t reserved2;          /* 0 */
 } baton_telemetry;
 
 /* Called once per device found; return 0 to go on, another value to stop. `info` lives for the call only.
@@ -227,6 +249,13 @@ BATON_API int32_t baton_export(baton_buffer*, int* fd, uint64_t* offset, baton_e
  * Owner    the caller: baton_free. The descriptor is not consumed and may be closed after the call.
  * Errors   INVALID_ARGUMENT: the range is not within the object. UNSUPPORTED: the device cannot import. */
 BATON_API int32_t baton_import(baton_device*, int fd, uint64_t offset, uint64_t bytes, baton_buffer** out, baton_error*);
+/* What others have written into that range through a descriptor of it, and have said is complete, is visible to the buffer's device and at
+ * its mapped address from here on: a completion alone does not say so (a NIC's write on Trn2). For whoever hears of such a write: between
+ * hearing and whatever reads the bytes. COPY between devices, and landings of transport/, have done it before they signal.
+ * Threads  any.
+ * Cost     two loads if the device needs none; else a small read by the device.
+ * Errors   INVALID_ARGUMENT: outside of the buffer. DEVICE_LOST. What the driver says: then it is not known what a reader sees. */
+BATON_API int32_t baton_fence(baton_buffer*, uint64_t offset, uint64_t bytes, baton_error*);
 
 /* ---- programs -------------------------------------------------------------------------------------------------- */
 
@@ -543,6 +572,10 @@ typedef struct baton_driver {
   int32_t (*submit)(void* device, void* queue, const baton_driver_op* ops, uint32_t count, uint32_t* taken, baton_error* e);
   /* Calls complete and progress for at most about `budget` events; returns how many. Never blocks for long. */
   uint32_t (*poll)(void* device, void* queue, uint32_t budget);
+  /* Complete writes of others into [offset, offset + bytes) of mem, through a descriptor that export_buffer gave, are visible to what the
+   * device does from now on, and at map's address. NULL: such writes always are. Short.
+   * Threads  any, and unlike the other slots at once with any call but open, close, and free of that mem: it calls nothing of the host. */
+  int32_t (*fence)(void* device, void* mem, uint64_t offset, uint64_t bytes, baton_error* e);
 } baton_driver;
 
 #define BATON_DRIVER_SYMBOL "baton_driver_v1" /* the one symbol that a driver .so exports */

@@ -205,6 +205,12 @@ class Buffer : public Handle<baton_buffer, baton_free> {
     if (baton_export(h_, &x.fd, &x.offset, &e)) return e;
     return x;
   }
+  // baton_fence: what others have written there through a descriptor, complete, is visible from here on.
+  Status fence(uint64_t offset, uint64_t bytes) const {
+    Error e;
+    if (baton_fence(h_, offset, bytes, &e)) return e;
+    return {};
+  }
 };
 
 // A program on one lane of a device; see baton_load. Not baton::program::Program, which is its source.

@@ -155,6 +155,7 @@ typedef struct baton_kv_endpoint_options {
   uint64_t hold_beat_ns;     /* how often holds that are tracked are kept; 0: 5 s, a sixth of the usual lease */
   uint32_t seal_bulk;        /* 1: KV that leaves this host or comes to it is encrypted and authenticated; either side's wish is enough */
   uint32_t reserved2;        /* 0 */
+  const char* rails;         /* NICs to move KV over, "eth0,eth1" (names, addresses or RDMA devices) or "all" that are near; if the peer has rails too. NULL: the session's */
 } baton_kv_endpoint_options;
 
 /* Opens an endpoint. NULL options are refused: there is no key.
@@ -257,6 +258,11 @@ BATON_API int32_t baton_kv_register(baton_kv_endpoint*, const baton_kv_pool_opti
  * but a peer on this host may finish the piece that it is copying into a grant: cancel, and wait for QUIET before.
  * Cost     may block: 1 s a push whose writes are in flight. */
 BATON_API void baton_kv_unregister(baton_kv_pool*);
+/* Says that these blocks belong to another request from now on. Call it before anything is written into them: pushes and holds that were begun with one
+ * of them fail with CORRUPT instead of sending what is not theirs, and grants that have one are no longer intact. Granting does it by itself.
+ * Cost     nanoseconds a block.
+ * Errors   INVALID_ARGUMENT: a block that is not of the pool. */
+BATON_API int32_t baton_kv_renew(baton_kv_pool*, const int32_t* blocks, uint64_t block_count, baton_error*);
 /* The pool's first byte in this process. NULL for NULL. */
 BATON_API void* baton_kv_pool_base(const baton_kv_pool*);
 
@@ -300,6 +306,9 @@ BATON_API int32_t baton_kv_refuse(baton_kv_session*, uint64_t id, const baton_er
 BATON_API void baton_kv_grant_cancel(baton_kv_grant*, const baton_error* why);
 /* 1 once nobody can write into the blocks any more: after COMPLETE, and after FAILED when the peer has stopped or its process is gone. */
 BATON_API uint32_t baton_kv_grant_quiet(baton_kv_grant*);
+/* Are the blocks still this request's? Ask before what has landed is decoded, and after it was read.
+ * Errors   CORRUPT: one was granted again, or renewed; it is named. */
+BATON_API int32_t baton_kv_grant_intact(baton_kv_grant*, baton_error*);
 /* Gives the handle up; what is not complete is cancelled. Its blocks are refused to the next grant until they are quiet. */
 BATON_API void baton_kv_grant_release(baton_kv_grant*);
 
@@ -380,6 +389,8 @@ typedef struct baton_kv_stats {
   char fabric[16];      /* "mapped"; "" before a push was agreed on */
   uint32_t bulk;        /* of a push, 1: layers go together */
   uint32_t reserved2;   /* 0 */
+  uint32_t rails;       /* of a push: NICs that have carried some of it, where both sides have rails; else 0 */
+  uint32_t reserved3;   /* 0 */
 } baton_kv_stats;
 
 /* Fills `out` with what came into the grant. */

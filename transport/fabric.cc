@@ -43,11 +43,11 @@ std::optional<std::string> fabric_unusable(const std::string& fabric, const Sess
 static std::string no(const std::string& fabric) { return "unconnected:" + fabric; }
 
 std::vector<std::string> auto_fabrics(Session::Impl& s) {
-  if (s.same_host) return {"mapped", "tcp"};
   static const bool efa = ofi_probe("efa").available;
   std::vector<std::string> all;
-  if (verbs_at(s)) all.push_back("verbs");
-  if (efa) all.push_back("efa");
+  if (s.same_host) all.push_back("mapped");
+  else if (verbs_at(s)) all.push_back("verbs");
+  if (!s.same_host && efa) all.push_back("efa");
   all.push_back("tcp");
   std::erase_if(all, [&](const std::string& f) { return s.attached.contains(no(f)); });
   return all;
@@ -64,7 +64,7 @@ Result<std::unique_ptr<Landing>> make_landing(const std::string& fabric, Session
 Result<std::unique_ptr<Sender>> make_sender(const std::string& fabric, Session::Impl& s, const nlohmann::json& offer, const RailPlace& at, const SourceMemory& near) {
   if (offer.contains("rails") && !at.number) return make_rail_sender(fabric, s, offer, near);
   BATON_ASSIGN(auto sender, fabric == "mapped" ? make_mapped_sender(s, offer) : fabric == "verbs" ? make_verbs_sender(s, offer, at) : make_ofi_sender(fabric, s, offer, at));
-  return with_faults(std::move(sender), fabric_faults(), at.number);
+  return with_faults(std::move(sender), fabric_faults(), fabric, at.number);
 }
 
 void forget_source(Endpoint::Impl& ep, const void* base) {

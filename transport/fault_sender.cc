@@ -10,17 +10,17 @@ namespace baton::transport {
 namespace {
 
 struct Rates {
-  uint64_t seed = 1, corrupt = 0, repeat = 0, reorder = 0, cut = 0; // of a million
+  uint64_t seed = 1, corrupt = 0, repeat = 0, reorder = 0, cut = 0, connect = 0; // of a million
 };
 
 Result<Rates> parse(const std::string& spec) {
   Rates r;
-  const Error bad(BATON_INVALID_ARGUMENT, fmt::format("BATON_FABRIC_FAULTS: '{}'", spec.substr(0, 80)), "seed=1,corrupt=1000,repeat=1000,reorder=1000,cut=10: of a million");
+  const Error bad(BATON_INVALID_ARGUMENT, fmt::format("BATON_FABRIC_FAULTS: '{}'", spec.substr(0, 80)), "seed=1,corrupt=1000,repeat=1000,reorder=1000,cut=10,connect=10: of a million");
   for (size_t at = 0; at < spec.size();) {
     const size_t end = std::min(spec.find(',', at), spec.size()), eq = spec.find('=', at);
     if (eq >= end) return bad;
     const std::string key = spec.substr(at, eq - at);
-    uint64_t* to = key == "seed" ? &r.seed : key == "corrupt" ? &r.corrupt : key == "repeat" ? &r.repeat : key == "reorder" ? &r.reorder : key == "cut" ? &r.cut : nullptr;
+    uint64_t* to = key == "seed" ? &r.seed : key == "corrupt" ? &r.corrupt : key == "repeat" ? &r.repeat : key == "reorder" ? &r.reorder : key == "cut" ? &r.cut : key == "connect" ? &r.connect : nullptr;
     const char *first = spec.data() + eq + 1, *last = spec.data() + end;
     if (!to || first == last || std::from_chars(first, last, *to).ptr != last) return bad;
     at = end + 1;
@@ -30,8 +30,11 @@ Result<Rates> parse(const std::string& spec) {
 
 class FaultSender final : public Sender {
  public:
-  FaultSender(std::unique_ptr<Sender> s, const Rates& r) : inner_(std::move(s)), rates_(r), rng_(r.seed) {}
-  std::optional<Status> state() override { return inner_->state(); }
+  FaultSender(std::unique_ptr<Sender> s, const Rates& r) : inner_(std::move(s)), rates_(r), rng_(r.seed), unconnected_(happens(r.connect)) {}
+  std::optional<Status> state() override {
+    if (unconnected_) return Status(Error(BATON_PEER_LOST, "the fabric did not connect (BATON_FABRIC_FAULTS)", "open a new transfer"));
+    return inner_->state();
+  }
   Result<void*> local(const SourceMemory& m) override {
     regions_.push_back({m.base, m.bytes});
     return inner_->local(m);
@@ -79,15 +82,17 @@ class FaultSender final : public Sender {
   std::unique_ptr<Sender> inner_;
   Rates rates_;
   std::mt19937_64 rng_;
+  const bool unconnected_;
   std::vector<std::pair<const uint8_t*, uint64_t>> regions_;
 };
 
 }  // namespace
 
-Result<std::unique_ptr<Sender>> with_faults(std::unique_ptr<Sender> sender, const std::string& spec, uint32_t rail) {
+Result<std::unique_ptr<Sender>> with_faults(std::unique_ptr<Sender> sender, const std::string& spec, const std::string& fabric, uint32_t rail) {
   if (spec.empty()) return sender;
   BATON_ASSIGN(Rates r, parse(spec));
-  r.seed += rail;
+  r.seed = r.seed * 31 + rail;
+  for (const char c : fabric) r.seed = r.seed * 31 + uint8_t(c);
   return std::unique_ptr<Sender>(std::make_unique<FaultSender>(std::move(sender), r));
 }
 

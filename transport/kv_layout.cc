@@ -82,6 +82,18 @@ uint64_t KvLayout::scale_at(uint32_t layer, uint32_t half, uint32_t block, uint3
   return scales_begin(*this) + 4 * (((uint64_t(layer) * halves() + half) * blocks + block) * head_count + head);
 }
 
+std::array<KvLayout::Range, 2> KvLayout::range(uint32_t layer, uint32_t count, std::span<const int32_t> of) const {
+  const auto [low, high] = std::minmax_element(of.begin(), of.end());
+  const program::KvView v = strides();
+  const uint32_t last = layer + count - 1, half = halves() - 1, first_block = uint32_t(*low), last_block = uint32_t(*high);
+  const uint64_t begin = layer * v.layer_stride + first_block * v.block_stride;
+  const uint64_t end = last * v.layer_stride + half * v.v_offset + last_block * v.block_stride + (block_tokens - 1) * v.token_stride +
+                       (head_count - 1) * v.head_stride + head_dim;
+  const Range numbers{begin * program::dtype_bytes(dtype), end * program::dtype_bytes(dtype)};
+  if (scales == KvScales::none) return {numbers, {}};
+  return {numbers, {scale_at(layer, 0, first_block, 0), scale_at(last, half, last_block, head_count - 1) + 4}};
+}
+
 program::KvView KvLayout::strides() const {
   const uint64_t row = uint64_t(head_count) * head_dim, half = block_tokens * row, block = halves() * half;
   const bool by_head = order == KvOrder::head_major, by_block = order == KvOrder::block_major, by_token = pairing == KvPairing::token;

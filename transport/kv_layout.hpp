@@ -19,6 +19,7 @@
 #include "hal/baton.hpp"
 #include "hal/program/program.hpp"
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -70,6 +71,11 @@ struct KvLayout {
   uint64_t scale_at(uint32_t layer, uint32_t half, uint32_t block, uint32_t head) const; // byte of the f32; layer and head from the first held
   program::KvView strides() const;   // in elements; layer 0 is the first one held; v_offset is 0 for latent
   Result<program::KvView> view() const; // the strides, for kv_store and attention; UNSUPPORTED where those cannot read the layout
+  struct Range {
+    uint64_t begin = 0, end = 0; // bytes
+  };
+  // What these layers, counted from the first held, of these blocks (one at least) lie within: the numbers; and the scales, empty where there are none.
+  std::array<Range, 2> range(uint32_t layer, uint32_t count, std::span<const int32_t> of) const;
   std::string describe() const;      // one line, stable
   uint64_t hash() const;             // xxh3 of describe()
   Status check() const;

@@ -96,6 +96,8 @@ struct KvLender::Impl final : Service, Watcher, MappedHost {
   };
   Page& page() { return *reinterpret_cast<Page*>(page_.get()); }
   std::optional<uint32_t> room(uint32_t count);
+  void taken(uint64_t loans);
+  void none_stands();
   void lose(const Error&);
   Status ask();
   Status on_answer(const Message&);
@@ -106,6 +108,7 @@ struct KvLender::Impl final : Service, Watcher, MappedHost {
   std::optional<Error> declined_; // for the time being
   uint64_t id_ = random_u64(), tag_ = 0, next_ = 1, head_ = 0, freed_ = 0, back_tail_ = 0;
   uint64_t ids_head_ = 0, ids_tail_ = 0; // count ids for ever; a place is their remainder
+  std::vector<uint64_t> back_seen_ = std::vector<uint64_t>(kLoans); // by place
   Fd pool_fd_, page_fd_, peer_;
   uint64_t pool_offset_ = 0;
   Mapping page_;
@@ -118,8 +121,7 @@ struct KvLender::Impl final : Service, Watcher, MappedHost {
 };
 
 KvLender::Impl::~Impl() {
-  if (page_.get())
-    for (auto& s : page().stands) s.store(0, std::memory_order_seq_cst);
+  none_stands();
   if (hub_) hub_->forget(this);
   if (tag_) ep->unwatch(tag_, peer_.get());
   if (ep) ep->remove(this);
@@ -219,8 +221,7 @@ void KvLender::Impl::on_lost(Session::Impl& s, const Error& why) {
 // First every loan is marked, then the blocks are the lender's: a borrower that is only slow finds the mark when it checks.
 void KvLender::Impl::lose(const Error& why) {
   if (!cause) cause = session ? session->hop(why) : why;
-  if (page_.get())
-    for (auto& s : page().stands) s.store(0, std::memory_order_seq_cst);
+  none_stands();
   for (Slot& s : slots_) {
     if (s.loan && !s.recalled) back_.push_back(s.loan);
     s = Slot();
@@ -230,17 +231,29 @@ void KvLender::Impl::lose(const Error& why) {
   peer_.reset();
 }
 
+void KvLender::Impl::none_stands() {
+  if (!page_.get()) return;
+  for (Entry& e : page().ring) e.stands.store(0, std::memory_order_seq_cst);
+}
+
+// The borrower has copied what so many loans say.
+void KvLender::Impl::taken(uint64_t loans) {
+  if (loans <= freed_ || loans > head_) return;
+  freed_ = loans;
+  ids_tail_ = ends_[(loans - 1) % kLoans];
+}
+
 // A place for as many ids in a row; the borrower's tail says what it has copied.
 std::optional<uint32_t> KvLender::Impl::room(uint32_t count) {
-  const uint64_t tail = page().tail.load(std::memory_order_acquire);
-  if (tail > freed_ && tail <= head_) {
-    freed_ = tail;
-    ids_tail_ = ends_[(tail - 1) % kLoans];
+  if (count <= kNear) { // the entry has them
+    ends_[head_ % kLoans] = ids_head_;
+    return 0;
   }
+  if (freed_ != head_) taken(page().tail.load(std::memory_order_acquire));
   uint64_t at = ids_head_;
   if (freed_ == head_ && at % kIds) ids_tail_ = at += kIds - at % kIds; // everything was taken: the front is in the cache
   if (at % kIds + count > kIds) at += kIds - at % kIds;
-  if (head_ - freed_ >= kLoans || at + count - ids_tail_ > kIds) return std::nullopt;
+  if (at + count - ids_tail_ > kIds) return std::nullopt;
   ids_head_ = at + count;
   ends_[head_ % kLoans] = ids_head_;
   return uint32_t(at % kIds);
@@ -261,10 +274,13 @@ Result<uint64_t> KvLender::Impl::lend(std::span<const int32_t> blocks, const KvL
   const auto at = slot.loan ? std::nullopt : room(uint32_t(blocks.size()));
   if (!at) return Error(BATON_BUSY, fmt::format("{} loans are out", out), "poll until some come back");
   Page& p = page();
-  std::copy(blocks.begin(), blocks.end(), p.ids + *at);
-  p.ring[head_ % kLoans] = {next_, t.tokens, t.tag, t.modelled_ns, uint32_t(blocks.size()), *at};
-  p.stands[next_ % kLoans].store(next_, std::memory_order_relaxed);
-  p.head.store(++head_, std::memory_order_seq_cst);
+  Entry& e = p.ring[head_ % kLoans];
+  std::copy(blocks.begin(), blocks.end(), blocks.size() <= kNear ? e.near : p.ids + *at);
+  e.tokens = t.tokens, e.tag = t.tag, e.modelled_ns = t.modelled_ns;
+  e.count = uint32_t(blocks.size()), e.at = *at;
+  e.stands.store(next_, std::memory_order_relaxed);
+  ++head_;
+  e.id.store(next_, std::memory_order_seq_cst);
   wake(p.borrower_parked, peer_);
   slot = {next_, false};
   ++out;
@@ -282,23 +298,20 @@ uint32_t KvLender::Impl::on_poll(uint64_t now) {
   doze_.look(now);
   uint32_t n = 0;
   for (;;) {
-    const uint64_t head = p.back_head.load(std::memory_order_acquire);
-    if (head - back_tail_ > kLoans) { // it scribbled on the page
-      lose(Error(BATON_CORRUPT, "the borrower's ring of returns makes no sense", "restart it"));
-      return n;
-    }
-    for (; back_tail_ != head; ++back_tail_, ++n) {
-      const uint64_t loan = p.back[back_tail_ % kLoans];
+    uint64_t loan = 0;
+    for (; n < kLoans && (loan = p.back[back_tail_ % kLoans].load(std::memory_order_acquire)) != back_seen_[back_tail_ % kLoans]; ++n) {
+      back_seen_[back_tail_++ % kLoans] = loan;
       Slot& s = slots_[loan % kLoans];
       if (!loan || s.loan != loan) continue; // not one that is out
-      p.stands[loan % kLoans].store(0, std::memory_order_relaxed);
+      p.ring[(loan - 1) % kLoans].stands.store(0, std::memory_order_relaxed);
+      taken(loan);
       if (!s.recalled) back_.push_back(loan), --out;
       s = Slot();
     }
-    p.back_tail.store(back_tail_, std::memory_order_release);
+    if (n) p.back_tail.store(back_tail_, std::memory_order_release);
     if (n || p.lender_parked.load(std::memory_order_relaxed) || !doze_.may_park(*ep)) return n;
     p.lender_parked.store(1, std::memory_order_seq_cst);
-    if (p.back_head.load(std::memory_order_seq_cst) == back_tail_) return n;
+    if (p.back[back_tail_ % kLoans].load(std::memory_order_seq_cst) == back_seen_[back_tail_ % kLoans]) return n;
   }
 }
 
@@ -311,7 +324,7 @@ void KvLender::Impl::returned(std::vector<uint64_t>& loans) {
 void KvLender::Impl::recall(uint64_t loan) {
   Slot& s = slots_[loan % kLoans];
   if (!loan || s.loan != loan || s.recalled) return;
-  page().stands[loan % kLoans].store(0, std::memory_order_seq_cst);
+  page().ring[(loan - 1) % kLoans].stands.store(0, std::memory_order_seq_cst);
   s.recalled = true; // its slot is free when the borrower has given it back
   --out;
 }
@@ -352,7 +365,11 @@ struct KvBorrower::Impl final : Service, Watcher {
   void decline(const Error&);
   Page& page() const { return *reinterpret_cast<Page*>(page_.get()); }
 
-  uint64_t lender_ = 0, tag_ = 0, tail_ = 0, seen_ = 0, back_ = 0;
+  // The loan after `after` is there.
+  bool lent(uint64_t after, std::memory_order order) const { return page().ring[after % kLoans].id.load(order) == after + 1; }
+
+  uint64_t lender_ = 0, tag_ = 0, tail_ = 0, seen_ = 0; // loans taken, and told of by on_poll()
+  uint64_t back_ = 0, back_room_ = kLoans;              // loans given back; how many may be
   Fd peer_;
   Mapping page_;
   Doze doze_;
@@ -435,33 +452,35 @@ uint32_t KvBorrower::Impl::on_poll(uint64_t now) {
   if (!page_.get() || !tag_) return 0;
   Page& p = page();
   doze_.look(now);
-  if (const uint64_t head = p.head.load(std::memory_order_acquire); head != seen_) { // for take(); once, so that who does not take can sleep
-    seen_ = head;
-    return 1;
-  }
+  const uint64_t before = seen_ = std::max(seen_, tail_);
+  while (seen_ - tail_ < kLoans && lent(seen_, std::memory_order_acquire)) ++seen_;
+  if (seen_ != before) return 1; // for take(); once, so that who does not take can sleep
   if (p.borrower_parked.load(std::memory_order_relaxed) || !doze_.may_park(*ep)) return 0;
   p.borrower_parked.store(1, std::memory_order_seq_cst);
-  return p.head.load(std::memory_order_seq_cst) != seen_;
+  return lent(seen_, std::memory_order_seq_cst);
 }
 
 bool KvBorrower::Impl::take(KvLoan& into) {
   if (!page_.get()) return false;
   Page& p = page();
-  for (uint64_t head; (head = p.head.load(std::memory_order_acquire)) != tail_ && head - tail_ <= kLoans;) {
-    const Entry e = p.ring[tail_ % kLoans];
+  while (lent(tail_, std::memory_order_acquire)) {
+    const Entry& e = p.ring[tail_ % kLoans];
+    const uint32_t count = e.count, at = e.at;
+    const KvLoanTerms terms{e.tokens, e.tag, e.modelled_ns};
     // Entries that contradict themselves are passed over: who lends so is broken, and nothing of its is decoded.
-    const bool sound = e.id && e.count <= kIds && e.at <= kIds - e.count && e.tokens && (e.tokens - 1) / layout.block_tokens < e.count;
+    const bool sound = count <= kIds && at <= kIds - count && terms.tokens && (terms.tokens - 1) / layout.block_tokens < count;
     bool within = sound;
     if (sound) {
-      into.blocks.assign(p.ids + e.at, p.ids + e.at + e.count);
+      const int32_t* ids = count <= kNear ? e.near : p.ids + at;
+      into.blocks.assign(ids, ids + count);
       uint32_t high = 0;
       for (int32_t b : into.blocks) high = std::max(high, uint32_t(b));
       within = high < layout.blocks;
     }
     p.tail.store(++tail_, std::memory_order_release);
     if (!within) continue;
-    into.id = e.id;
-    into.terms = {e.tokens, e.tag, e.modelled_ns};
+    into.id = tail_;
+    into.terms = terms;
     return true;
   }
   return false;
@@ -469,16 +488,18 @@ bool KvBorrower::Impl::take(KvLoan& into) {
 
 Status KvBorrower::Impl::check(const KvLoan& l) const {
   std::atomic_thread_fence(std::memory_order_seq_cst); // what was read of the blocks was read before this
-  if (page_.get() && l.id && page().stands[l.id % kLoans].load(std::memory_order_seq_cst) == l.id) return {};
+  if (page_.get() && l.id && page().ring[(l.id - 1) % kLoans].stands.load(std::memory_order_seq_cst) == l.id) return {};
   return Error(BATON_CANCELLED, fmt::format("loan {} was taken back: what was read of it may be another request's", l.id), "drop it, and ask the prefill side again");
 }
 
 void KvBorrower::Impl::give_back(const KvLoan& l) {
   if (!page_.get() || !l.id) return;
   Page& p = page();
-  if (back_ - p.back_tail.load(std::memory_order_acquire) >= kLoans) return; // more than were lent: the lender is broken
-  p.back[back_ % kLoans] = l.id;
-  p.back_head.store(++back_, std::memory_order_seq_cst);
+  if (back_ >= back_room_) { // asked now and then: the lender's line is another core's
+    back_room_ = p.back_tail.load(std::memory_order_acquire) + kLoans;
+    if (back_ >= back_room_) return; // more than were lent: the lender is broken
+  }
+  p.back[back_++ % kLoans].store(l.id, std::memory_order_seq_cst);
   wake(p.lender_parked, peer_);
 }
 

@@ -1,5 +1,8 @@
-// kv_lend_page.hpp (internal): the page that a lender and a borrower share. Two rings of one writer each, the ids of blocks, and a word for each
-// loan that says whether it still stands.
+// kv_lend_page.hpp (internal): the page that a lender and a borrower share. Two rings of one writer each, and the ids of blocks.
+//
+// A side that waits looks at the one cache line that the other side writes next: a loan, its terms, whether it still stands and the ids of few
+// blocks are one line, published by its id, and what comes back is the id alone. A head, an entry, its ids and a word beside them would be four lines,
+// one after another, each from the other core.
 //
 // Owner    KvLender makes it.   Threads  two processes.   Cost  -   Errors  none: readers copy, then check.
 #pragma once
@@ -9,27 +12,31 @@
 
 namespace baton::transport::lend {
 
-inline constexpr uint32_t kMagic = 0x314c4b42; // "BKL1"
+inline constexpr uint32_t kMagic = 0x324c4b42; // "BKL2"
 inline constexpr uint64_t kLoans = 1024;       // out at once; loan `id` has slot id % kLoans
 inline constexpr uint64_t kIds = 1u << 20;     // of loans that the borrower has not taken yet
 
-struct Entry {
-  uint64_t id, tokens, tag, modelled_ns;
-  uint32_t count, at; // ids[at .. at + count), without a wrap
-};
+inline constexpr uint32_t kNear = 4;           // ids that an entry has itself
 
-// Zeroed memory is a valid start. Each ring: the writer fills an entry, then stores head; the reader copies it, then stores tail.
+// Loans are lent in the order of their ids, from 1 on: entry (id - 1) % kLoans is the loan's until it came back.
+struct alignas(64) Entry {
+  std::atomic<uint64_t> id;     // stored last
+  std::atomic<uint64_t> stands; // the loan's id; 0: it was taken back
+  uint64_t tokens, tag, modelled_ns;
+  uint32_t count, at; // ids[at .. at + count), without a wrap; up to kNear: `near`
+  int32_t near[kNear];
+};
+static_assert(sizeof(Entry) == 64);
+
+// Zeroed memory is a valid start.
 struct Page {
   uint32_t magic;
-  alignas(64) std::atomic<uint64_t> head;          // the lender's
-  alignas(64) std::atomic<uint64_t> tail;          // the borrower's
-  alignas(64) std::atomic<uint64_t> back_head;     // the borrower's
-  alignas(64) std::atomic<uint64_t> back_tail;     // the lender's
+  alignas(64) std::atomic<uint64_t> tail;          // the borrower's: loans taken
+  alignas(64) std::atomic<uint64_t> back_tail;     // the lender's: returns seen
   alignas(64) std::atomic<uint32_t> borrower_parked;
   alignas(64) std::atomic<uint32_t> lender_parked;
-  alignas(64) std::atomic<uint64_t> stands[kLoans]; // the loan's id; 0: it does not stand
-  uint64_t back[kLoans];
-  Entry ring[kLoans];
+  alignas(64) std::atomic<uint64_t> back[kLoans];  // the borrower's: ids of loans, each once, so a new one differs from what was there
+  Entry ring[kLoans];                              // the lender's
   int32_t ids[kIds];
 };
 

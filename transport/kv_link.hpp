@@ -3,7 +3,7 @@
 // The decode side owns a KvSink: a landing buffer with a layout. For each request it expects so many tokens in these blocks and hands out a
 // ticket. Whoever prefills opens a KvTransfer over its session with that ticket: the two sides agree on layouts, plan hash and fabric,
 // and only then the sink's memory is disclosed. Each (source, layer) is one COPY op on the transfer's queue. The sink's
-// `landed` timeline rises to l+1 once layers 0..l are complete and visible from ALL sources (ranks).
+// `landed` timeline rises to l+1 once layers 0..l are complete from ALL sources (ranks) and, by the device's fence, visible to it.
 //
 // The two layouts may differ in all but the model: order, block size, shards, and the dtype (FP8 with or without scales): see kv_layout.hpp.
 //
@@ -88,11 +88,12 @@ struct HostMemory {
   uint64_t bytes = 0;
   int fd = -1;
   uint64_t fd_offset = 0; // of `base`
+  baton_buffer* buffer = nullptr; // whose memory it is, if it is a buffer's: what lands there is fenced before it is told (baton_fence)
 };
 
 class KvSink {
  public:
-  // `memory` must be mappable and, for "mapped", exportable. Handles tickets on every session of `endpoint`.
+  // `memory` must be mappable and, for "mapped", exportable, and outlives the sink. Handles tickets on every session of `endpoint`.
   // `model` identifies the model (hash of config and weights): a transfer for another is refused.
   static Result<KvSink> create(const Instance&, Endpoint&, const Buffer& memory, const KvLayout&, std::string model);
   static Result<KvSink> create(const Instance&, Endpoint&, const HostMemory&, const KvLayout&, std::string model);

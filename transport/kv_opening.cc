@@ -95,8 +95,19 @@ Status KvTransfer::Impl::accept() {
   opening_->sink = std::move(sink);
   opening_->blocks = std::move(*blocks);
   Status s = attach(*fabric, b["offer"]);
-  if (!s.ok() && session) not_again(*session, *fabric);
+  if (!s.ok() && session) {
+    not_again(*session, *fabric);
+    if (ask_again()) return {};
+  }
   return s;
+}
+
+bool KvTransfer::Impl::ask_again() {
+  std::erase(fabrics_, stats.fabric);
+  if (fabrics_.empty() || !session || failure) return false;
+  if (sender_) --std::exchange(sender_, nullptr)->users;
+  answer_.reset();
+  return send_transport(*session, "kv.again", {{"id", id_}, {"fabrics", fabrics_}, {"rails", !ep->options.rails.empty()}}).ok();
 }
 
 // The fabric is connected: everything that the first op needs.
@@ -104,10 +115,6 @@ Status KvTransfer::Impl::settle() {
   const std::vector<KvSource>& all = opening_->all;
   const TransferOptions& o = opening_->options;
   const KvLayout& sink = opening_->sink;
-  if (!sender_->state()->ok()) {
-    not_again(*session, stats.fabric);
-    return session->hop(sender_->state()->error());
-  }
   if (shares_.converts && !sender_->converts())
     return session->hop(Error(BATON_UNSUPPORTED, fmt::format("the fabric {} does not convert KV", stats.fabric), "use the same dtype and scales on both sides, or another fabric"));
   moves_.resize(all.size());
@@ -210,9 +217,13 @@ std::optional<Status> KvTransfer::Impl::opened() {
   if (!opening_) return Status();
   Status ok;
   if (answer_ && !sender_) ok = accept();
-  const bool ready = ok.ok() && sender_ && sender_->state();
-  if (ready) {
+  const std::optional<Status> connected = ok.ok() && sender_ ? sender_->state() : std::nullopt;
+  if (connected && connected->ok()) {
     ok = settle();
+  } else if (connected) {
+    not_again(*session, stats.fabric);
+    if (ask_again()) return std::nullopt;
+    ok = session->hop(connected->error());
   } else if (ok.ok()) {
     if (now_ns() < opening_->deadline_ns) return std::nullopt;
     if (sender_) not_again(*session, stats.fabric);

@@ -90,13 +90,15 @@ struct KvSink::Impl final : Service, Watcher {
 
  private:
   void open(Session::Impl&, Incoming::Impl&, const Message&);
+  void again(Session::Impl&, Incoming::Impl&, const Message&);
   Status agree(Session::Impl&, Incoming::Impl&, const Message&, nlohmann::json& reply);
+  Status grant(Session::Impl&, Incoming::Impl&, const Message&, nlohmann::json& reply);
   void plan(Incoming::Impl&);
   Result<Link*> choose(Session::Impl&, const std::vector<std::string>& wanted, bool rails);
   Status check_blocks(const std::vector<int32_t>&, uint64_t tokens) const;
   uint32_t collect();
   void take(const Note&);
-  bool matches(const Incoming::Impl&, const Note&);
+  Status fence(const Incoming::Impl&, const Note&);
   void finish_if_complete(Incoming::Impl&);
   void fail(Incoming::Impl&, Error);
   void leave(Incoming::Impl&); // from active: revoke, forget, quarantine
@@ -107,6 +109,7 @@ struct KvSink::Impl final : Service, Watcher {
   Endpoint::Impl* ep = nullptr;
   baton_instance* instance = nullptr;
   LandingMemory memory;
+  baton_buffer* buffer = nullptr; // whose memory it is; nullptr: no device's
   std::optional<KvTags> tags;
   KvLayout layout;
   std::string model;
@@ -138,6 +141,7 @@ Status KvSink::Impl::start(const Instance& in, Endpoint::Impl& e, const HostMemo
   memory.id = random_hex(8);
   memory.base = static_cast<uint8_t*>(host.base);
   memory.bytes = l.bytes();
+  buffer = host.buffer;
   if (host.fd >= 0) {
     fd = Fd(fcntl(host.fd, F_DUPFD_CLOEXEC, 0));
     if (!fd) return io_error("dup", errno);
@@ -295,7 +299,7 @@ bool KvSink::Impl::on_message(Session::Impl& s, Message& m) {
     if (!ok.ok()) s.lose(ok.error());
     return true;
   }
-  if (m.type != "kv.abort" && m.type != "kv.seal") return false;
+  if (m.type != "kv.abort" && m.type != "kv.seal" && m.type != "kv.again") return false;
   const uint64_t id = u64_of(m.body, "id").value_or(0);
   for (auto& q : quarantine_)
     if (q.session == &s && q.transfer == id) {
@@ -306,7 +310,9 @@ bool KvSink::Impl::on_message(Session::Impl& s, Message& m) {
   for (Incoming::Impl* in : active_) {
     if (in->session != &s || in->transfer != id) continue;
     in->landing->stopped(in->slot);
-    if (m.type == "kv.abort") {
+    if (m.type == "kv.again") {
+      again(s, *in, m);
+    } else if (m.type == "kv.abort") {
       fail(*in, s.hop(error_from(m.body)));
     } else {
       in->seal = Message{text_of(m.body, "type").value_or(""), m.body.contains("body") ? m.body["body"] : nlohmann::json::object(), std::move(m.bytes)};
@@ -338,11 +344,27 @@ void KvSink::Impl::open(Session::Impl& s, Incoming::Impl& in, const Message& m) 
   if (in.state == Incoming::Impl::State::active) plan(in); // while the other side does the same
 }
 
+// The fabric did not connect: another one, before anything was moved.
+void KvSink::Impl::again(Session::Impl& s, Incoming::Impl& in, const Message& m) {
+  in.landing->revoke(in.slot);
+  nlohmann::json reply;
+  const auto landed = in.landed.value();
+  Status ok = landed.ok() && *landed ? Status(Error(BATON_CORRUPT, "a wish for another fabric after layers have landed", "run the same Baton version on both sides")) : grant(s, in, m, reply);
+  if (!ok.ok()) {
+    (void)send_transport(s, "kv.refuse", {{"id", in.transfer}, {"error", to_json(ok.error())}});
+    fail(in, s.hop(ok.error()));
+    return;
+  }
+  std::vector<uint8_t> blocks;
+  put_blocks(blocks, in.blocks);
+  (void)send_transport(s, "kv.accept", std::move(reply), std::move(blocks));
+  if (in.state == Incoming::Impl::State::active) plan(in);
+}
+
 Status KvSink::Impl::agree(Session::Impl& s, Incoming::Impl& in, const Message& m, nlohmann::json& reply) {
   const auto theirs = text_of(m.body, "model");
   const auto tokens = u64_of(m.body, "tokens");
-  const auto wanted = texts_of(m.body, "fabrics");
-  if (!theirs || !tokens || !wanted || !m.body.contains("sources") || !m.body["sources"].is_array() || m.body["sources"].empty() || m.body["sources"].size() > kMaxSources)
+  if (!theirs || !tokens || !m.body.contains("sources") || !m.body["sources"].is_array() || m.body["sources"].empty() || m.body["sources"].size() > kMaxSources)
     return Error(BATON_CORRUPT, "a kv.open with missing or malformed fields", "run the same Baton version on both sides");
   if (*theirs != model)
     return Error(BATON_MISMATCH, fmt::format("models differ: prefill has {}, decode has {}", theirs->substr(0, 64), model.substr(0, 64)), "load the same model on both sides");
@@ -367,12 +389,18 @@ Status KvSink::Impl::agree(Session::Impl& s, Incoming::Impl& in, const Message& 
     for (size_t i = 0; i < sources.size(); ++i)
       for (const KvPlan& p : shares.plans[i]) in.wanted[l] |= uint64_t(p.has_layer(layout.layer_begin + l)) << i;
   }
-  // Only now is anything of the memory told.
+  in.shares = std::move(shares);
+  return grant(s, in, m, reply); // only now is anything of the memory told
+}
+
+// A slot of the first fabric of the wish that there is, and what the other side needs to write to it.
+Status KvSink::Impl::grant(Session::Impl& s, Incoming::Impl& in, const Message& m, nlohmann::json& reply) {
+  const auto wanted = texts_of(m.body, "fabrics");
+  if (!wanted) return Error(BATON_CORRUPT, "a wish for fabrics with missing or malformed fields", "run the same Baton version on both sides");
   BATON_ASSIGN(Link * link, choose(s, *wanted, m.body.contains("rails") && m.body["rails"] == true));
   BATON_ASSIGN(nlohmann::json offer, link->landing->offer());
   in.generation = random_u64();
   BATON_ASSIGN(in.slot, link->landing->allow(in.generation, &in.moves));
-  in.shares = std::move(shares);
   in.landing = link->landing.get();
   in.stats.fabric = link->fabric;
   reply = {{"id", in.transfer},          {"generation", in.generation}, {"slot", in.slot},      {"fabric", link->fabric},
@@ -385,6 +413,7 @@ void KvSink::Impl::plan(Incoming::Impl& in) {
   if (!in.landing->wants_moves() && !in.checksum && !in.shares.converts) return;
   in.moves.parts.clear();
   in.moves.how.clear();
+  in.moves.bytes.clear();
   in.moves.first_layer = layout.layer_begin;
   for (size_t i = 0; i < in.shares.plans.size(); ++i) {
     auto& parts = in.moves.parts.emplace_back();
@@ -468,17 +497,13 @@ uint32_t KvSink::Impl::collect() {
   return n;
 }
 
-// What the memory holds now against what the source had.
-bool KvSink::Impl::matches(const Incoming::Impl& in, const Note& note) {
-  if (note.source >= in.moves.parts.size()) return false;
-  std::vector<uint64_t> sums;
-  for (uint32_t l = note.layer; l <= note.layer + note.part; ++l) {
-    LayerSum sum;
-    for (uint32_t i = 0; i < in.moves.parts[note.source].size(); ++i)
-      sum.landed(memory.base, in.moves.parts[note.source][i].layer(layout.layer_begin + l), in.moves.units(note.source, i, layout.layer_begin + l), scratch_);
-    sums.push_back(sum.value());
-  }
-  return note.checksum == sum_of(sums);
+// The fabric says that the layers are complete; from here on the device sees them.
+Status KvSink::Impl::fence(const Incoming::Impl& in, const Note& note) {
+  Error e;
+  if (buffer)
+    for (const KvLayout::Range& r : layout.range(note.layer, note.part + 1, in.blocks))
+      if (baton_fence(buffer, r.begin, r.end - r.begin, &e)) return e;
+  return {};
 }
 
 void KvSink::Impl::take(const Note& note) {
@@ -494,7 +519,8 @@ void KvSink::Impl::take(const Note& note) {
   }
   if (!wanted) return;
   Status right = in.tagged.intact("this request");
-  if (right.ok() && in.checksum && !matches(in, note))
+  if (right.ok()) right = fence(in, note);
+  if (right.ok() && in.checksum && !landed_right(note, in.moves, memory.base, scratch_))
     right = Error(BATON_CORRUPT, fmt::format("layer {} of source {} is not what was sent over {}: its checksum differs", note.layer, note.source, in.stats.fabric),
                   "ask the decode side for a new ticket; if it comes again, look at the memory and the link");
   if (!right.ok()) {
@@ -582,7 +608,7 @@ Result<KvSink> KvSink::create(const Instance& in, Endpoint& ep, const Buffer& me
   BATON_ASSIGN(void* base, memory.map());
   auto x = memory.export_fd();
   const Fd fd(x.ok() ? x->fd : -1);
-  return create(in, ep, HostMemory{base, memory.bytes(), fd.get(), x.ok() ? x->offset : 0}, layout, std::move(model));
+  return create(in, ep, HostMemory{base, memory.bytes(), fd.get(), x.ok() ? x->offset : 0, memory.get()}, layout, std::move(model));
 }
 
 Result<KvSink> KvSink::create(const Instance& in, Endpoint& ep, const HostMemory& memory, const KvLayout& layout, std::string model) {

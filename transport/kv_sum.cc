@@ -19,4 +19,16 @@ void LayerSum::landed(const uint8_t* base, std::span<const KvSegment> segments, 
 
 uint64_t sum_of(std::span<const uint64_t> layers) { return std::max<uint64_t>(checksum(layers.data(), layers.size_bytes()), 1); }
 
+bool landed_right(const Note& note, const KvMoves& moves, const uint8_t* base, std::vector<uint8_t>& scratch) {
+  if (note.source >= moves.parts.size()) return false;
+  std::vector<uint64_t> sums;
+  for (uint32_t l = moves.first_layer + note.layer; l <= moves.first_layer + note.layer + note.part; ++l) {
+    LayerSum sum;
+    for (uint32_t i = 0; i < moves.parts[note.source].size(); ++i)
+      sum.landed(base, moves.parts[note.source][i].layer(l), moves.units(note.source, i, l), scratch);
+    sums.push_back(sum.value());
+  }
+  return note.checksum == sum_of(sums);
+}
+
 }  // namespace baton::transport

@@ -30,5 +30,7 @@ class LayerSum {
 };
 
 uint64_t sum_of(std::span<const uint64_t> layers); // never 0
+// Whether the sink's memory has what the source had, by the note's checksum.
+bool landed_right(const Note&, const KvMoves&, const uint8_t* base, std::vector<uint8_t>& scratch);
 
 }  // namespace baton::transport

@@ -45,6 +45,7 @@ struct KvTransfer::Impl final : Service {
   Status check(const std::vector<KvSource>&, uint64_t tokens);
   Status ask(const std::string& ticket);
   Status accept();
+  bool ask_again(); // for another fabric than the one that did not connect; false: there is none
   Status attach(const std::string& fabric, const nlohmann::json& offer);
   Status settle();
   Status make_descriptors();

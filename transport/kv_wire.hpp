@@ -3,6 +3,7 @@
 //   kv.open    transfer > sink   id, ticket, model, tokens, fabrics (wanted, best first), sources (layouts), checksum, rails (true: it has several NICs); bytes: each source's blocks
 //   kv.accept  <                 id, generation, slot, fabric, layout, plan (hash), held (tokens that do not come),
 //                                offer (the way to the memory); bytes: the sink's blocks
+//   kv.again   >                 id, fabrics, rails: the one that was chosen did not connect; a kv.accept or kv.refuse follows, as at first
 //   kv.refuse  <                 id, error
 //   kv.cipher  >                 sink, fabric, header: of a sealed stream, once a connection; rail: its number, of several (rails.hpp)
 //   kv.credit  <                 sink, fabric, pieces (bits): of a stream, those that may be written again; rail

@@ -2,6 +2,7 @@
 
 #include "transport/kv_wire.hpp"
 #include "transport/ofi_port.hpp"
+#include "transport/tcp_stream.hpp"
 
 #include <fmt/format.h>
 
@@ -18,11 +19,12 @@ namespace {
 struct Provider {
   const char *fabric, *provider, *what;
   bool one_host;
-  uint64_t small_segment; // below this average, segments are packed and streamed; 0: never
+  uint64_t small_segment; // below this average, segments are streamed; 0: never
+  bool sockets = false;   // by TCP, where nothing stands against it (tcp_stream.hpp)
 };
 constexpr Provider kProviders[] = {
     {"shm", "shm", "same host; the kernel copies (process_vm_writev)", true, 32u << 10},
-    {"tcp", "tcp;ofi_rxm", "any network; encrypted if a side wishes it (seal)", false, 128u << 10},
+    {"tcp", "tcp;ofi_rxm", "any network; encrypted if a side wishes it (seal)", false, 128u << 10, true},
     {"ofi-verbs", "verbs;ofi_rxm", "InfiniBand and RoCE; tried on soft-RoCE, not on hardware yet", false, 4u << 10},
     {"efa", "efa", "EC2 Elastic Fabric Adapter; not tried on hardware yet", false, 16u << 10},
 };
@@ -72,6 +74,10 @@ class OfiLanding final : public Landing, public Watcher {
     BATON_ASSIGN(port_, OfiPort::open(*domain_, port_name(s, "l")));
     BATON_TRY(port_->post_receives());
     if (provider_.small_segment) stream_.emplace(rail_.flows ? *rail_.flows : own_flows_, s, sealed);
+    if (provider_.sockets && !sealed && !rail_.flows) {
+      tcp_.emplace(ep_, own_flows_);
+      BATON_TRY(tcp_->listen(place_of(s, provider_, rail_).host));
+    }
     if (port_->wait_fd() >= 0) tag_ = ep_.watch(port_->wait_fd(), EPOLLIN, this);
     return {};
   }
@@ -90,6 +96,7 @@ class OfiLanding final : public Landing, public Watcher {
       if (!stage_mr_) { BATON_ASSIGN(stage_mr_, domain_->target({"", stage.data(), stage.size()})); }
       o["stage"] = stream_->offer(virt ? reinterpret_cast<uint64_t>(stage.data()) : 0, fi_mr_key(stage_mr_.get()));
     }
+    if (tcp_) o["tcp"] = tcp_->offer();
     return o;
   }
   bool wants_moves() const override { return stream_.has_value(); }
@@ -124,6 +131,7 @@ class OfiLanding final : public Landing, public Watcher {
     if (!port_) return true;
     if (!stream_) return port_->progress(&notes, nullptr);
     const bool good = port_->progress(&received_, nullptr);
+    if (tcp_ && !tcp_->poll(worked)) return false;
     return stream_->take(received_, notes, worked) && good;
   }
   Status heard(const Message& m, std::vector<Note>& notes) override {
@@ -132,7 +140,8 @@ class OfiLanding final : public Landing, public Watcher {
   void tell(std::vector<Message>& all) override {
     if (const uint32_t pieces = stream_ ? stream_->give_back() : 0) all.push_back({"kv.credit", {{"pieces", pieces}}, {}});
   }
-  const char* broken() const override { return stream_ ? stream_->broken() : nullptr; }
+  const char* broken() const override { return stream_ && stream_->broken() ? stream_->broken() : tcp_ ? tcp_->broken() : nullptr; }
+  std::optional<Error> cause() const override { return tcp_ ? tcp_->cause() : std::nullopt; }
   uint64_t tick_ns() const override { return !port_ ? 0 : port_->wait_fd() < 0 ? 50'000 : 1'000'000; }
 
  private:
@@ -144,6 +153,7 @@ class OfiLanding final : public Landing, public Watcher {
   void close() {
     if (tag_) ep_.unwatch(std::exchange(tag_, 0), port_->wait_fd());
     stage_mr_.reset();
+    tcp_.reset();
     stream_.reset();
     port_.reset();
     mr_.reset();
@@ -161,6 +171,7 @@ class OfiLanding final : public Landing, public Watcher {
   std::unique_ptr<OfiPort> port_;
   std::optional<StreamLanding> stream_;
   Fid<fid_mr> stage_mr_; // of the stream's stage
+  std::optional<TcpStreamLanding> tcp_;
   std::vector<Note> received_;
   uint64_t tag_ = 0;
   bool lost_ = false;
@@ -190,6 +201,7 @@ class OfiSender final : public Sender, public StreamPort {
       return {};
     }
     stream_.emplace(*this);
+    if (offer.contains("tcp") && !rail.number) BATON_TRY(tcp_.emplace().start(offer["tcp"], p.small_segment));
     std::optional<ChunkHeader> cipher;
     BATON_TRY(stream_->start(offer["stage"], p.small_segment, s, s.bulk_sealed() && !p.one_host, cipher));
     if (!cipher) return {};
@@ -211,6 +223,7 @@ class OfiSender final : public Sender, public StreamPort {
   bool converts() const override { return stream_.has_value(); }
   bool streams(const Batch& b) const override { return stream_ && stream_->suits(b); }
   uint64_t step(Batch& b, uint64_t budget) override {
+    if (port_ && tcp_ && tcp_->takes(b)) return tcp_->step(b, budget);
     if (port_ && stream_ && (b.pack || (!b.stripe && !b.offset && !b.next && stream_->suits(b)))) return stream_->step(b, budget);
     uint64_t done = 0;
     while (port_ && !b.error && done < budget && !b.posted() && port_->outstanding < port_->window()) {
@@ -250,6 +263,7 @@ class OfiSender final : public Sender, public StreamPort {
     if (!port_) return 0;
     (void)port_->progress(nullptr, &events);
     if (stream_) stream_->flush();
+    if (tcp_) tcp_->flush();
     return events;
   }
   int fd() const override { return port_ ? port_->wait_fd() : -1; }
@@ -259,8 +273,10 @@ class OfiSender final : public Sender, public StreamPort {
   }
   void stop(Batch& b) override {
     if (port_ && stream_) stream_->stop(b);
+    if (port_ && tcp_) tcp_->stop(b);
   }
   void abandon() override { // closing the endpoint drops what is posted
+    tcp_.reset();
     stream_.reset();
     port_.reset();
   }
@@ -312,6 +328,7 @@ class OfiSender final : public Sender, public StreamPort {
   OfiDomain* domain_ = nullptr;
   std::unique_ptr<OfiPort> port_;
   std::optional<StreamSender> stream_;
+  std::optional<TcpStreamSender> tcp_;
   Session::Impl* session_ = nullptr; // whose attachment this is; of a provider that leaves files in /dev/shm
   fi_addr_t to_ = FI_ADDR_UNSPEC;
   uint64_t key_ = 0, base_ = 0, bytes_ = 0;

@@ -172,8 +172,8 @@ StreamFlows::Request* StreamFlows::find(uint64_t generation) {
   return it == requests_.end() ? nullptr : &*it;
 }
 
-bool StreamFlows::fits(const Note& n) {
-  if (n.slot >= kStreamPieces || !n.bytes || n.bytes > kStreamPieceBytes) return false;
+bool StreamFlows::fits(const Note& n, uint64_t most) {
+  if (!n.bytes || n.bytes > most) return false;
   const Request* r = find(n.generation);
   if (!r) return true; // late: dropped
   if (n.source >= r->moves->parts.size() || n.part >= r->moves->parts[n.source].size() || n.layer < r->moves->first_layer) return false;
@@ -188,7 +188,7 @@ StreamFlows::Flow& StreamFlows::flow(Request& r, const Note& n) {
   const auto segments = m.layer(n.layer);
   const LayerUnits units = r.moves->units(n.source, n.part, n.layer);
   return r.flows.emplace_back(Flow{n.source, n.part, n.layer, 0,
-                                   units ? Unpacker(memory_.base, units) : Unpacker(memory_.base, segments, pick_copy(m.bytes(n.layer), segments.size()))});
+                                   units ? Unpacker(memory_.base, units) : Unpacker(memory_.base, segments, pick_copy(m.bytes(n.layer), segments.size())), 0, 0});
 }
 
 // Never: nobody waits for it any more, or it has come before.
@@ -206,6 +206,29 @@ void StreamFlows::unpack(const Note& n, std::span<const uint8_t> bytes) {
   copy_fence();
   f.at += n.bytes;
   r.unpacked[{n.source, n.layer - r.moves->first_layer}] += n.bytes;
+}
+
+size_t StreamFlows::place(const Note& n, std::span<iovec> out) {
+  Request& r = *find(n.generation);
+  const Flow& f = flow(r, n);
+  const auto segments = r.moves->parts[n.source][n.part].layer(n.layer);
+  size_t k = 0;
+  uint64_t offset = f.offset, left = n.bytes;
+  for (size_t i = f.next; i < segments.size() && left && k < out.size(); ++i, offset = 0) {
+    const uint64_t here = std::min(segments[i].bytes - offset, left);
+    out[k++] = {memory_.base + segments[i].dst + offset, here};
+    left -= here;
+  }
+  return k;
+}
+
+void StreamFlows::placed(const Note& n, uint64_t bytes) {
+  Request& r = *find(n.generation);
+  Flow& f = flow(r, n);
+  const auto segments = r.moves->parts[n.source][n.part].layer(n.layer);
+  f.at += bytes;
+  r.unpacked[{n.source, n.layer - r.moves->first_layer}] += bytes;
+  for (f.offset += bytes; f.next < segments.size() && f.offset >= segments[f.next].bytes; ++f.next) f.offset -= segments[f.next].bytes;
 }
 
 bool StreamFlows::complete(const Note& n) {
@@ -271,7 +294,7 @@ bool StreamLanding::take(std::vector<Note>& in, std::vector<Note>& out, uint32_t
     } else if (n.kind == Note::Kind::piece) {
       auto same = [&](const Note& h) { return h.slot == n.slot; };
       const bool twice = std::any_of(pieces_.begin(), pieces_.end(), same) || std::any_of(shut_.begin(), shut_.end(), same);
-      if (twice || !flows_.fits(n) || n.bytes + (sealed_ ? kTagBytes : 0) > kStreamPieceBytes) return broken_ = "a piece that the plan does not have", false;
+      if (twice || n.slot >= kStreamPieces || !flows_.fits(n, kStreamPieceBytes - (sealed_ ? kTagBytes : 0))) return broken_ = "a piece that the plan does not have", false;
       (sealed_ ? shut_ : pieces_).push_back(n);
     }
   }

@@ -17,6 +17,8 @@
 #include "transport/aead.hpp"
 #include "transport/fabric.hpp"
 
+#include <sys/uio.h>
+
 #include <map>
 
 namespace baton::transport {
@@ -96,10 +98,12 @@ class StreamFlows {
   explicit StreamFlows(const LandingMemory& m) : memory_(m) {}
   void allow(uint64_t generation, uint32_t slot, const KvMoves* moves);
   void revoke(uint32_t slot);
-  bool fits(const Note&); // what the note names exists, and is not more than that
+  bool fits(const Note&, uint64_t most); // what the note names exists, is not more than that, nor more than `most` bytes
   enum class Turn : uint8_t { now, later, never };
   Turn turn(const Note&);
   void unpack(const Note&, std::span<const uint8_t>); // whose turn it is
+  size_t place(const Note&, std::span<iovec>); // whose turn it is, of a plan that does not convert: where its bytes, or the first of them, go
+  void placed(const Note&, uint64_t bytes);    // so many of them are there
   bool complete(const Note&); // of a layer: all of its pieces are unpacked
 
  private:
@@ -107,6 +111,8 @@ class StreamFlows {
     uint32_t source, part, layer;
     uint64_t at = 0;
     Unpacker to;
+    size_t next = 0;     // segment, of what is placed
+    uint64_t offset = 0; // in it
   };
   struct Request {
     uint64_t generation = 0; // 0: none

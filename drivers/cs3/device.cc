@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 namespace baton::cs3 {
 namespace {
@@ -77,10 +78,9 @@ Status Device::connect(System& s) {
   return s.carrier->watch(link_epoll_.get());
 }
 
-// As SdkRuntime: the command stream opens with run(); symbols are looked up by name.
+// Symbols are looked up by name.
 Status Device::begin_stream(System& s) {
-  auto rc = call(s, command(Op::run));
-  if (!rc) return rc.error();
+  BATON_TRY(open_stream(s));
   constexpr std::string_view symbol = "sram";
   auto id = call(s, command(Op::get_id), std::span(reinterpret_cast<const uint8_t*>(symbol.data()), symbol.size()));
   return id ? Status() : id.error();
@@ -88,6 +88,16 @@ Status Device::begin_stream(System& s) {
 
 bool Device::any_broken() const {
   return systems_.empty() || std::any_of(systems_.begin(), systems_.end(), [](const auto& s) { return s->broken(); });
+}
+
+// As SdkRuntime: load once, then the command stream opens with run().
+Status Device::open_stream(System& s) {
+  if (s.daemon.minor >= 1) {
+    auto loaded = call(s, command(Op::load));
+    if (!loaded) return loaded.error();
+  }
+  auto rc = call(s, command(Op::run));
+  return rc ? Status() : rc.error();
 }
 
 Error Device::error_of(const Completion& c, std::string_view text) const {
@@ -241,10 +251,7 @@ Status Device::reset() {
   ++connection_;  // memory and programs of before are gone
   loss_.reset();
   lost_told_ = false;
-  for (const auto& s : systems_) {
-    auto rc = call(*s, command(Op::run));
-    if (!rc) return rc.error();
-  }
+  for (const auto& s : systems_) BATON_TRY(open_stream(*s));
   return {};
 }
 

@@ -91,6 +91,7 @@ class Device {
   Status connect_links();
   Status connect(System&);
   Status begin_stream(System&);
+  Status open_stream(System&);
   bool any_broken() const;
 
   // device.cc: commands that are waited for

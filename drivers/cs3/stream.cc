@@ -124,6 +124,10 @@ bool Device::push_copy(StreamOp& o, uint32_t index) {
   }
   s.op = uint16_t(in ? Op::memcpy_h2d : Op::memcpy_d2h);
   s.total = c.bytes;
+  // Two 16-bit elements a wavelet, in the wafer's own order, over all channels: the wire carries the bytes and nothing else (facts/cs3 1.2).
+  s.element_bits = 32;
+  s.order = uint8_t(Order::column_major);
+  s.channels = kMaxChannels;
   const baton_driver_side& host = in ? c.src : c.dst;
   if (!o.decided) {
     // Host memory is read here, at the push, or by the daemon; what a copy before this one brings there is written when its answer is
@@ -300,6 +304,7 @@ void Device::absorb_op(System& system, uint32_t index, const Event& ev) {
   Ticket& t = *ev.ticket;
   // Of the stages of a launch, the one that failed by itself has the cause; the others were cancelled.
   if (ev.c.code != BATON_OK && (o.error.code == BATON_OK || (o.error.code == BATON_CANCELLED && ev.c.code != BATON_CANCELLED))) o.error = error_of(ev.c, ev.text);
+  if (ev.c.code == BATON_DEVICE_LOST && !o.orphan && !loss_) loss_ = o.error;  // the wafer itself: what is on it is gone
   const Submission& s = t.s;
   if (s.op == uint16_t(Op::memcpy_d2h) && s.where == uint8_t(Where::arena) && ev.c.code == BATON_OK && !o.orphan)
     std::memcpy((o.between.empty() ? static_cast<uint8_t*>(o.op.u.copy.dst.ptr) : o.between.data()) + t.offset, t.payload, s.payload_bytes);

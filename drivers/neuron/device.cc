@@ -76,7 +76,7 @@ Result<std::unique_ptr<Device>> Device::open(const baton_driver_host& host, std:
 
 Device::Device(Lease lease, const baton_driver_host& host, std::string_view uri, const Options& options, ChipShape shape)
     : lease_(std::move(lease)), shared_{lease_.port(), host_, short_uri(uri), Sysfs(options.sysfs.empty() ? sysfs_root() : options.sysfs), options.chip}, host_(host),
-      shape_(std::move(shape)) {
+      shape_(std::move(shape)), models_(lease_.port(), options.artifacts.empty() ? artifacts_folder() : options.artifacts) {
   shared_.opened = shared_.sysfs.health(options.chip).value_or(Health{});
   if (!lease_.port().memory_stats) return;
   for (Heap& h : shape_.heaps) {
@@ -120,6 +120,14 @@ void Device::telemetry(baton_telemetry& out) const {
   out.bytes_out = c.bytes_out;
   out.busy_ns = c.busy_ns;
   out.modelled_ns = c.modelled_ns;
+  const auto h = shared_.sysfs.health(shared_.chip);
+  if (!h) return;
+  out.health = h->ecc_uncorrected || !h->unhealthy.empty() ? BATON_HEALTH_DEGRADED : BATON_HEALTH_OK;
+  out.instruments = BATON_INSTRUMENT_HW_ERRORS | (h->has_ecc ? BATON_INSTRUMENT_ECC : 0) | (h->has_power ? BATON_INSTRUMENT_POWER : 0);
+  out.ecc_corrected = h->ecc_corrected;
+  out.ecc_uncorrected = h->ecc_uncorrected;
+  out.hw_errors = h->hw_errors;
+  out.power_percent_x100 = uint32_t(h->power_percent * 100 + 0.5);
 }
 
 // The core has let go of everything in flight. Handles of the old epoch stay as shells until the core frees them.
@@ -176,7 +184,7 @@ Result<LoadedProgram*> Device::load(uint32_t lane, std::span<const uint8_t> prog
   if (lane >= shape_.lanes.size())
     return Error(BATON_INVALID_ARGUMENT, "lane " + std::to_string(lane) + " of " + std::to_string(shape_.lanes.size()), "lanes count from 0: one for each logical core",
                  shared_.uri);
-  auto p = LoadedProgram::load(shared_.port, shape_.lanes[lane], program, constants, rank, ranks);
+  auto p = LoadedProgram::load(shared_.port, models_, shape_.lanes[lane], program, constants, rank, ranks);
   if (!p.ok()) {
     Error e = p.error();
     if (!e.device[0]) Error::put(e.device, shared_.uri);

@@ -62,6 +62,7 @@ class Device {
   baton_driver_host host_;
   uint64_t epoch_ = 1;
   ChipShape shape_;
+  ModelCache models_;
   std::vector<Memory*> memories_;
   std::vector<LoadedProgram*> programs_;
   std::vector<std::unique_ptr<Queue>> queues_;

@@ -63,9 +63,8 @@ int32_t info(void* d, baton_device_info* out, baton_error* e) {
   return guarded(e, [&] { return device(d).info(*out), BATON_OK; });
 }
 
-int32_t telemetry(void* d, baton_telemetry* out, baton_error*) {
-  device(d).telemetry(*out);
-  return BATON_OK;
+int32_t telemetry(void* d, baton_telemetry* out, baton_error* e) {
+  return guarded(e, [&] { return device(d).telemetry(*out), BATON_OK; });
 }
 
 int32_t reset(void* d, baton_error* e) {
@@ -132,10 +131,15 @@ int32_t submit(void*, void* queue, const baton_driver_op* ops, uint32_t count, u
 
 uint32_t poll(void* d, void* queue, uint32_t budget) { return device(d).poll(static_cast<Queue*>(queue), budget); }
 
+int32_t fence(void*, void* mem, uint64_t offset, uint64_t bytes, baton_error* e) {
+  Status s = static_cast<Memory*>(mem)->fence(offset, bytes);
+  return s.ok() ? BATON_OK : put_error(e, s.error());
+}
+
 constexpr baton_driver kDriver = {
     sizeof(baton_driver), BATON_ABI_VERSION, "neuron", "AWS Trainium and Inferentia2 by the Neuron runtime (libnrt.so.1)",
     enumerate, open, close, info, telemetry, reset, alloc, free_memory, map, export_buffer, import_buffer,
-    load, unload, queue_open, queue_close, submit, poll,
+    load, unload, queue_open, queue_close, submit, poll, fence,
 };
 
 }  // namespace

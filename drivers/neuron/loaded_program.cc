@@ -1,6 +1,5 @@
 #include "drivers/neuron/loaded_program.hpp"
 
-#include "drivers/neuron/neff.hpp"
 #include "drivers/neuron/quirks.hpp"
 
 #include <fmt/format.h>
@@ -23,23 +22,14 @@ uint64_t marks_of(const program::Program& p) {
 
 }  // namespace
 
-Result<std::unique_ptr<LoadedProgram>> LoadedProgram::load(const Port& port, const Placement& place, std::span<const uint8_t> bytes,
+Result<std::unique_ptr<LoadedProgram>> LoadedProgram::load(const Port& port, ModelCache& models, const Placement& place, std::span<const uint8_t> bytes,
                                                            std::span<const baton_constant> constants, uint32_t rank, uint32_t ranks) {
   BATON_ASSIGN(program::Program parsed, program::parse(bytes));
   if (ranks > 1 && !port.load_collectives)
     return Error(BATON_UNSUPPORTED, "this runtime has no nrt_load_collectives: no program over " + std::to_string(ranks) + " lanes", "use one lane");
   std::unique_ptr<LoadedProgram> p(new LoadedProgram(port, place));
   p->describe(parsed);
-  {
-    BATON_ASSIGN(Neff neff, Neff::build(parsed.name, place.lnc, bytes, constants));
-    std::string context = "program '" + parsed.name + "' on lane " + std::to_string(place.lane);
-    if (ranks > 1) {
-      if (int32_t s = port.load_collectives(neff.data(), neff.bytes(), place.vnc, -1, rank, ranks, &p->model_))
-        return status_error(port, s, "nrt_load_collectives", context);
-    } else if (int32_t s = port.load(neff.data(), neff.bytes(), place.vnc, -1, &p->model_)) {
-      return status_error(port, s, "nrt_load", context);
-    }
-  }
+  BATON_ASSIGN(p->model_, models.load({bytes, parsed, constants, rank, ranks}, place));
   BATON_TRY(p->make_slots());
   return p;
 }
@@ -94,8 +84,7 @@ LoadedProgram::~LoadedProgram() { drop(); }
 
 void LoadedProgram::drop() {
   for (LaunchSlot& s : slots_) clear(s);
-  if (model_) port_.unload(model_);
-  model_ = nullptr;
+  model_.reset();
   for (LaunchSlot& s : slots_)
     if (pages_ && s.page) port_.tensor_free(&s.page);
   arena_.reset();
@@ -151,6 +140,7 @@ Status LoadedProgram::bind(LaunchSlot& slot, const baton_driver_op& op) {
     if (int32_t s = port_.tensor_write(slot.args, launch.args, 0, args_ * sizeof(int64_t))) return status_error(port_, s, "nrt_tensor_write");
     BATON_TRY(add(slot.in, kArgsTensor, slot.args));
   }
+  BATON_TRY(model_->bind_weights(slot.in));
   ProgressPage blank{};
   if (slot.mapped) {
     *slot.mapped = blank;
@@ -187,8 +177,7 @@ bool LoadedProgram::end(LaunchSlot& slot, std::vector<Memory*>& freed) {
 
 LaunchResult LoadedProgram::execute(LaunchSlot& slot) {
   LaunchResult r;
-  for (const Memory* m : slot.bound) m->fence();
-  r.status = port_.execute(model_, slot.in, slot.out);
+  r.status = port_.execute(model_->get(), slot.in, slot.out);
   if (slot.mapped) {
     r.cost_ns = word(slot.mapped->cost_ns).load(std::memory_order_acquire);
   } else if (int32_t s = port_.tensor_read(slot.page, slot.copied.data(), 0, page_bytes_)) {

@@ -5,18 +5,17 @@
 //
 // Owner    the core, by handle; a program that launches still use when it is unloaded lives on until they end.
 // Threads  load, begin, end under the core's device lock; execute() on one queue's thread for a slot; marks() on the poller's while it runs.
-// Cost     load builds the container and packs the weights; begin is a few map operations in the runtime.
+// Cost     load: loaded_model.hpp; begin is a few map operations in the runtime, and of a compiled program one a weight.
 // Errors   INVALID_ARGUMENT for bindings and arguments that the program does not declare; else the runtime's.
 //
-//     BATON_ASSIGN(auto p, LoadedProgram::load(port, machine, lane, bytes, constants, rank, ranks));
+//     BATON_ASSIGN(auto p, LoadedProgram::load(port, models, place, bytes, constants, rank, ranks));
 //     LaunchSlot* slot = p->begin(op, error);
 //     p->execute(*slot, result);   // the queue's thread
 //     p->end(*slot);
 #pragma once
 
 #include "drivers/neuron/launch_abi.hpp"
-#include "drivers/neuron/memory.hpp"
-#include "hal/program/program.hpp"
+#include "drivers/neuron/loaded_model.hpp"
 
 #include <cstdlib>
 #include <memory>
@@ -41,17 +40,9 @@ struct LaunchResult {
   uint64_t cost_ns = 0;
 };
 
-// A lane: which core it is. Heap i of a device is the memory of lane i.
-struct Placement {
-  uint32_t lane;
-  int32_t vnc;   // process-relative core
-  uint32_t hbm;  // HBM stack of the chip
-  uint32_t lnc;
-};
-
 class LoadedProgram {
  public:
-  static Result<std::unique_ptr<LoadedProgram>> load(const Port&, const Placement&, std::span<const uint8_t> program,
+  static Result<std::unique_ptr<LoadedProgram>> load(const Port&, ModelCache&, const Placement&, std::span<const uint8_t> program,
                                                      std::span<const baton_constant> constants, uint32_t rank, uint32_t ranks);
   ~LoadedProgram();
   LoadedProgram(const LoadedProgram&) = delete;
@@ -89,7 +80,7 @@ class LoadedProgram {
   const Port& port_;
   Placement place_;
   std::string name_;
-  nrt::Model* model_ = nullptr;
+  std::shared_ptr<LoadedModel> model_;
   std::unordered_map<std::string, Value> values_;
   uint32_t required_ = 0;  // values that a launch must bind
   uint32_t args_ = 0;

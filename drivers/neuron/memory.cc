@@ -60,6 +60,7 @@ void Memory::drop() {
   slices_.clear();
   if (tensor_) port_.tensor_free(&tensor_);
   tensor_ = nullptr;
+  exported_.store(nullptr, std::memory_order_release);
   address_ = nullptr;
   if (mapping_) munmap(mapping_, mapping_bytes_);
   mapping_ = nullptr;
@@ -81,8 +82,12 @@ Result<nrt::Tensor*> Memory::range(uint64_t offset, uint64_t bytes) {
   return slice;
 }
 
-void Memory::fence() const {
-  if (port_.fence && exported_.load(std::memory_order_acquire)) (void)port_.fence(address_, bytes_);
+// On hardware it is the fabric's: libnrt has no call for it, and a read by the NIC that wrote is what it takes (libfabric's efa provider).
+Status Memory::fence(uint64_t offset, uint64_t bytes) const {
+  const uint8_t* at = exported_.load(std::memory_order_acquire);
+  if (!at || !port_.fence) return {};
+  if (int32_t s = port_.fence(at + offset, bytes)) return status_error(port_, s, "fence");
+  return {};
 }
 
 Result<Export> Memory::export_range() {
@@ -91,7 +96,7 @@ Result<Export> Memory::export_range() {
   if (mapping_) return Error(BATON_UNSUPPORTED, "imported memory is not this device's to export", "export it from the device that owns it");
   if (!address_)
     return Error(BATON_UNSUPPORTED, "the runtime gives no address for device memory (nrt_tensor_get_va)", "set env.NEURON_RT_MAP_HBM=1 in the URI");
-  exported_.store(true, std::memory_order_release);
+  exported_.store(static_cast<const uint8_t*>(address_), std::memory_order_release);
   if (port_.dmabuf_fd_v2) {
     if (int32_t s = port_.dmabuf_fd_v2(va, bytes_, &x.fd, &x.offset)) return status_error(port_, s, "nrt_get_dmabuf_fd_v2");
     return x;

@@ -37,8 +37,8 @@ class Memory {
   void* address() const { return address_; }  // null: not mapped
   Result<nrt::Tensor*> range(uint64_t offset, uint64_t bytes);
   Result<Export> export_range();
-  // Before the device reads: what others have written through an export is visible.
-  void fence() const;
+  // What others have written there through an export is visible. Any thread, also while the memory is dropped.
+  Status fence(uint64_t offset, uint64_t bytes) const;
 
   void acquire() { ++users_; }
   // An op is over with it; true if the core has freed it and this was the last use: delete it.
@@ -58,7 +58,7 @@ class Memory {
   uint32_t heap_ = UINT32_MAX;
   uint32_t users_ = 0;
   bool orphan_ = false;
-  std::atomic<bool> exported_{false};
+  std::atomic<const uint8_t*> exported_{nullptr};  // address_, while an export may exist
   void* mapping_ = nullptr;  // of an import
   uint64_t mapping_bytes_ = 0;
   std::map<std::pair<uint64_t, uint64_t>, nrt::Tensor*> slices_;

@@ -35,7 +35,10 @@ uint8_t* put_entry(uint8_t* at, const std::string& name, const void* data, uint6
 
 std::string index_text(uint64_t program_bytes, std::span<const baton_constant> constants) {
   nlohmann::json list = nlohmann::json::array();
-  for (const auto& c : constants) list.push_back({{"name", c.name}, {"bytes", c.bytes}});
+  for (const auto& c : constants) {
+    list.push_back({{"name", c.name}, {"bytes", c.bytes}});
+    if (!c.data) list.back()["input"] = true;
+  }
   nlohmann::json index{{"schema", kNeffSchema}, {"program_bytes", program_bytes}, {"constants", std::move(list)}};
   return index.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
@@ -58,7 +61,7 @@ Result<Neff> Neff::build(std::string_view name, uint32_t lnc, std::span<const ui
     if (c.bytes > kTarMaxBytes)
       return Error(BATON_CAPACITY, std::string("constant ") + c.name + " has " + std::to_string(c.bytes) + " bytes, a container entry holds " +
                                        std::to_string(kTarMaxBytes), "split the matrix or shard the model over more lanes");
-    tar += kTarBlock + padded(c.bytes);
+    if (c.data) tar += kTarBlock + padded(c.bytes);
   }
   uint64_t bytes = sizeof(NeffHeader) + tar;
   void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -71,7 +74,7 @@ Result<Neff> Neff::build(std::string_view name, uint32_t lnc, std::span<const ui
   h.header_size = sizeof h;
   h.data_size = tar;
   h.version_major = kNeffVersionMajor;
-  std::snprintf(h.build_version, sizeof h.build_version, "baton %s", BATON_VERSION_STRING);
+  std::snprintf(h.build_version, sizeof h.build_version, "%s%s", kNeffBuiltBy, BATON_VERSION_STRING);
   h.num_tpb = h.requested_tpb_count = 1;
   h.tpb_per_node[0] = 1;
   std::snprintf(h.name, sizeof h.name, "%.*s", int(std::min<size_t>(name.size(), sizeof h.name - 1)), name.data());
@@ -81,7 +84,7 @@ Result<Neff> Neff::build(std::string_view name, uint32_t lnc, std::span<const ui
   uint8_t* p = put_entry(neff.data_ + sizeof h, kNeffIndex, index.data(), index.size());
   p = put_entry(p, kNeffProgram, program.data(), program.size());
   for (size_t i = 0; i < constants.size(); ++i)
-    p = put_entry(p, kNeffConstants + std::to_string(i), constants[i].data, constants[i].bytes);
+    if (constants[i].data) p = put_entry(p, kNeffConstants + std::to_string(i), constants[i].data, constants[i].bytes);
   return neff;
 }
 

@@ -2,7 +2,7 @@
 //
 //   baton/index.json        {"schema":"baton.neff/1","program_bytes":n,"constants":[{"name":"w","bytes":n}]}
 //   baton/program.bin       hal/program's serialized form
-//   baton/constants/<i>     constant i of the index, dense
+//   baton/constants/<i>     constant i of the index, dense; none for one with "input":true, which every launch binds by its name instead
 //
 // A compiler that lowers the program for the device would put its own NEFF here; nrt_load cannot tell the difference.
 //
@@ -45,6 +45,7 @@ static_assert(sizeof(NeffHeader) == 1024 && offsetof(NeffHeader, hash) == 172 &&
 
 inline constexpr uint64_t kNeffPackage = 2;       // guess: the newest package version
 inline constexpr uint64_t kNeffVersionMajor = 2;  // guess
+inline constexpr char kNeffBuiltBy[] = "baton ";  // build_version of what build() makes: no compiler's
 inline constexpr char kNeffIndex[] = "baton/index.json";
 inline constexpr char kNeffProgram[] = "baton/program.bin";
 inline constexpr char kNeffConstants[] = "baton/constants/";
@@ -71,6 +72,7 @@ uint32_t tar_checksum(const TarHeader&);
 
 class Neff {
  public:
+  // A constant without data is an input of the model.
   static Result<Neff> build(std::string_view name, uint32_t lnc, std::span<const uint8_t> program,
                             std::span<const baton_constant> constants);
   Neff(Neff&& o) noexcept : data_(std::exchange(o.data_, nullptr)), bytes_(std::exchange(o.bytes_, 0)) {}

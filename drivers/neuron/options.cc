@@ -9,7 +9,7 @@ namespace baton::neuron {
 namespace {
 
 constexpr std::string_view kScheme = "neuron://";
-constexpr char kKnown[] = "known options: libnrt=PATH, sysfs=PATH, env.NAME=VALUE";
+constexpr char kKnown[] = "known options: libnrt=PATH, sysfs=PATH, artifacts=FOLDER, env.NAME=VALUE";
 
 Error bad(std::string_view uri, const std::string& what) { return Error(BATON_INVALID_ARGUMENT, what, kKnown, uri); }
 
@@ -34,6 +34,8 @@ Status add_option(Options& o, std::string_view uri, std::string_view pair) {
     o.libnrt = value;
   } else if (key == "sysfs") {
     o.sysfs = value;
+  } else if (key == "artifacts") {
+    o.artifacts = value;
   } else if (key.starts_with("env.") && variable_name(key.substr(4))) {
     o.env[std::string(key.substr(4))] = value;
   } else {
@@ -63,6 +65,11 @@ Result<Options> parse_uri(std::string_view uri) {
 std::string sysfs_root() {
   const char* root = std::getenv("BATON_SYSFS_ROOT");
   return root && *root ? root : "/sys";
+}
+
+std::string artifacts_folder() {
+  const char* folder = std::getenv("BATON_NEURON_ARTIFACTS");
+  return folder ? folder : "";
 }
 
 Result<std::vector<uint32_t>> parse_cores(std::string_view list) {

@@ -1,8 +1,9 @@
 // options.hpp: everything the neuron driver can be told: the URI, and the documented variables that say which cores are ours.
 //
-//   neuron://CHIP?libnrt=PATH&sysfs=PATH&env.NAME=VALUE
+//   neuron://CHIP?libnrt=PATH&sysfs=PATH&artifacts=FOLDER&env.NAME=VALUE
 //     libnrt     the runtime library; default: libnrt.so.1 on the loader path, then /opt/aws/neuron/lib
 //     sysfs      where the kernel driver's tree is; default: BATON_SYSFS_ROOT, then /sys
+//     artifacts  a folder of compiled programs (loaded_model.hpp); default: BATON_NEURON_ARTIFACTS
 //     env.NAME   exported to the runtime before nrt_init (env.NEURON_RT_LOG_LEVEL=INFO): the runtime's settings are environment
 //                variables, and this is the one place where they can be set for a device. Restored when the last device closes.
 //                setenv is not for programs whose other threads read the environment at that moment: open devices first.
@@ -25,8 +26,10 @@ struct Options {
   uint32_t chip = 0;
   std::string libnrt;                      // empty: search
   std::string sysfs;                       // empty: sysfs_root()
+  std::string artifacts;                   // empty: artifacts_folder()
   std::map<std::string, std::string> env;  // exported before nrt_init
 };
+std::string artifacts_folder();  // BATON_NEURON_ARTIFACTS, "" where it is not set
 std::string sysfs_root();  // BATON_SYSFS_ROOT, or /sys
 Result<Options> parse_uri(std::string_view uri);
 

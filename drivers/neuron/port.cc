@@ -45,6 +45,8 @@ constexpr Symbol kSymbols[] = {
     {"nrt_get_dmabuf_fd", offsetof(Port, dmabuf_fd), "no export if v2 is missing too"},
     {"nrt_get_dmabuf_fd_v2", offsetof(Port, dmabuf_fd_v2), "only page-aligned memory can be exported"},
     {"nrt_get_vnc_memory_stats", offsetof(Port, memory_stats), "heap use counts this driver's buffers alone"},
+    {"nrt_get_model_tensor_info", offsetof(Port, tensor_info), "a compiled program is not checked against the portable one"},
+    {"nrt_free_model_tensor_info", offsetof(Port, free_tensor_info), "likewise"},
     {"baton_emu_cost_ns", offsetof(Port, cost_ns), "copies have no modelled time, as on hardware"},
     {"baton_emu_fence", offsetof(Port, fence), "as on hardware: what a NIC has written is made visible by a read of the same NIC, which is the fabric's to post"},
 };

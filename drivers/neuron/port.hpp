@@ -48,6 +48,8 @@ struct Port {
   decltype(&nrt::nrt_get_dmabuf_fd) dmabuf_fd = nullptr;
   decltype(&nrt::nrt_get_dmabuf_fd_v2) dmabuf_fd_v2 = nullptr;
   decltype(&nrt::nrt_get_vnc_memory_stats) memory_stats = nullptr;
+  decltype(&nrt::nrt_get_model_tensor_info) tensor_info = nullptr;
+  decltype(&nrt::nrt_free_model_tensor_info) free_tensor_info = nullptr;
   decltype(&nrt::baton_emu_cost_ns) cost_ns = nullptr;
   decltype(&nrt::baton_emu_fence) fence = nullptr;
 };

@@ -197,7 +197,6 @@ void Queue::execute(Request& r) {
 
 int32_t Queue::copy(Request& r, const char*& call) {
   if (!r.bytes) return nrt::kSuccess;
-  if (r.src) r.src->fence();
   if (r.src && r.dst) return copy_on_device(r, call);
   return r.src ? read_from(r, r.host, 0, r.bytes, call) : write_to(r, r.host, 0, r.bytes, call);
 }

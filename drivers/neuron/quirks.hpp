@@ -53,6 +53,17 @@ inline constexpr SysfsStatus kSysfsStatuses[] = {
     {"unsupported_neff_version", false}, {"oob_error", false}, {"hw_collectives_error", true}, {"hw_hbm_ue_error", true}, {"hw_nc_ue_error", true},
     {"hw_dma_abort_error", true}, {"hw_repairable_hbm_ue_error", true}};
 
+// Memory errors by stats/hardware name; a release has some of them: those that were corrected are of SDK 2.32.
+struct SysfsEcc {
+  const char* name;
+  bool corrected;
+};
+inline constexpr SysfsEcc kSysfsEcc[] = {{"sram_ecc_uncorrected", false}, {"mem_ecc_uncorrected", false}, {"mem_ecc_repairable_uncorrected", false},
+                                         {"sram_ecc_corrected", true}, {"mem_ecc_corrected", true}};
+// SDK 2.32, release notes; that a healthy chip names none, by an empty file or one of these words, is a guess.
+inline constexpr char kSysfsUnhealthy[] = "health_status/unhealthy_components";
+inline constexpr const char* kSysfsNobody[] = {"", "0", "none", "None"};
+
 // Which kernel driver and which runtime go together; nrt_init refuses the rest, with a status alone. Release notes 2.30 and 2.31.
 struct Pairing {
   uint32_t driver_from, driver_to;    // minor versions of 2.x that the row is about

@@ -78,12 +78,21 @@ std::optional<Health> Sysfs::health(uint32_t chip) const {
   const std::string at = device(chip), hardware = at + "/stats/hardware/";
   if (access(at.c_str(), F_OK)) return std::nullopt;
   Health h;
-  for (const char* name : {"sram_ecc_corrected", "mem_ecc_corrected"}) h.ecc_corrected += number(hardware + name);
-  for (const char* name : {"sram_ecc_uncorrected", "mem_ecc_uncorrected", "mem_ecc_repairable_uncorrected"}) h.ecc_uncorrected += number(hardware + name);
+  for (const SysfsEcc& e : kSysfsEcc) {
+    if (access((hardware + e.name).c_str(), R_OK)) continue;
+    h.has_ecc = true;
+    (e.corrected ? h.ecc_corrected : h.ecc_uncorrected) += number(hardware + e.name);
+  }
+  h.unhealthy = text(hardware + kSysfsUnhealthy).value_or("");
+  for (const char* nobody : kSysfsNobody)
+    if (h.unhealthy == nobody) h.unhealthy.clear();
   unsigned long long epoch = 0;
   double least = 0, most = 0, average = 0;
   const std::string power = text(at + "/stats/power/utilization").value_or("");
-  if (std::sscanf(power.c_str(), "POWER_STATUS_VALID,%llu,%lf,%lf,%lf", &epoch, &least, &most, &average) == 4) h.power_percent = average;
+  if (std::sscanf(power.c_str(), "POWER_STATUS_VALID,%llu,%lf,%lf,%lf", &epoch, &least, &most, &average) == 4) {
+    h.has_power = true;
+    h.power_percent = average;
+  }
   for (uint32_t k = 0;; ++k) {
     const std::string core = fmt::format("{}/neuron_core{}", at, k);
     if (access(core.c_str(), F_OK)) break;

@@ -28,12 +28,14 @@ struct SysfsChip {
 
 // Counted since the kernel driver was loaded or somebody cleared it.
 struct Health {
+  bool has_ecc = false, has_power = false;  // whether this release shows them
   uint64_t ecc_corrected = 0, ecc_uncorrected = 0;
   uint64_t executed = 0;        // executions that succeeded
   uint64_t failed = 0;          // executions that did not, whatever the reason
   uint64_t hw_errors = 0;       // those of them that the hardware is to blame for
   uint64_t memory_bytes = 0;    // device memory in use, by every process
   double power_percent = 0;     // of the most it may draw, average of the last minute
+  std::string unhealthy;        // components that call themselves so, "" for none
 };
 
 // What went wrong between two readings, as an error tells it: "2 uncorrectable ECC errors, 1 hardware error"; "" if nothing did.

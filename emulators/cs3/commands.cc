@@ -1,5 +1,6 @@
 // The command stream: one step at a time of the command at its head.
 #include "emulators/cs3/session.h"
+#include "emulators/cs3/wires.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -18,12 +19,25 @@ constexpr uint64_t kStepBytes = 1u << 20;  // of a copy, so that other sessions 
 
 void Session::step() {
   slot_turn_ = !slot_turn_;
-  if (slot_turn_ || stream_.empty()) {
+  const bool stream = stream_ready();
+  if (slot_turn_ || !stream) {
     if (Slot* s = ready_slot()) return step_slot(*s);
-    if (stream_.empty()) return;
+    if (!stream) return;
   }
   Command& c = stream_.front();
-  if (Op(c.s.op) == Op::launch && (c.s.flags & kInSlot)) return enter_slot(take(0));
+  const bool part = is_transfer(Op(c.s.op)) && (c.s.flags & kMore);  // the plan counts whole transfers
+  if (!c.met && !part) {
+    c.met = true;
+    const Status met = meet_fault(Op(c.s.op), &c);
+    if (port_->broken() || resume_ns_) return;
+    if (!met.ok()) return finish_stream(met, 0);
+  }
+  if (host_.lost) {
+    end_launch();
+    stuck_ = false;
+    return finish_stream(*host_.lost, 0);
+  }
+  if (Op(c.s.op) == Op::launch && (c.s.flags & kInSlot) && !c.hang) return enter_slot(take(0));
   const uint64_t begin = now_ns();
   cost_ns_ = 0;
   auto went = advance(c);
@@ -38,12 +52,12 @@ void Session::finish_stream(const Status& st, uint64_t cost_ns) { finish_command
 
 // `busy_ns`: what the wafer worked of `cost_ns`, which a pipeline spends with waiting too.
 void Session::finish_command(const Command& c, const Status& st, uint64_t cost_ns, uint64_t busy_ns) {
+  cost_ns += c.delay_ns;
   TelemetryReply& t = host_.wafer.counters;
   if (st.ok()) {
     if (!(c.s.flags & kMore)) ++t.ops_done;
-    t.modelled_ns += busy_ns;
-    if (Op(c.s.op) == Op::memcpy_h2d) t.bytes_in += c.s.bytes;
-    if (Op(c.s.op) == Op::memcpy_d2h) t.bytes_out += c.s.bytes;
+    t.modelled_ns += busy_ns + c.delay_ns;
+    if (is_transfer(Op(c.s.op))) (is_inward(Op(c.s.op)) ? t.bytes_in : t.bytes_out) += c.s.bytes;
     if (Op(c.s.op) == Op::launch) ++t.launches;
   } else {
     ++t.ops_failed;
@@ -51,7 +65,7 @@ void Session::finish_command(const Command& c, const Status& st, uint64_t cost_n
   Completion out{};
   out.cost_ns = cost_ns;
   out.wall_ns = c.wall_ns;
-  if (st.ok() && Op(c.s.op) == Op::memcpy_d2h && c.s.where == uint8_t(Where::arena)) out.payload_bytes = c.s.payload_bytes;
+  if (st.ok() && is_transfer(Op(c.s.op)) && !is_inward(Op(c.s.op)) && c.s.where == uint8_t(Where::arena)) out.payload_bytes = c.s.payload_bytes;
   finish(c.s, st, out);
 }
 
@@ -63,51 +77,88 @@ Result<Session::Went> Session::advance(Command& c) {
     case Op::copy: return advance_copy(c);
     case Op::fill: return advance_fill(c);
     case Op::launch: return advance_launch(c);
+    case Op::send:
+    case Op::receive: return advance_symbol(c);
     default: return Error(BATON_INTERNAL, "not a stream command");
   }
 }
 
-// A copy that came in chunks is one transaction of `total` bytes, counted with its last chunk. 16-bit elements take a 32-bit wavelet each.
-uint64_t Session::memcpy_cost(const Submission& s) const {
-  if (!host_.wafer.cost() || (s.flags & kMore)) return 0;
-  const uint64_t wire = s.element_bits == 16 && s.total <= UINT64_MAX / 2 ? s.total * 2 : s.total;
-  return uint64_t(std::llround(host_.wafer.cost()->copy_ns(wire, Op(s.op) == Op::memcpy_h2d)));
+// A transfer that came in chunks is one, of `total` bytes, counted with its last chunk.
+void Session::end_transfer(const Submission& s, const Rectangle* r) {
+  if (s.flags & kMore) return;
+  const Wires w = wires_of(s, r, host_.faults.conditions());
+  w.count(host_.wafer.counters);
+  if (host_.wafer.cost()) cost_ns_ = uint64_t(std::llround(host_.wafer.cost()->copy_ns(w.equivalent_bytes, w.inward)));
 }
 
 Result<Session::Went> Session::advance_memcpy(Command& c) {
   const Submission& s = c.s;
-  if (s.x || s.y || s.w || s.h || s.elements_per_pe)
-    return Error(BATON_UNSUPPORTED, "a rectangle of PEs: this daemon addresses sram linearly", "send w = h = 0 and an address; see the capability bits");
+  if (s.symbol > kSramSymbol) return advance_symbol(c);
+  if (s.x || s.y || s.w || s.h || s.elements_per_pe || (s.flags & (kAlongRows | kAlongColumns)))
+    return clients_bug("a rectangle of PEs, and no symbol on them", "name a symbol from get_id; sram is addressed linearly, with w = h = 0");
   BATON_ASSIGN(uint8_t* sram, host_.wafer.range(id_, s.mem, s.address, s.bytes));
-  const bool in = Op(s.op) == Op::memcpy_h2d;
+  const bool in = is_inward(Op(s.op));
   if (s.where == uint8_t(Where::region)) return advance_region(c, sram, in);
   if (in) std::memcpy(sram, c.payload.data(), s.bytes);
   else std::memcpy(port_->answer(s), sram, s.bytes);
-  cost_ns_ = memcpy_cost(s);
+  end_transfer(s, nullptr);
   return Went::over;
 }
 
-Result<Session::Went> Session::advance_region(Command& c, uint8_t* sram, bool in) {
-  const Submission& s = c.s;
+Status Session::move_region(const Submission& s, uint8_t* bytes, uint64_t count, uint64_t done, bool in) {
   if (s.region == 0 || s.region > kMaxRegions || !regions_[s.region - 1])
     return Error(BATON_INVALID_ARGUMENT, fmt::format("host memory region {} is not registered", s.region), "send region_add first");
   if (s.payload_offset > uint64_t(INT64_MAX) || s.bytes > uint64_t(INT64_MAX) - s.payload_offset)
     return Error(BATON_INVALID_ARGUMENT, fmt::format("offset {} in region {}", s.payload_offset, s.region), "");
   const int fd = regions_[s.region - 1].get();
-  uint64_t left = std::min(kStepBytes, s.bytes - c.done);
-  while (left) {
-    const off_t at = off_t(s.payload_offset + c.done);
-    const ssize_t n = in ? ::pread(fd, sram + c.done, left, at) : ::pwrite(fd, sram + c.done, left, at);
+  while (count) {
+    const off_t at = off_t(s.payload_offset + done);
+    const ssize_t n = in ? ::pread(fd, bytes, count, at) : ::pwrite(fd, bytes, count, at);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return io_error(fmt::format("host memory region {} at {}", s.region, at), errno);
     if (n == 0)
       return Error(BATON_INVALID_ARGUMENT, fmt::format("host memory region {} ends at {}, before the copy's {} + {} bytes", s.region, at, s.payload_offset, s.bytes),
                    "keep the host range inside of the memory object");
-    c.done += uint64_t(n);
-    left -= uint64_t(n);
+    bytes += n;
+    done += uint64_t(n);
+    count -= uint64_t(n);
   }
+  return {};
+}
+
+Result<Session::Went> Session::advance_region(Command& c, uint8_t* sram, bool in) {
+  const uint64_t n = std::min(kStepBytes, c.s.bytes - c.done);
+  BATON_TRY(move_region(c.s, sram + c.done, n, c.done, in));
+  c.done += n;
+  if (c.done < c.s.bytes) return Went::on;
+  end_transfer(c.s, nullptr);
+  return Went::over;
+}
+
+// By way of a buffer of a step where the host's memory is a descriptor.
+Result<Session::Went> Session::advance_symbol(Command& c) {
+  const Submission& s = c.s;
+  BATON_ASSIGN(const Symbol* symbol, symbols_.find(s.symbol));
+  BATON_ASSIGN(const Rectangle r, rectangle_of(s, *symbol, symbols_.program, host_.faults.conditions()));
+  const uint64_t bytes = uint64_t(symbol->area.w) * symbol->area.h * symbol->elements * 4;
+  BATON_ASSIGN(uint8_t* base, host_.wafer.range(id_, symbol->mem, symbol->base, bytes));
+  const PeWords words{reinterpret_cast<uint32_t*>(base), symbol->area.w, symbol->elements};
+  const bool in = is_inward(Op(s.op)), region = s.where == uint8_t(Where::region);
+  const uint64_t n = std::min(kStepBytes, s.bytes - c.done), first = (s.address + c.done) / r.element_bytes;
+  if (!region && in) {
+    scatter(r, first, {c.payload.data() + c.done, n}, words);
+  } else if (!region) {
+    gather(r, first, {port_->answer(s) + c.done, n}, words);
+  } else {
+    std::vector<uint8_t> staged(n);
+    if (in) BATON_TRY(move_region(s, staged.data(), n, c.done, true));
+    if (in) scatter(r, first, staged, words);
+    else gather(r, first, staged, words);
+    if (!in) BATON_TRY(move_region(s, staged.data(), n, c.done, false));
+  }
+  c.done += n;
   if (c.done < s.bytes) return Went::on;
-  cost_ns_ = memcpy_cost(s);
+  end_transfer(s, &r);
   return Went::over;
 }
 
@@ -230,7 +281,8 @@ Result<Session::Went> Session::advance_launch(Command& c) {
   if (step == engine::Step::failed) st = launch_.run->error();
   end_launch();
   if (!st.ok()) return st.error();
-  return Went::over;
+  stuck_ = c.hang.has_value();
+  return stuck_ ? Went::on : Went::over;
 }
 
 }  // namespace baton::cs3

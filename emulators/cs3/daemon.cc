@@ -24,10 +24,10 @@ constexpr uint64_t kEventsNs = 20'000;  // how often descriptors are looked at w
 
 Daemon::Daemon(const DaemonOptions& o, std::vector<Wafer> wafers) : options_(o), wafers_(std::move(wafers)) {
   const std::string firmware = std::string("baton-emu-cs3 " BATON_VERSION_STRING ", ") + engine::isa_name(o.isa) + ", " + std::to_string(o.threads) +
-                               (o.threads == 1 ? " thread" : " threads");
+                               (o.threads == 1 ? " thread" : " threads") + (o.numbers ? "" : ", mode=timing");
   for (size_t i = 0; i < wafers_.size(); ++i)
     hosts_.push_back({wafers_[i],
-                      engine::Options{.isa = o.isa, .threads = o.threads, .cost = wafers_[i].cost()},
+                      engine::Options{.isa = o.isa, .threads = o.threads, .cost = wafers_[i].cost(), .numbers = o.numbers},
                       firmware,
                       [this, i](uint64_t by) { reset_wafer(i, by); },
                       [this] { return uint32_t(sessions_.size()); },
@@ -35,13 +35,16 @@ Daemon::Daemon(const DaemonOptions& o, std::vector<Wafer> wafers) : options_(o),
                       [this](PeerOut& p) { return p.watch(epoll_.get(), next_id_++); }});
 }
 
-Result<std::unique_ptr<Daemon>> Daemon::start(const DaemonOptions& o, const engine::CostModel* cost) {
+Result<std::unique_ptr<Daemon>> Daemon::start(const DaemonOptions& o, const timing::WaferModel* cost) {
   std::vector<Wafer> wafers;
   for (uint32_t i = 0; i < o.wafers; ++i) {
     BATON_ASSIGN(Wafer wafer, Wafer::create(o.sram_bytes(), cost));
     wafers.push_back(std::move(wafer));
   }
   std::unique_ptr<Daemon> d(new Daemon(o, std::move(wafers)));
+  for (Host& h : d->hosts_) {  // each wafer counts for itself
+    BATON_ASSIGN(h.faults, FaultPlan::read(o.faults));
+  }
   BATON_TRY(d->listen());
   return d;
 }
@@ -171,7 +174,7 @@ int Daemon::sleep_ms() const {
   int ms = -1;
   if (!greetings_.empty()) ms = 100;
   for (const auto& s : sessions_)
-    if (s->blocked()) ms = 1;
+    if (s->blocked() || s->delayed()) ms = 1;
   return ms;
 }
 

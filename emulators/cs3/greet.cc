@@ -86,7 +86,7 @@ Welcome Daemon::make_welcome(const Greeting& g) const {
   std::memcpy(w.magic, kMagic, sizeof kMagic);
   w.major = kVersionMajor;
   w.minor = kVersionMinor;
-  w.capabilities = kCapShm | kCapRegions | kCapProgress | kCapSlots;
+  w.capabilities = kCapShm | kCapRegions | kCapProgress | kCapRectangles | kCapPorts | kCapFaults | kCapSlots;
   std::memcpy(w.boot_id, boot_id_, sizeof boot_id_);
   w.instance = instance_;
   w.epoch = wafers_[g.hello.wafer < wafers_.size() ? g.hello.wafer : 0].epoch();
@@ -116,7 +116,7 @@ void Daemon::begin_session(Greeting& g, Welcome w) {
   if (!sent || !port->watch(epoll_.get(), id).ok()) return;
   if (options_.verbose)
     std::fprintf(stderr, "session %llu by %s: pid %u, %s\n", static_cast<unsigned long long>(id), port->name(), g.hello.pid, g.hello.program);
-  sessions_.push_back(std::make_unique<Session>(id, hosts_[g.hello.wafer], std::move(port)));
+  sessions_.push_back(std::make_unique<Session>(id, hosts_[g.hello.wafer], std::move(port), g.hello.minor));
   sessions_.back()->on_wafer(g.hello.wafer);
 }
 

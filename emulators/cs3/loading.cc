@@ -1,5 +1,6 @@
 #include "emulators/cs3/loading.h"
 
+#include "emulators/cs3/ground.h"
 #include "hal/program/limits.hpp"
 
 #include <fmt/format.h>
@@ -51,6 +52,7 @@ Status Loading::parse_program() {
   uint64_t weights = 0;
   for (const program::Value& v : p->values)
     if (v.storage == program::Storage::constant) weights += dense_bytes(v);
+  BATON_TRY(lay_out(*p));
   BATON_TRY(wafer_.charge(weights, p->name));
   charged_ = weights;
   auto loader = engine::Loader::begin(bytes_, options_);
@@ -59,6 +61,16 @@ Status Loading::parse_program() {
   program_.emplace(std::move(*p));
   bytes_ = {};
   program_bytes_ = 0;
+  return {};
+}
+
+// On rectangles of PEs, each of which holds what its layer keeps; the time of an op goes by the one on which it runs.
+Status Loading::lay_out(const program::Program& p) {
+  BATON_ASSIGN(const Shape shape, shape_of(p));
+  BATON_ASSIGN(const Placement placement, place(wafer_.data(), shape, {.wafers = 1}));
+  if (!wafer_.cost()) return {};
+  BATON_ASSIGN(cost_, wafer_.cost()->placed(p, grounds_of(shape, placement)));
+  options_.cost = cost_.get();
   return {};
 }
 

@@ -39,6 +39,7 @@ class Loading {
  private:
   Status keep(Status);  // the first error stays
   Status parse_program();
+  Status lay_out(const program::Program&);
   Status add_constant();
 
   Wafer& wafer_;
@@ -48,6 +49,7 @@ class Loading {
   std::vector<uint8_t> bytes_;
   uint64_t program_bytes_ = 0;
   std::optional<program::Program> program_;
+  std::unique_ptr<engine::CostModel> cost_;  // of the program where it lies
   std::optional<engine::Loader> loader_;
   std::string constant_;
   std::unique_ptr<uint8_t[]> staging_;  // of the largest constant so far; touched as chunks come

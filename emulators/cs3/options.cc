@@ -32,8 +32,15 @@ Status set_option(DaemonOptions& o, std::string_view key, std::string_view value
   } else if (key == "timing") {
     if (value.empty()) return bad(key, value, "cs3, none, or the path of a model file");
     o.timing = value;
+  } else if (key == "faults") {
+    o.faults = value;
+  } else if (key == "clock_ghz") {
+    if (!number(value, o.clock_ghz) || !(o.clock_ghz >= 0.01 && o.clock_ghz <= 100)) return bad(key, value, "0.01 to 100; sources say 0.75, 0.85, 1.1 and 1.4");
+  } else if (key == "mode") {
+    if (value != "full" && value != "timing") return bad(key, value, "full, or timing: nothing is computed");
+    o.numbers = value == "full";
   } else {
-    return Error(BATON_INVALID_ARGUMENT, "option '" + std::string(key) + "' is not known", "options of emu+cs3://: wafers, threads, isa, sram_gb, timing");
+    return Error(BATON_INVALID_ARGUMENT, "option '" + std::string(key) + "' is not known", "options of emu+cs3://: wafers, threads, isa, sram_gb, timing, clock_ghz, mode, faults");
   }
   return {};
 }

@@ -24,10 +24,13 @@ struct DaemonOptions {
   uint32_t threads = 1;
   engine::Isa isa = engine::best_isa();
   std::string timing = "cs3";  // or "none"
+  std::string faults = {};     // fault.h: JSON, or the path of a file of it
+  double clock_ghz = 0;        // 0: as the timing model says
+  bool numbers = true;         // false (mode=timing): nothing is computed, constants may be left out, time is as in full mode
   uint64_t sram_bytes() const { return uint64_t(sram_gb * 1e9); }
 };
 
-Status set_option(DaemonOptions&, std::string_view key, std::string_view value);  // wafers, threads, isa, sram_gb, timing
+Status set_option(DaemonOptions&, std::string_view key, std::string_view value);  // wafers, threads, isa, sram_gb, timing, clock_ghz, mode, faults
 Status parse_rest(std::string_view rest, DaemonOptions&);
 
 }  // namespace baton::cs3

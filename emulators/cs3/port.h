@@ -44,6 +44,8 @@ class Port {
   virtual const char* name() const = 0;
   bool broken() const { return broken_; }
   const std::string& why() const { return why_; }
+  // Ends the link from this side.
+  void cut(std::string why) { fail(std::move(why)); }
 
  protected:
   Pop fail(std::string why) {

@@ -16,13 +16,14 @@ namespace {
 
 constexpr size_t kQueued = 2 * kSqEntries;          // an honest client has at most kSqEntries in flight
 constexpr uint64_t kQueuedBytes = 64ull << 20;      // inline payloads of queued commands (TCP)
-constexpr uint16_t kFabricW = 755, kFabricH = 1170; // usable rectangle: facts/cs3 1.3, 762x1172 less the reserved columns and rows (derived)
-constexpr uint16_t kSramSymbol = 1;
 constexpr size_t kMaxPrograms = 64;                 // guess: a session that loads more has lost count
 
 }  // namespace
 
-Session::Session(uint64_t id, Host& host, std::unique_ptr<Port> port) : id_(id), host_(host), port_(std::move(port)) {}
+Session::Session(uint64_t id, Host& host, std::unique_ptr<Port> port, uint16_t minor)
+    : id_(id), host_(host), port_(std::move(port)), minor_(minor), life_(minor == 0 ? Life::loaded : Life::fresh) {
+  symbols_.program = {0, 0, uint16_t(host_.wafer.data().usable_width()), uint16_t(host_.wafer.data().usable_height())};
+}
 
 Session::~Session() {
   end_launch();
@@ -34,7 +35,16 @@ Session::~Session() {
 // Progress fills the ring to the half at most, so that the completions of all that is in flight always have room.
 bool Session::blocked() { return port_->room() < kSqEntries + 2; }
 
-bool Session::runnable() { return !blocked() && (!stream_.empty() || ready_slot()); }
+bool Session::delayed() const { return resume_ns_ != 0; }
+
+bool Session::stream_ready() {
+  if (stream_.empty() || (stuck_ && !host_.lost)) return false;
+  if (resume_ns_ && now_ns() < resume_ns_) return false;
+  resume_ns_ = 0;
+  return true;
+}
+
+bool Session::runnable() { return !blocked() && (stream_ready() || ready_slot()); }
 
 bool Session::serve() {
   bool any = false;
@@ -43,7 +53,7 @@ bool Session::serve() {
     Payload payload;
     if (port_->next(s, payload) != Pop::got) break;
     any = true;
-    if (is_stream(Op(s.op)) && running_) {
+    if (is_stream(Op(s.op)) && running()) {
       queued_bytes_ += payload.own.size();
       stream_.push({s, std::move(payload)});
     } else {
@@ -76,6 +86,13 @@ void Session::finish(const Submission& s, const Status& st, Completion c) {
 
 void Session::control(const Submission& s, const Payload& payload) {
   Completion c{};
+  Status st = meet_fault(Op(s.op), nullptr);
+  if (st.ok() && !port_->broken()) st = serve_control(s, payload, c);
+  if (!st.ok()) ++host_.wafer.counters.ops_failed;
+  if (!port_->broken()) finish(s, st, c);
+}
+
+Status Session::serve_control(const Submission& s, const Payload& payload, Completion& c) {
   Status st;
   switch (Op(s.op)) {
     case Op::info: send_info(s, c); break;
@@ -83,20 +100,22 @@ void Session::control(const Submission& s, const Payload& payload) {
       c.payload_bytes = std::min<uint32_t>(s.payload_bytes, sizeof(TelemetryReply));
       if (c.payload_bytes) std::memcpy(port_->answer(s), &host_.wafer.counters, c.payload_bytes);
       break;
-    case Op::get_id: {
-      const std::string name(reinterpret_cast<const char*>(payload.data()), std::min<uint32_t>(s.payload_bytes, 256));
-      if (name == "sram") c.handle = kSramSymbol;
-      else st = Error(BATON_NOT_FOUND, "no symbol '" + name + "'", "symbols: sram");
-      break;
-    }
-    case Op::run: running_ = true; break;
+    case Op::get_id:
+    case Op::symbol:
+    case Op::port: st = control_symbol(s, payload, c); break;
+    case Op::fault: st = control_fault(s, payload, c); break;
+    case Op::load:
+    case Op::run:
     case Op::stop:
-      drop_everything(Error(BATON_CANCELLED, "the command stream was stopped"));
-      running_ = false;
+      if (s.payload_bytes) st = Error(BATON_UNSUPPORTED, "an artifact by its name", "an emulator takes portable programs alone: load_begin");
+      else st = control_life(Op(s.op), s);
+      break;
+    case Op::reset:
+      host_.lost.reset();
+      host_.reset(id_);
       break;
     case Op::peer_key:
     case Op::peer_open: st = control_peer(s, payload, c); break;
-    case Op::reset: host_.reset(id_); break;
     case Op::cancel: cancel(s.arg0); break;
     case Op::alloc:
     case Op::free: st = control_memory(s, c); break;
@@ -114,10 +133,32 @@ void Session::control(const Submission& s, const Payload& payload) {
         st = Error(BATON_CAPACITY, "the daemon's host has no memory for this load", "load a smaller program, or use a larger host");
       }
       break;
-    default: st = Error(BATON_INVALID_ARGUMENT, "the command stream is not running", "send run first"); break;
+    default:
+      st = clients_bug("the command stream is not running: SdkRuntime must be running to accept memcpy and launch commands",
+                       "send load and run first, and nothing after stop");
+      break;
   }
-  if (!st.ok()) ++host_.wafer.counters.ops_failed;
-  finish(s, st, c);
+  return st;
+}
+
+// As SdkRuntime has it (facts/cs3 1.1): load once, run once, commands, stop once. A reset begins anew.
+Status Session::control_life(Op op, const Submission& s) {
+  constexpr char kOrder[] = "load once, run once, then commands, stop once; connect again for another round";
+  if (op == Op::load) {
+    if (life_ != Life::fresh) return clients_bug("load comes twice", kOrder);
+    const Area all = symbols_.program, wanted{0, 0, s.w ? uint32_t(s.w) : all.w, s.h ? uint32_t(s.h) : all.h};
+    if (!all.holds(wanted)) return clients_bug(fmt::format("a program of {} PEs: {} are usable", wanted.text(), all.text()), "info says how many");
+    symbols_.program = wanted;
+    life_ = Life::loaded;
+  } else if (op == Op::run) {
+    if (life_ != Life::loaded) return clients_bug("Cannot call run() multiple times, or call run() if load() has not been called", kOrder);
+    life_ = Life::running;
+  } else {
+    if (life_ != Life::running) return clients_bug("stop without run", kOrder);
+    drop_everything(Error(BATON_CANCELLED, "the command stream was stopped"));
+    life_ = Life::stopped;
+  }
+  return {};
 }
 
 void Session::send_info(const Submission& s, Completion& c) {
@@ -129,9 +170,14 @@ void Session::send_info(const Submission& s, Completion& c) {
   r.epoch = host_.wafer.epoch();
   r.sram_bytes = host_.wafer.capacity();
   r.sram_used = host_.wafer.used();
-  r.fabric_w = kFabricW;
-  r.fabric_h = kFabricH;
+  r.fabric_w = uint16_t(host_.wafer.data().usable_width());
+  r.fabric_h = uint16_t(host_.wafer.data().usable_height());
   r.sessions = host_.sessions();
+  const Conditions& broken = host_.faults.conditions();
+  r.lost = host_.lost.has_value();
+  r.channels = uint16_t(broken.alive(0));
+  r.bad_row_count = uint16_t(broken.bad_rows.size());
+  std::copy(broken.bad_rows.begin(), broken.bad_rows.end(), r.bad_rows);
   Error::put(r.model, "CS-3");
   Error::put(r.firmware, host_.firmware);
   if (host_.wafer.cost()) Error::put(r.timing, host_.wafer.cost()->name());
@@ -140,6 +186,8 @@ void Session::send_info(const Submission& s, Completion& c) {
 }
 
 Status Session::control_memory(const Submission& s, Completion& c) {
+  if (Op(s.op) == Op::free && symbols_.uses(s.mem))
+    return clients_bug(fmt::format("buffer {} belongs to a symbol", s.mem), "a symbol's memory goes with the session");
   if (Op(s.op) == Op::free) return host_.wafer.free(id_, s.mem);
   BATON_ASSIGN(const Block* b, host_.wafer.alloc(id_, s.bytes));
   c.handle = b->handle;
@@ -196,8 +244,10 @@ Status Session::control_load(const Submission& s, const Payload& payload, Comple
 void Session::cancel(uint64_t id) {
   for (size_t i = 0; i < stream_.size(); ++i) {
     if (stream_[i].s.id != id) continue;
-    const Error e(BATON_CANCELLED, "cancelled by the client");
+    const Error e = because_of_hang(Error(BATON_CANCELLED, "cancelled by the client"));
     if (i == 0) {
+      stuck_ = false;
+      resume_ns_ = 0;
       if (stream_.front().s.op == uint16_t(Op::launch)) end_launch();
       finish_stream(e, 0);
     } else {
@@ -219,20 +269,26 @@ void Session::drop_everything(const Error& why) {
   end_launch();
   for (auto& [number, s] : slots_)
     while (!s.waiting.empty()) end_stage(s, why);
-  while (!stream_.empty()) finish(take(0).s, why, Completion{});
+  const Error cause = because_of_hang(why);
+  stuck_ = false;
+  resume_ns_ = 0;
+  while (!stream_.empty()) finish(take(0).s, cause, Completion{});
 }
 
 void Session::reset_by_other(uint64_t by_session) {
+  if (by_session != id_) {  // first: what fails below does so for this
+    Completion c{};
+    c.kind = uint8_t(Kind::lost);
+    c.epoch = host_.wafer.epoch();
+    port_->post(c, "");
+  }
   drop_everything(Error(BATON_DEVICE_LOST, fmt::format("the wafer was reset (epoch {})", host_.wafer.epoch()), "allocate and load again"));
   programs_.clear();
+  symbols_.clear();
+  symbols_.program = {0, 0, uint16_t(host_.wafer.data().usable_width()), uint16_t(host_.wafer.data().usable_height())};
   host_.wafer.free_session(id_);
-  running_ = false;
+  life_ = minor_ == 0 ? Life::loaded : Life::fresh;
   for (Fd& r : regions_) r.reset();
-  if (by_session == id_) return;
-  Completion c{};
-  c.kind = uint8_t(Kind::lost);
-  c.epoch = host_.wafer.epoch();
-  port_->post(c, "");
 }
 
 }  // namespace baton::cs3

@@ -25,6 +25,7 @@ void Session::enter_slot(Command c) {
 }
 
 bool Session::slot_ready(Slot& s) {
+  if (host_.lost) return !s.waiting.empty();
   if (s.stage) return !peer_lost_.empty() || s.stage->ready(s.inbox);
   return !s.waiting.empty();
 }
@@ -44,9 +45,10 @@ void Session::step_slot(Slot& s) {
   const uint64_t begin = now_ns();
   Status st;
   bool over = false;
-  if (!s.stage) st = begin_stage(s, s.waiting.front());
+  if (host_.lost) st = *host_.lost;
+  else if (!s.stage) st = begin_stage(s, s.waiting.front());
   if (s.stage && !peer_lost_.empty() && s.pipelined) st = Error(BATON_PEER_LOST, peer_lost_, "the client sees that daemon's loss too: reopen the device");
-  else if (s.stage && s.stage->ready(s.inbox)) over = s.stage->step(s.inbox) == Stage::Went::over;
+  else if (st.ok() && s.stage && s.stage->ready(s.inbox)) over = s.stage->step(s.inbox) == Stage::Went::over;
   const uint64_t wall = now_ns() - begin;
   s.waiting.front().wall_ns += wall;
   host_.wafer.counters.busy_ns += wall;

@@ -17,10 +17,14 @@ std::string gigabytes(uint64_t bytes) {
   return fmt::format("{} bytes", bytes);
 }
 
+constexpr uint64_t kHeadline = 44'000'000'000;  // facts/cs3 2.1: the vendor's figure, a little more than 48 KB a usable PE
+
 static uint64_t round_up(uint64_t bytes) { return (bytes + kGranule - 1) / kGranule * kGranule; }
 
-Result<Wafer> Wafer::create(uint64_t capacity, const engine::CostModel* cost) {
+Result<Wafer> Wafer::create(uint64_t capacity, const timing::WaferModel* cost) {
   Wafer w;
+  BATON_ASSIGN(w.data_, wafer_data("cs3"));
+  if (capacity != kHeadline) w.data_.pe_sram = uint32_t((capacity + w.data_.usable_pes() - 1) / w.data_.usable_pes());
   w.capacity_ = capacity;
   w.span_ = round_up(capacity);
   w.cost_ = cost;
@@ -46,7 +50,8 @@ Wafer::Wafer(Wafer&& o) noexcept
       next_handle_(o.next_handle_),
       blocks_(std::move(o.blocks_)),
       holes_(std::move(o.holes_)),
-      cost_(o.cost_) {}
+      cost_(o.cost_),
+      data_(std::move(o.data_)) {}
 
 Wafer::~Wafer() {
   if (base_) ::munmap(base_, span_);
@@ -56,7 +61,7 @@ Error Wafer::full(const std::string& what, uint64_t bytes) const {
   return Error(BATON_CAPACITY,
                fmt::format("{} of {} + weights {} + buffers {} is over the {} of SRAM", what, gigabytes(bytes), gigabytes(weights_),
                            gigabytes(buffers_), gigabytes(capacity_)),
-               "shorten the context, free buffers or programs, or start the daemon with a larger --sram-gb");
+               "shorten the context, keep fewer sequences, spill KV to host memory, or take more wafers (devctl place says how many)");
 }
 
 Result<const Block*> Wafer::alloc(uint64_t session, uint64_t bytes) {

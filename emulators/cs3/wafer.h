@@ -13,7 +13,8 @@
 #pragma once
 
 #include "drivers/cs3/link/wire.h"
-#include "emulators/engine/engine.hpp"
+#include "drivers/cs3/placement/wafer_data.hpp"
+#include "emulators/timing/wafer.hpp"
 #include "hal/baton.hpp"
 
 #include <map>
@@ -34,7 +35,7 @@ struct Block {
 
 class Wafer {
  public:
-  static Result<Wafer> create(uint64_t capacity, const engine::CostModel* cost);
+  static Result<Wafer> create(uint64_t capacity, const timing::WaferModel* cost);
   Wafer(Wafer&&) noexcept;
   ~Wafer();
 
@@ -52,7 +53,9 @@ class Wafer {
   uint64_t epoch() const { return epoch_; }
   uint64_t capacity() const { return capacity_; }
   uint64_t used() const { return weights_ + buffers_; }
-  const engine::CostModel* cost() const { return cost_; }
+  const timing::WaferModel* cost() const { return cost_; }
+  // Its PEs, on which programs are laid out. With less or more SRAM than a CS-3 has, each PE has so much less or more.
+  const WaferData& data() const { return data_; }
   TelemetryReply counters{sizeof(TelemetryReply)};
 
  private:
@@ -66,7 +69,8 @@ class Wafer {
   uint32_t next_handle_ = 1;
   std::unordered_map<uint32_t, Block> blocks_;
   std::map<uint64_t, uint64_t> holes_;  // address -> bytes
-  const engine::CostModel* cost_ = nullptr;
+  const timing::WaferModel* cost_ = nullptr;
+  WaferData data_;
 };
 
 std::string gigabytes(uint64_t bytes);  // "35.1 GB"; small amounts in MB or bytes

@@ -218,7 +218,7 @@ void find_live(const Executable::Impl& x, LaunchState& s) {
   for (uint32_t i = 0; i < x.program.values.size(); ++i) s.wanted[i] = bindable(x.program.values[i]) && s.bound[i];
   for (size_t i = x.program.ops.size(); i-- > 0;) {
     const Op& op = x.program.ops[i];
-    bool live = op.code == OpCode::kv_store || op.code == OpCode::mark || op.code == OpCode::all_reduce;
+    bool live = op.code == OpCode::kv_store || op.code == OpCode::mark || is_collective(op.code);
     for (uint32_t v : op.out) live = live || s.wanted[v];
     s.live[i] = live;
     if (live)
@@ -238,7 +238,7 @@ Status bind(Run::Impl& r, std::span<const Binding> bindings, std::span<const int
   BATON_TRY(check_caches(r));
   if (r.hooks.rank >= p.ranks) return invalid(r, fmt::format("rank {} of {}", r.hooks.rank, p.ranks), "load one lane for each rank");
   if (r.x.collective && r.x.options.numbers && !r.hooks.collective)
-    return invalid(r, fmt::format("all_reduce over {} ranks without a collective", p.ranks), "load the program on as many lanes as it has ranks");
+    return invalid(r, fmt::format("{} ranks that meet, without a collective", p.ranks), "load the program on as many lanes as it has ranks");
   place_scratch(r.x, *r.s);
   find_live(r.x, *r.s);
   return {};

@@ -1,4 +1,5 @@
 #include "emulators/engine/collective.hpp"
+#include "emulators/engine/columns.hpp"
 #include "emulators/engine/kernels.hpp"
 
 #include <fmt/format.h>
@@ -7,13 +8,14 @@
 #include <array>
 #include <bit>
 #include <chrono>
+#include <cstring>
 
 namespace baton::engine {
 
 static constexpr uint32_t kLevels = 7; // of the tree: 64 ranks
 
 TreeCollective::TreeCollective(uint32_t ranks, uint64_t timeout_ns)
-    : ranks_(ranks), timeout_ns_(timeout_ns), parts_(ranks), counts_(ranks), here_(ranks) {}
+    : ranks_(ranks), timeout_ns_(timeout_ns), calls_(ranks), here_(ranks) {}
 
 void TreeCollective::fail(const Error& e) {
   if (failed_) return;
@@ -59,7 +61,7 @@ Status TreeCollective::barrier(std::unique_lock<std::mutex>& lock, uint32_t rank
     std::string missing;
     for (uint32_t r = 0; r < ranks_; ++r)
       if (!here_[r]) missing += fmt::format("{}{}", missing.empty() ? "" : ", ", r);
-    fail(Error(BATON_DEADLINE, fmt::format("all_reduce: rank {} of {} did not come within {} ms", missing, ranks_, timeout_ns_ / 1000000),
+    fail(Error(BATON_DEADLINE, fmt::format("collective: rank {} of {} did not come within {} ms", missing, ranks_, timeout_ns_ / 1000000),
                "launch the program on every lane of the group, and look for the lane that failed first"));
   }
   if (generation_ != mine) return {};
@@ -77,7 +79,7 @@ void TreeCollective::sum_share(uint32_t rank, uint64_t count) {
   for (uint64_t at = begin; at < end; at += kChunk) {
     const uint64_t n = std::min(kChunk, end - at);
     for (uint32_t r = 0; r < ranks_; ++r) {
-      std::copy_n(parts_[r] + at, n, sum.data());
+      std::copy_n(calls_[r].x + at, n, sum.data());
       uint32_t l = 0;
       for (; (r >> l) & 1; ++l)
         for (uint64_t i = 0; i < n; ++i) sum[i] = waiting[l][i] + sum[i];
@@ -87,33 +89,63 @@ void TreeCollective::sum_share(uint32_t rank, uint64_t count) {
   }
 }
 
-Status TreeCollective::all_reduce(uint32_t rank, float* x, uint64_t count) {
+// All ranks are here, and call the same.
+Status TreeCollective::arrive(std::unique_lock<std::mutex>& lock, uint32_t rank, const Call& call) {
   if (rank >= ranks_ || !std::has_single_bit(ranks_) || ranks_ >= 1u << kLevels)
-    return Error(BATON_INVALID_ARGUMENT, fmt::format("all_reduce: rank {} of a group of {}", rank, ranks_),
-                 "a group has a power of two of ranks, up to 64");
-  std::unique_lock lock(lock_);
+    return Error(BATON_INVALID_ARGUMENT, fmt::format("{}: rank {} of a group of {}", call.name, rank, ranks_), "a group has a power of two of ranks, up to 64");
   if (failed_) return leave(lock);
-  parts_[rank] = x;
-  counts_[rank] = count;
-  BATON_TRY(barrier(lock, rank)); // every part is there
-  for (uint32_t r = 0; r < ranks_; ++r)
-    if (counts_[r] != count) {
-      fail(Error(BATON_INVALID_ARGUMENT, fmt::format("all_reduce: rank {} brings {} values, rank {} brings {}", rank, count, r, counts_[r]),
-                 "launch the same program with the same arguments on every lane"));
-      return leave(lock);
-    }
-  if (failed_) return leave(lock);
-  if (sum_.size() < count) sum_.resize(count);
+  calls_[rank] = call;
+  BATON_TRY(barrier(lock, rank));
+  for (uint32_t r = 0; r < ranks_; ++r) {
+    const Call& other = calls_[r];
+    if (other.rows == call.rows && other.width == call.width && !std::strcmp(other.name, call.name)) continue;
+    fail(Error(BATON_INVALID_ARGUMENT, fmt::format("rank {} brings [{}, {}] to {}, rank {} brings [{}, {}] to {}", rank, call.rows, call.width, call.name, r,
+                                                   other.rows, other.width, other.name),
+               "launch the same program with the same arguments on every lane"));
+    return leave(lock);
+  }
+  return failed_ ? leave(lock) : Status();
+}
+
+// sum_ is the sum of all parts, until this rank passes a barrier.
+Status TreeCollective::sum(std::unique_lock<std::mutex>& lock, uint32_t rank, const Call& call) {
+  BATON_TRY(arrive(lock, rank, call));
+  if (sum_.size() < call.count()) sum_.resize(call.count());
   ++reading_;
   lock.unlock();
-  sum_share(rank, count);
+  sum_share(rank, call.count());
   lock.lock();
   if (--reading_ == 0 && failed_) changed_.notify_all();
-  BATON_TRY(barrier(lock, rank)); // the sum is whole
+  return barrier(lock, rank);
+}
+
+Status TreeCollective::all_reduce(uint32_t rank, float* x, uint64_t count) {
+  std::unique_lock lock(lock_);
+  BATON_TRY(sum(lock, rank, {"all_reduce", x, 1, count}));
   lock.unlock();
   std::copy_n(sum_.data(), count, x);
   lock.lock();
   return barrier(lock, rank); // nobody overwrites it before all have it
+}
+
+Status TreeCollective::reduce_scatter(uint32_t rank, const float* x, uint64_t rows, uint64_t width, float* out) {
+  std::unique_lock lock(lock_);
+  BATON_TRY(sum(lock, rank, {"reduce_scatter", x, rows, width}));
+  lock.unlock();
+  take_columns({sum_.data(), 0, rows * width}, width / ranks_, ranks_, rank, out);
+  lock.lock();
+  return barrier(lock, rank);
+}
+
+Status TreeCollective::all_gather(uint32_t rank, const float* x, uint64_t rows, uint64_t width, float* out) {
+  std::unique_lock lock(lock_);
+  BATON_TRY(arrive(lock, rank, {"all_gather", x, rows, width}));
+  ++reading_;
+  lock.unlock();
+  for (uint32_t r = 0; r < ranks_; ++r) put_columns({calls_[r].x, 0, rows * width}, width, ranks_, r, out);
+  lock.lock();
+  if (--reading_ == 0 && failed_) changed_.notify_all();
+  return barrier(lock, rank); // nobody's part goes away before all have it
 }
 
 }  // namespace baton::engine

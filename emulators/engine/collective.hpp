@@ -1,9 +1,9 @@
-// collective.hpp: a rendezvous of rank threads in one process: all_reduce as a balanced binary tree in rank order, ((r0+r1)+(r2+r3))...
+// collective.hpp: a rendezvous of rank threads in one process; sums are a balanced binary tree in rank order, ((r0+r1)+(r2+r3))...
 //
 // Owner    whoever joins the ranks; it outlives their calls.
 // Threads  each rank calls from its own thread; abort and reset from any.
 // Cost     three barriers (a condition variable); each rank sums its share of the elements. Allocates when a larger count comes.
-// Errors   what abort() was given; DEADLINE naming the ranks that did not come; INVALID_ARGUMENT if ranks differ in count. Once
+// Errors   what abort() was given; DEADLINE naming the ranks that did not come; INVALID_ARGUMENT if ranks differ in count or call. Once
 //          failed, all calls fail the same until reset().
 //
 //     TreeCollective group(4, 30'000'000'000);
@@ -24,12 +24,22 @@ class TreeCollective : public Collective {
   // ranks: a power of two. timeout_ns: how long a rank waits for the others.
   TreeCollective(uint32_t ranks, uint64_t timeout_ns);
   Status all_reduce(uint32_t rank, float* x, uint64_t count) override;
+  Status all_gather(uint32_t rank, const float* x, uint64_t rows, uint64_t width, float* out) override;
+  Status reduce_scatter(uint32_t rank, const float* x, uint64_t rows, uint64_t width, float* out) override;
   // Fails the current call and all later ones on every rank; the first cause is kept.
   void abort(const Error&);
-  // Makes a failed group usable again. No rank may be inside of all_reduce.
+  // Makes a failed group usable again. No rank may be inside of a call.
   void reset();
 
  private:
+  struct Call {
+    const char* name;
+    const float* x;
+    uint64_t rows, width;
+    uint64_t count() const { return rows * width; }
+  };
+  Status arrive(std::unique_lock<std::mutex>&, uint32_t rank, const Call&);
+  Status sum(std::unique_lock<std::mutex>&, uint32_t rank, const Call&);
   Status barrier(std::unique_lock<std::mutex>&, uint32_t rank);
   void fail(const Error&); // with the lock held
   Status leave(std::unique_lock<std::mutex>&);
@@ -42,8 +52,7 @@ class TreeCollective : public Collective {
   uint32_t arrived_ = 0;
   uint32_t reading_ = 0; // ranks that read other ranks' parts without the lock
   uint64_t generation_ = 0;
-  std::vector<float*> parts_;    // by rank, of the call in progress
-  std::vector<uint64_t> counts_;
+  std::vector<Call> calls_;      // by rank, in progress
   std::vector<bool> here_;       // by rank: waits at the barrier
   std::vector<float> sum_;
   bool failed_ = false;

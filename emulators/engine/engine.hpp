@@ -31,10 +31,11 @@ struct OpWork {
   uint32_t tokens = 0;   // rows
   uint32_t context = 0;  // attention: keys seen by the last row
   uint32_t layer = 0;
-  uint64_t n = 0, k = 0; // matmul
+  uint32_t op = 0;       // its index in the program
+  uint64_t n = 0, k = 0; // matmul: its matrix; attention: keys of the last row, width of a row; rms_norm: width of a row, width that is normed
   uint64_t macs = 0, weight_bytes = 0, kv_bytes = 0, act_bytes = 0;
   uint64_t exps = 0;     // exponentials: attention's softmax, silu
-  uint32_t ranks = 1;    // all_reduce: lanes that meet
+  uint32_t ranks = 1;    // collectives: lanes that meet
   bool bf16 = false;     // matmul, attention: bf16 operands; else: of a program whose matmuls have them
 };
 
@@ -51,11 +52,16 @@ class CostModel {
   virtual double fill_ns(uint64_t) const { return 0; }              // bytes set on the device; 0: not modelled
 };
 
-// Joins the ranks of an all_reduce: blocks until every rank of the group has called, then each has the tree sum.
+// Joins the ranks of a program: each call blocks until every rank of the group has made the same. A sum is the balanced binary tree in rank
+// order: reduce_scatter gives this rank's columns of what all_reduce gives all of them.
 class Collective {
  public:
   virtual ~Collective() = default;
   virtual Status all_reduce(uint32_t rank, float* x, uint64_t count) = 0;
+  // x [rows, width] -> out [rows, ranks*width]: of each row, the ranks' in order.
+  virtual Status all_gather(uint32_t rank, const float* x, uint64_t rows, uint64_t width, float* out) = 0;
+  // x [rows, width] -> out [rows, width/ranks]; width is a multiple of ranks.
+  virtual Status reduce_scatter(uint32_t rank, const float* x, uint64_t rows, uint64_t width, float* out) = 0;
 };
 
 struct Options {

@@ -37,9 +37,9 @@ void note_uses(Executable::Impl& x) {
       case OpCode::sample:
         x.max_vocabulary = std::max(x.max_vocabulary, uint32_t(x.program.values[op.in[0]].shape[1]));
         break;
-      case OpCode::all_reduce: x.collective = true; break;
       default: break;
     }
+    x.collective |= is_collective(op.code);
   }
 }
 

@@ -68,7 +68,7 @@ struct Executable::Impl {
   std::vector<BlockTable> tables;
   std::vector<uint32_t> table_of; // by op: index into tables (kv_store, attention)
   uint32_t max_vocabulary = 0;    // of the sample ops
-  bool collective = false; // has an all_reduce
+  bool collective = false; // ranks meet in it
   bool bf16 = false;       // its matmuls round their operands to bf16
   std::vector<std::unique_ptr<LaunchState>> idle; // of runs that are over
 

@@ -141,6 +141,16 @@ Status all_reduce(Run::Impl& r, const Frame& f) {
   return r.hooks.collective->all_reduce(r.hooks.rank, f.out(), n);
 }
 
+Status all_gather(Run::Impl& r, const Frame& f) {
+  const uint32_t x = f.op().in[0];
+  return r.hooks.collective->all_gather(r.hooks.rank, f.in(0), f.rows(x), f.width(x), f.out());
+}
+
+Status reduce_scatter(Run::Impl& r, const Frame& f) {
+  const uint32_t x = f.op().in[0];
+  return r.hooks.collective->reduce_scatter(r.hooks.rank, f.in(0), f.rows(x), f.width(x), f.out());
+}
+
 void take_last(const Frame& f) {
   const uint64_t width = f.width(f.op().in[0]);
   std::memcpy(f.out(), f.in(0) + (f.rows(f.op().in[0]) - 1) * width, width * sizeof(float));
@@ -187,6 +197,8 @@ Status compute(Run::Impl& r, const Frame& f) {
     case OpCode::take_last: take_last(f); break;
     case OpCode::sample: sample(r, f); break;
     case OpCode::mark: break;
+    case OpCode::all_gather: return all_gather(r, f);
+    case OpCode::reduce_scatter: return reduce_scatter(r, f);
   }
   return {};
 }

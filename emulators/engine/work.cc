@@ -53,7 +53,9 @@ void attention(const Run::Impl& r, const Shapes& s, const Op& op, OpWork& w) {
   uint64_t keys = 0;  // summed over rows
   for (uint64_t row = 0; row < w.tokens; ++row) keys += seen(row);
   w.context = uint32_t(seen(w.tokens - 1));
-  w.macs = 2 * keys * op.heads * op.head_dim;  // q.k and p.v
+  w.n = w.context;
+  w.k = uint64_t(op.heads) * op.head_dim;
+  w.macs = 2 * keys * w.k;  // q.k and p.v
   w.exps = keys * op.heads;
   // Each key and value that any row sees is read once.
   const uint64_t touched = std::min<uint64_t>(position + w.tokens, op.window ? uint64_t(op.window) + w.tokens - 1 : UINT32_MAX);
@@ -66,12 +68,15 @@ void attention(const Run::Impl& r, const Shapes& s, const Op& op, OpWork& w) {
 OpWork work_of(const Run::Impl& r) {
   const Shapes s(r);
   const Op& op = r.x.program.ops[r.op];
-  OpWork w{.code = op.code, .layer = op.layer, .act_bytes = activations(s, op), .ranks = r.x.program.ranks, .bf16 = r.x.bf16};
+  OpWork w{.code = op.code, .layer = op.layer, .op = uint32_t(r.op), .act_bytes = activations(s, op), .ranks = r.x.program.ranks, .bf16 = r.x.bf16};
   if (!op.in.empty()) w.tokens = uint32_t(op.code == OpCode::embed ? s.rows(op.out[0]) : s.rows(op.in[0]));
   if (op.code != OpCode::embed && !op.in.empty()) w.n = s.width(op.in[0]);
   switch (op.code) {
     case OpCode::embed: w.weight_bytes = s.rows(op.out[0]) * s.width(op.out[0]) * dtype_bytes(s.value(op.in[1]).dtype); break;
-    case OpCode::rms_norm: w.weight_bytes = s.dense(op.in[1]); break;
+    case OpCode::rms_norm:
+      w.k = uint64_t(s.value(op.in[1]).shape[0]);
+      w.weight_bytes = s.dense(op.in[1]);
+      break;
     case OpCode::matmul:
       w.n = uint64_t(s.value(op.in[1]).shape[0]);
       w.k = uint64_t(s.value(op.in[1]).shape[1]);

@@ -1,6 +1,7 @@
 #include "emulators/neuron/collective.hpp"
 
 #include "drivers/neuron/nrt_abi.hpp"
+#include "emulators/engine/columns.hpp"
 #include "emulators/engine/kernels.hpp"
 
 #include <algorithm>
@@ -50,17 +51,16 @@ void Group::end(uint32_t rank, bool failed) {
   changed_.notify_all();
 }
 
-Status Group::all_reduce(uint32_t rank, float* x, uint64_t count) {
+Status Group::meet(uint32_t rank, const Call& call) {
   std::unique_lock lock(mutex_);
   Seat& me = seats_[rank];
-  if (!me.aborted.empty()) return Error(BATON_FAILED, "all_reduce: " + me.aborted);
-  me.x = x;
-  me.count = count;
+  if (!me.aborted.empty()) return Error(BATON_FAILED, "collective: " + me.aborted);
+  me.call = call;
   me.arrived = true;
   uint64_t round = round_;
   if (complete()) {
     if (agree()) {
-      reduce();
+      work();
       for (Seat& s : seats_) s.arrived = false;
       ++round_;
     } else {
@@ -69,13 +69,28 @@ Status Group::all_reduce(uint32_t rank, float* x, uint64_t count) {
     changed_.notify_all();
   }
   while (round_ == round) {
-    if (!me.aborted.empty()) return Error(BATON_FAILED, "all_reduce: " + me.aborted);
+    if (!me.aborted.empty()) return Error(BATON_FAILED, "collective: " + me.aborted);
     if (Status stop = me.stop ? me.stop() : Status(); !stop.ok()) return stop;
     changed_.wait_for(lock, kStopCheck);
   }
-  lock.unlock();
-  // The sum stays until every rank has arrived again, so after every rank has copied it.
-  std::memcpy(x, sum_.data(), count * sizeof(float));
+  return {};
+}
+
+Status Group::all_reduce(uint32_t rank, float* x, uint64_t count) {
+  BATON_TRY(meet(rank, {Kind::reduce, x, 1, count}));
+  std::memcpy(x, result_.data(), count * sizeof(float));
+  return {};
+}
+
+Status Group::reduce_scatter(uint32_t rank, const float* x, uint64_t rows, uint64_t width, float* out) {
+  BATON_TRY(meet(rank, {Kind::reduce, x, rows, width}));
+  engine::take_columns({result_.data(), 0, rows * width}, width / ranks(), ranks(), rank, out);
+  return {};
+}
+
+Status Group::all_gather(uint32_t rank, const float* x, uint64_t rows, uint64_t width, float* out) {
+  BATON_TRY(meet(rank, {Kind::gather, x, rows, width}));
+  std::memcpy(out, result_.data(), rows * width * ranks() * sizeof(float));
   return {};
 }
 
@@ -84,16 +99,23 @@ bool Group::complete() const {
 }
 
 bool Group::agree() const {
-  return std::all_of(seats_.begin(), seats_.end(),
-                     [&](const Seat& s) { return s.fingerprint == seats_[0].fingerprint && s.count == seats_[0].count; });
+  const Seat& first = seats_[0];
+  return std::all_of(seats_.begin(), seats_.end(), [&](const Seat& s) {
+    return s.fingerprint == first.fingerprint && s.call.kind == first.call.kind && s.call.rows == first.call.rows && s.call.width == first.call.width;
+  });
 }
 
-void Group::reduce() {
-  const uint64_t count = seats_[0].count;
-  if (sum_.size() < count) sum_.resize(count);
+void Group::work() {
+  const Call& call = seats_[0].call;
+  const uint64_t count = call.rows * call.width, results = call.kind == Kind::gather ? count * ranks() : count;
+  if (result_.size() < results) result_.resize(results);
+  if (call.kind == Kind::gather) {
+    for (uint32_t r = 0; r < ranks(); ++r) engine::put_columns({seats_[r].call.x, 0, count}, call.width, ranks(), r, result_.data());
+    return;
+  }
   std::vector<const float*> parts;
-  for (const Seat& s : seats_) parts.push_back(s.x);
-  tree_sum(parts, count, sum_.data());
+  for (const Seat& s : seats_) parts.push_back(s.call.x);
+  tree_sum(parts, count, result_.data());
 }
 
 void tree_sum(std::span<const float* const> parts, uint64_t count, float* out) {

@@ -1,12 +1,12 @@
-// collective.hpp: the ranks of one tensor-parallel program, joined at each all_reduce: threads of one process (shared_group.hpp: of several).
+// collective.hpp: the ranks of one tensor-parallel program, joined at each collective: threads of one process (shared_group.hpp: of several).
 //
-// The models that nrt_load_collectives made with equal rank count, program name and reductions form a group, each with its own
+// The models that nrt_load_collectives made with equal rank count, program name and collectives form a group, each with its own
 // rank. The sum is a balanced binary tree in rank order ((x0+x1)+(x2+x3)), so it has the bits of one unsharded reduction by segments.
 // Ranks that disagree on what they run (arguments, token ids) fail together instead of mixing two requests; a rank that
 // fails or is cancelled ends the others that are executing.
 //
 // Owner    models share their group; the Machine's list finds it by weak reference.
-// Threads  one executing thread for each rank; all_reduce blocks until every rank has called.
+// Threads  one executing thread for each rank; a collective blocks until every rank has called.
 // Errors   CANCELLED (this rank was asked to stop), FAILED (another rank left, ranks disagree), DEADLINE.
 //
 //     group->begin(rank, fingerprint, stop);
@@ -48,24 +48,33 @@ class Group final : public Meeting {
 
   void begin(uint32_t rank, uint64_t fingerprint, std::function<Status()> stop) override;
   Status all_reduce(uint32_t rank, float* x, uint64_t count) override;
+  Status all_gather(uint32_t rank, const float* x, uint64_t rows, uint64_t width, float* out) override;
+  Status reduce_scatter(uint32_t rank, const float* x, uint64_t rows, uint64_t width, float* out) override;
   void end(uint32_t rank, bool failed) override;
 
  private:
+  enum class Kind : uint8_t { reduce, gather };
+  struct Call {  // reduce_scatter is a reduce of which each rank takes a part
+    Kind kind = Kind::reduce;
+    const float* x = nullptr;
+    uint64_t rows = 0, width = 0;
+  };
   struct Seat {
     bool taken = false, executing = false, arrived = false;
     std::string aborted;  // why another rank ended this execution, "" if none did
-    uint64_t fingerprint = 0, count = 0;
-    float* x = nullptr;
+    uint64_t fingerprint = 0;
+    Call call;
     std::function<Status()> stop;
   };
-  bool complete() const;  // every rank has arrived, none of them on its way out
+  Status meet(uint32_t rank, const Call&);  // result_ is of this round until every rank has arrived again, so after every rank has copied it
+  bool complete() const;                    // every rank has arrived, none of them on its way out
   bool agree() const;
-  void reduce();
+  void work();
   std::string signature_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<Seat> seats_;
-  std::vector<float> sum_;
+  std::vector<float> result_;
   uint64_t round_ = 0;
 };
 

@@ -64,7 +64,7 @@ std::optional<uint64_t> Hbm::allocate(uint64_t bytes, std::string name) {
   if (!bytes || bytes > bytes_) return std::nullopt;
   bytes = (bytes + kPage - 1) / kPage * kPage;
   std::lock_guard lock(mutex_);
-  if (bytes > bytes_ - used_) return std::nullopt;
+  if (bytes > bytes_ - taken()) return std::nullopt;
   for (auto it = free_.begin(); it != free_.end(); ++it) {
     if (it->second < bytes) continue;
     auto [offset, run] = *it;
@@ -112,7 +112,7 @@ uint64_t Hbm::allocated(uint64_t offset) const {
 
 bool Hbm::reserve(uint64_t bytes) {
   std::lock_guard lock(mutex_);
-  if (bytes > bytes_ - used_) return false;
+  if (bytes > bytes_ - taken()) return false;
   used_ += bytes;
   return true;
 }
@@ -124,7 +124,7 @@ void Hbm::unreserve(uint64_t bytes) {
 
 uint64_t Hbm::used() const {
   std::lock_guard lock(mutex_);
-  return used_;
+  return taken();
 }
 
 std::map<uint64_t, Hbm::Live>::const_iterator Hbm::around(uint64_t offset) const {

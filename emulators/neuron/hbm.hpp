@@ -17,7 +17,9 @@
 #include "emulators/neuron/strict.hpp"
 #include "hal/baton.hpp"
 
+#include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -49,7 +51,10 @@ class Hbm {
   uint8_t* base() const { return base_; }      // the emulator's own
   uint8_t* window() const { return window_; }  // what callers are told; base() unless strict
   uint64_t bytes() const { return bytes_; }
-  uint64_t used() const;
+  uint64_t used() const;  // of the stack, by whomever
+  // What other processes of the machine use of the stack, asked whenever something is to be taken. They do not wait for each other: two that
+  // take the last bytes at one moment may both get them.
+  void share(std::function<uint64_t()> elsewhere) { elsewhere_ = std::move(elsewhere); }
   // Offset of `va`, in the window, if [va, va + bytes) lies within one live allocation.
   std::optional<uint64_t> find(const void* va, uint64_t bytes) const;
   // "byte 12 of tensor 'weights', 4096 bytes of hbm0": without allocating.
@@ -66,6 +71,7 @@ class Hbm {
   };
   Hbm(std::string name, int fd, uint8_t* base, uint64_t bytes);
   std::map<uint64_t, Live>::const_iterator around(uint64_t offset) const;  // under the mutex
+  uint64_t taken() const { return std::min(bytes_, used_ + (elsewhere_ ? elsewhere_() : 0)); }
   std::string name_;
   int fd_;
   uint8_t *base_, *window_;
@@ -73,7 +79,8 @@ class Hbm {
   std::optional<StrictWindow> strict_;
   std::unique_ptr<Mirror> mirror_;
   mutable std::mutex mutex_;
-  uint64_t used_ = 0;
+  uint64_t used_ = 0;  // by this process
+  std::function<uint64_t()> elsewhere_;
   std::map<uint64_t, uint64_t> free_;  // offset -> bytes, coalesced
   std::map<uint64_t, Live> live_;
 };

@@ -28,9 +28,9 @@ constexpr Known kKnown[] = {
     {"machine", "BATON_EMU_NEURON_MACHINE"}, {"chips", "BATON_EMU_NEURON_CHIPS"},   {"folder", "BATON_EMU_NEURON_FOLDER"},
     {"threads", "BATON_EMU_NEURON_THREADS"}, {"isa", "BATON_EMU_NEURON_ISA"},       {"timing", "BATON_EMU_NEURON_TIMING"},
     {"mode", "BATON_EMU_NEURON_MODE"},       {"strict", "BATON_EMU_NEURON_STRICT"}, {"visibility", "BATON_EMU_NEURON_VISIBILITY"},
-    {"faults", "BATON_EMU_NEURON_FAULTS"},   {"lnc", "NEURON_LOGICAL_NC_CONFIG"},
+    {"faults", "BATON_EMU_NEURON_FAULTS"},   {"lnc", "NEURON_LOGICAL_NC_CONFIG"},   {"neff", "BATON_EMU_NEURON_NEFF"},
 };
-constexpr char kList[] = "known options: machine, chips, folder, threads, isa, timing, mode, lnc, strict, visibility, faults, env.NAME";
+constexpr char kList[] = "known options: machine, chips, folder, threads, isa, timing, mode, lnc, strict, visibility, faults, neff, artifacts, env.NAME";
 
 Result<std::string> library_path() {
   char self[PATH_MAX];
@@ -51,7 +51,7 @@ Result<std::string> translate(const std::string& pair, Chosen& chosen) {
   size_t eq = pair.find('=');
   if (eq == std::string::npos) return Error(BATON_INVALID_ARGUMENT, "option '" + pair + "' has no value", kList);
   std::string key = pair.substr(0, eq), value = pair.substr(eq + 1);
-  if (key.starts_with("env.")) return pair;
+  if (key.starts_with("env.") || key == "artifacts") return pair;  // the driver's own
   for (const Known& k : kKnown) {
     if (key != k.option) continue;
     BATON_TRY(baton::neuron_emu::check_option(key, value));

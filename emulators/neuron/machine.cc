@@ -2,8 +2,11 @@
 
 #include "emulators/neuron/model.hpp"
 
+#include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 
 namespace baton::neuron_emu {
@@ -41,6 +44,25 @@ std::shared_ptr<nrt::Tensor> TensorSet::find(const std::string& name) {
   return it == tensors.end() ? nullptr : it->second.second;
 }
 
+namespace {
+
+// What cores of other processes use of a stack of a shared machine; those of a process that was killed are free (LNC 1 of trn2: two cores a stack).
+std::function<uint64_t()> use_elsewhere(Machine& m, uint32_t chip, uint32_t hbm) {
+  std::vector<CoreCounters*> others;
+  const uint32_t cores = m.options.machine.chip.cores, per_stack = cores / m.options.machine.chip.stacks();
+  for (uint32_t k = 0; k < cores; ++k)
+    if (k / per_stack == hbm) others.push_back(&m.page.core(chip, k));
+  return [others] {
+    uint64_t bytes = 0;
+    for (CoreCounters* c : others)
+      if (const auto holder = pid_t(c->holder.load()); holder && holder != getpid() && (kill(holder, 0) == 0 || errno == EPERM))
+        bytes += uint64_t(std::max<int64_t>(0, int64_t(c->device_total.total.load())));
+    return bytes;
+  };
+}
+
+}  // namespace
+
 Result<std::shared_ptr<Machine>> Machine::create(Options o) {
   BATON_ASSIGN(FaultPlan faults, FaultPlan::read(o.faults));
   BATON_ASSIGN(auto cost, make_cost(o));
@@ -63,6 +85,7 @@ Result<std::shared_ptr<Machine>> Machine::create(Options o) {
     if (!stack) {
       BATON_ASSIGN(stack, Hbm::create(std::to_string(core->chip) + "-hbm" + std::to_string(core->hbm_index), data.chip.hbm_bytes,
                                       {.strict = m->options.strict, .visibility = m->options.visibility}));
+      if (!m->site.folder().empty()) stack->share(use_elsewhere(*m, core->chip, core->hbm_index));
     }
     core->hbm = stack;
     m->cores.push_back(std::move(core));

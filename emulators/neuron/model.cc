@@ -4,7 +4,9 @@
 #include "emulators/neuron/gate.hpp"
 #include "emulators/neuron/process.hpp"
 
+#define XXH_STATIC_LINKING_ONLY  // the state as a value
 #include <fmt/format.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <atomic>
@@ -35,12 +37,14 @@ int32_t load_status(const Error& e) {
   }
 }
 
-// What must agree among the ranks of one program: its name and the order and width of its reductions.
+// What must agree among the ranks of one program: its name, and the order, kinds and widths of its collectives.
 std::string group_signature(const program::Program& p) {
   std::string s = p.name;
   for (const program::Op& op : p.ops)
-    if (op.code == program::OpCode::all_reduce)
+    if (is_collective(op.code)) {
+      s += fmt::format("/{}", opcode_name(op.code));
       for (int64_t d : p.values[op.in[0]].shape) s += fmt::format("/{}", d);
+    }
   return s;
 }
 
@@ -54,6 +58,19 @@ int32_t no_room(const Core& core, const std::string& name, uint64_t bytes) {
   return fail(nrt::kResource, "model '" + name + "' needs " + std::to_string(bytes) + " bytes on HBM " + std::to_string(core.hbm_index) + " of chip " +
                                   std::to_string(core.chip) + ", " + std::to_string(core.hbm->used()) + " of " +
                                   std::to_string(core.hbm->bytes()) + " are in use");
+}
+
+}  // namespace
+
+namespace {
+
+// All constants are in the container, or none is.
+int32_t check_weight_inputs(const NeffView& v, const program::Program& p) {
+  if (!v.constants.empty()) return fail(nrt::kInvalid, "of the constants of '" + p.name + "' some are inputs and some are in the NEFF");
+  for (const Value& c : p.values)
+    if (c.storage == Storage::constant && std::find(v.inputs.begin(), v.inputs.end(), c.name) == v.inputs.end())
+      return fail(nrt::kInvalid, "constant '" + c.name + "' of '" + p.name + "' is neither an input nor in the NEFF");
+  return nrt::kSuccess;
 }
 
 }  // namespace
@@ -76,6 +93,8 @@ bool HbmCharge::take(Core& core, DeviceMemory row, uint64_t bytes) {
 int32_t load_model(Machine& m, const LoadRequest& q, std::shared_ptr<nrt::Model>& out) {
   auto view = read_neff(q.neff, m.options.validate_hash);
   if (!view.ok()) return fail(load_status(view.error()), view.error());
+  if (m.options.compiled_only && view->portable)
+    return fail(nrt::kUnsupportedNeffVersion, "the container was built by no compiler: this machine takes compiled NEFFs alone (neff=compiled)");
   if (view->lnc != m.options.lnc)
     return fail(nrt::kInvalid, "the NEFF is for LNC " + std::to_string(view->lnc) + ", the machine runs LNC " + std::to_string(m.options.lnc));
   auto parsed = program::parse(view->program);
@@ -90,11 +109,18 @@ int32_t load_model(Machine& m, const LoadRequest& q, std::shared_ptr<nrt::Model>
   options.isa = m.options.isa;
   options.threads = m.options.threads;
   options.cost = m.cost.get();
-  options.numbers = m.options.numbers;
+  options.numbers = m.options.numbers && view->inputs.empty();  // else they come with a launch
   auto executable = engine::Executable::load(view->program, view->constants, options);
   if (!executable.ok()) return fail(load_status(executable.error()), executable.error());
   auto model = std::make_shared<nrt::Model>(std::move(*executable));
-  const uint64_t constants = model->executable.constant_bytes(), scratch = model->executable.scratch_bytes();
+  if (!view->inputs.empty()) {
+    if (int32_t s = check_weight_inputs(*view, *parsed)) return s;
+    model->weight_inputs = view->inputs;
+    model->program_bytes.assign(view->program.begin(), view->program.end());
+    model->options = options;
+    model->options.numbers = m.options.numbers;
+  }
+  const uint64_t constants = view->inputs.empty() ? model->executable.constant_bytes() : 0, scratch = model->executable.scratch_bytes();
   if (!model->constants.take(*q.core, DeviceMemory::constants, constants) || !model->scratch.take(*q.core, DeviceMemory::model_shared_scratchpad, scratch))
     return no_room(*q.core, parsed->name, constants + scratch);
   model->name = parsed->name;
@@ -239,6 +265,29 @@ int32_t run_status(const Execution& x, const Error& e) {
   }
 }
 
+// The weights that the input set binds, packed if they are others than those of the last launch.
+int32_t bind_weights(Execution& x) {
+  if (x.model.weight_inputs.empty() || !x.machine.options.numbers) return nrt::kSuccess;
+  std::vector<engine::Constant> constants;
+  XXH3_state_t state;
+  XXH3_64bits_reset(&state);
+  for (const std::string& name : x.model.weight_inputs) {
+    auto t = x.in.find(name);
+    if (!t) return bad_input("no tensor '" + name + "' in the input set");
+    if (int32_t s = check_tensor(x, name, *t)) return s;
+    constants.push_back({name, {t->data(), t->bytes}});
+    XXH3_64bits_update(&state, t->data(), t->bytes);
+    x.held.push_back(std::move(t));
+  }
+  const uint64_t hash = XXH3_64bits_digest(&state);
+  if (x.model.packed && hash == x.model.packed_of) return nrt::kSuccess;
+  auto packed = engine::Executable::load(x.model.program_bytes, constants, x.model.options);
+  if (!packed.ok()) return fail(nrt::kExecBadInput, packed.error());
+  x.model.packed.emplace(std::move(*packed));
+  x.model.packed_of = hash;
+  return nrt::kSuccess;
+}
+
 int32_t run(Execution& x) {
   engine::RunHooks hooks;
   hooks.rank = x.model.rank;
@@ -248,7 +297,7 @@ int32_t run(Execution& x) {
     x.progress.mark(k, offset_ns);
     return !x.progress.cancelled();
   };
-  engine::Run run(x.model.executable, x.bindings, x.args, std::move(hooks));
+  engine::Run run(x.model.runnable(), x.bindings, x.args, std::move(hooks));
   for (;;) {
     engine::Step step = run.step();
     if (step == engine::Step::done) break;
@@ -281,6 +330,7 @@ int32_t bind_and_run(Execution& x, uint64_t& busy_ns) {
     if (reads(v.storage) || writes(v.storage))
       if (int32_t s = bind_value(x, v)) return s;
   if (int32_t s = bind_args(x, p)) return s;
+  if (int32_t s = bind_weights(x)) return s;
   if (int32_t s = gate(x.machine, "nrt_execute", &core, [&x] { return x.progress.cancelled(); })) return s;
   const uint64_t start = now_ns();
   x.deadline_ns = start + x.machine.exec_timeout_ns();
@@ -332,7 +382,7 @@ struct Described {
   std::vector<uint32_t> shape;
 };
 
-std::vector<Described> described(const program::Program& p) {
+std::vector<Described> described(const program::Program& p, bool weights) {
   std::vector<Described> all;
   uint64_t marks = 0;
   for (const program::Op& op : p.ops) marks += op.code == program::OpCode::mark;
@@ -340,7 +390,7 @@ std::vector<Described> described(const program::Program& p) {
   for (const Value& v : p.values) {
     std::vector<uint32_t> shape;
     for (int64_t d : v.shape) shape.push_back(d == program::kTokens ? p.max_tokens : d == program::kSteps ? p.max_steps : uint32_t(d));
-    if (reads(v.storage)) all.push_back({v.name, nrt::kUsageInput, dtype(v.dtype), dtype_bytes(v.dtype), shape});
+    if (reads(v.storage) || (weights && v.storage == Storage::constant)) all.push_back({v.name, nrt::kUsageInput, dtype(v.dtype), dtype_bytes(v.dtype), shape});
     if (writes(v.storage)) all.push_back({v.name, nrt::kUsageOutput, dtype(v.dtype), dtype_bytes(v.dtype), shape});
   }
   if (!p.args.empty()) all.push_back({neuron::kArgsTensor, nrt::kUsageInput, nrt::kDtypeInt64, 8, {uint32_t(p.args.size())}});
@@ -351,7 +401,7 @@ std::vector<Described> described(const program::Program& p) {
 }  // namespace
 
 int32_t describe_model(nrt::Model& model, nrt::TensorInfoArray** out) {
-  std::vector<Described> all = described(model.executable.program());
+  std::vector<Described> all = described(model.executable.program(), !model.weight_inputs.empty());
   size_t shape_words = 0;
   for (const Described& d : all) shape_words += d.shape.size();
   size_t entries = sizeof(uint64_t) + all.size() * sizeof(nrt::TensorInfo);

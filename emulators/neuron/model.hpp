@@ -11,8 +11,10 @@
 #include "emulators/neuron/neff_reader.hpp"
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace baton::neuron_emu {
 
@@ -48,9 +50,16 @@ namespace baton::nrt {
 struct Model {
   explicit Model(engine::Executable e) : executable(std::move(e)) {}
   ~Model();
+  // What runs: of a model whose weights are inputs, it is packed from the tensors that a launch binds, again whenever they hold others.
+  engine::Executable& runnable() { return packed ? *packed : executable; }
   std::string name;
   neuron_emu::Core* core = nullptr;
   engine::Executable executable;
+  std::vector<std::string> weight_inputs;  // constants by name; {}: they are in the NEFF
+  std::vector<uint8_t> program_bytes;      // of such a model
+  engine::Options options;
+  std::optional<engine::Executable> packed;
+  uint64_t packed_of = 0;                  // hash of the weights
   neuron_emu::HbmCharge constants, scratch;
   uint32_t rank = 0;
   std::shared_ptr<neuron_emu::Meeting> group;  // null: one rank

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <sodium.h>
+#include <openssl/evp.h>
 
 namespace baton::neuron_emu {
 namespace {
@@ -81,6 +81,10 @@ Status read_index(Bytes text, const std::map<std::string, Bytes>& entries, NeffV
     auto entry = entries.find(path);
     if (!c.is_object() || !c.contains("name") || !c["name"].is_string() || !c.contains("bytes") || !c["bytes"].is_number_unsigned())
       return corrupt("constant " + std::to_string(i) + " of the index has no name or size");
+    if (c.contains("input") && c["input"] == true) {
+      view.inputs.push_back(c["name"].get<std::string>());
+      continue;
+    }
     if (entry == entries.end() || entry->second.size() != c["bytes"].get<uint64_t>())
       return corrupt(path + " has " + std::to_string(entry == entries.end() ? 0 : entry->second.size()) + " bytes, the index says " +
                      std::to_string(c["bytes"].get<uint64_t>()));
@@ -92,18 +96,18 @@ Status read_index(Bytes text, const std::map<std::string, Bytes>& entries, NeffV
 
 }  // namespace
 
-std::array<uint8_t, 32> neff_hash(Bytes archive) {
-  std::array<uint8_t, 32> hash;
-  static_assert(crypto_hash_sha256_BYTES == 32);
-  crypto_hash_sha256(hash.data(), archive.data(), archive.size());
+std::array<uint8_t, 32> neff_hash(Bytes archive, uint64_t package) {
+  std::array<uint8_t, 32> hash{};
+  unsigned n = 0;
+  EVP_Digest(archive.data(), archive.size(), hash.data(), &n, package < neuron::kNeffPackage ? EVP_md5() : EVP_sha256(), nullptr);
   return hash;
 }
 
 Result<NeffView> read_neff(Bytes bytes, bool validate_hash) {
   BATON_ASSIGN(NeffHeader h, read_header(bytes));
   const std::array<uint8_t, sizeof h.hash> none{};
-  if (validate_hash && h.pkg_version == neuron::kNeffPackage && std::memcmp(h.hash, none.data(), none.size()) != 0)
-    if (const auto hash = neff_hash(bytes.subspan(sizeof h)); std::memcmp(h.hash, hash.data(), hash.size()) != 0)
+  if (validate_hash && std::memcmp(h.hash, none.data(), none.size()) != 0)
+    if (const auto hash = neff_hash(bytes.subspan(sizeof h), h.pkg_version); std::memcmp(h.hash, hash.data(), hash.size()) != 0)
       return corrupt("the header's hash is not that of the " + std::to_string(h.data_size) + " bytes that follow it");
   BATON_ASSIGN(auto entries, read_tar(bytes.subspan(sizeof h)));
   auto program = entries.find(neuron::kNeffProgram);
@@ -113,6 +117,7 @@ Result<NeffView> read_neff(Bytes bytes, bool validate_hash) {
   NeffView view;
   view.name = std::string(h.name, strnlen(h.name, sizeof h.name));
   view.lnc = h.lnc_size;
+  view.portable = !std::strncmp(h.build_version, neuron::kNeffBuiltBy, sizeof neuron::kNeffBuiltBy - 1);
   view.program = program->second;
   BATON_TRY(read_index(index->second, entries, view));
   return view;

@@ -26,9 +26,11 @@ struct NeffView {
   std::span<const uint8_t> program;
   std::vector<std::string> names;           // of the constants
   std::vector<engine::Constant> constants;  // point into names and into the container
+  std::vector<std::string> inputs;          // constants that each launch binds
+  bool portable = false;                    // Baton's driver has built it, no compiler
 };
 Result<NeffView> read_neff(std::span<const uint8_t> bytes, bool validate_hash = true);
-// SHA-256 of what follows the header: the hash of package version 2 (guess which version has which; version 1's MD5 is not checked).
-std::array<uint8_t, 32> neff_hash(std::span<const uint8_t> archive);
+// Of what follows the header: SHA-256 in package version 2, in those before MD5 and then zeros (which version has which: guess).
+std::array<uint8_t, 32> neff_hash(std::span<const uint8_t> archive, uint64_t package);
 
 }  // namespace baton::neuron_emu

@@ -42,7 +42,7 @@ int32_t gather_across(Machine& m, uint32_t rank, uint32_t ranks, uint32_t bytes,
     if (now_ns() > deadline) return Error(BATON_DEADLINE, "not every rank came within " + std::to_string(m.options.exec_timeout_s) + " s");
     return {};
   });
-  const Status s = (*group)->all_gather(in, out, bytes);
+  const Status s = (*group)->gather_bytes(in, out, bytes);
   (*group)->end(rank, !s.ok());
   return s.ok() ? nrt::kSuccess : fail(meeting_status(s.error()), s.error());
 }

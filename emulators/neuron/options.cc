@@ -98,6 +98,10 @@ Result<Options> read_options() {
   o.log = !variable("NEURON_RT_LOG_LEVEL").empty();
   BATON_TRY(take("NEURON_RT_VALIDATE_HASH", 0, 1, o.validate_hash));
   BATON_TRY(take("BATON_EMU_NEURON_STRICT", 0, 1, o.strict));
+  if (std::string_view neff = variable("BATON_EMU_NEURON_NEFF"); !neff.empty()) {
+    BATON_TRY(check_option("neff", neff));
+    o.compiled_only = neff == "compiled";
+  }
   if (std::string_view seed = variable("BATON_EMU_NEURON_VISIBILITY"); !seed.empty()) {
     BATON_ASSIGN(o.visibility, number("BATON_EMU_NEURON_VISIBILITY", seed, 0, UINT64_MAX));
   }
@@ -126,6 +130,8 @@ Status check_option(std::string_view name, std::string_view value) {
   if (name == "isa") return as_status(engine::parse_isa(value));
   if (name == "mode" && value != "full" && value != "timing")
     return Error(BATON_INVALID_ARGUMENT, "mode=" + std::string(value) + " is neither full nor timing", "correct the option");
+  if (name == "neff" && value != "any" && value != "compiled")
+    return Error(BATON_INVALID_ARGUMENT, "neff=" + std::string(value) + " is neither any nor compiled", "correct the option");
   if (name == "machine") return as_status(load_machine(value));
   if (name == "timing" && value != "none" && value.find('/') == std::string_view::npos) return as_status(timing::find_model_file(value));
   return {};

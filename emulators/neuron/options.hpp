@@ -20,6 +20,7 @@
 //     BATON_EMU_NEURON_TIMING      none | a model's name or path: the model behind modelled costs (default: the machine's own)
 //     BATON_EMU_NEURON_FAULTS      a fault plan, or the path of one (fault.hpp)
 //     BATON_EMU_NEURON_STRICT      1: a load or store of device memory by the CPU ends the process (strict.hpp)
+//     BATON_EMU_NEURON_NEFF        any | compiled: status 10 for the containers that Baton's driver builds, as on hardware
 //     BATON_EMU_NEURON_VISIBILITY  a seed: what others write through a dma-buf is old to the device until it is fenced (mirror.hpp)
 //
 // Owner    a plain value.   Threads  read at the counts and at nrt_init.   Errors  one line for the first bad value.
@@ -53,6 +54,7 @@ struct Options {
   bool log = false;
   bool validate_hash = true;
   bool strict = false;
+  bool compiled_only = false;
   std::optional<uint64_t> visibility;
   std::string root_comm, faults;
   std::string runtime_folder;  // XDG_RUNTIME_DIR

@@ -1,5 +1,7 @@
 #include "emulators/neuron/shared_group.hpp"
 
+#include "emulators/engine/columns.hpp"
+
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -20,6 +22,7 @@ namespace baton::neuron_emu {
 namespace {
 
 constexpr uint64_t kSlotBytes = 1 << 20;
+constexpr uint64_t kRun = kSlotBytes / sizeof(float);
 constexpr uint32_t kMostRanks = 1024;
 constexpr uint32_t kMostGroups = 64;  // groups of one signature that are loaded at once
 constexpr long kNapNs = 1'000'000;    // a cancel is felt within this time
@@ -253,27 +256,52 @@ Status SharedGroup::wait(uint64_t round) {
   return {};
 }
 
-Status SharedGroup::all_reduce(uint32_t, float* x, uint64_t count) {
-  constexpr uint64_t kRun = kSlotBytes / sizeof(float);
+Status SharedGroup::meet(const void* data, uint64_t bytes, uint64_t& round) {
+  BATON_TRY(arrive(data, bytes, round));
+  return wait(round);
+}
+
+// take(run): the sum of all ranks, run by run.
+template <class Take>
+Status SharedGroup::sums(const float* x, uint64_t count, Take take) {
   std::vector<const float*> parts(page_->ranks);
+  std::vector<float> sum(std::min(count, kRun));
   for (uint64_t at = 0; at < count; at += kRun) {
     const uint64_t n = std::min(kRun, count - at);
     uint64_t round = 0;
-    BATON_TRY(arrive(x + at, n * sizeof(float), round));
-    BATON_TRY(wait(round));
+    BATON_TRY(meet(x + at, n * sizeof(float), round));
     for (uint32_t r = 0; r < page_->ranks; ++r) parts[r] = reinterpret_cast<const float*>(slot(round, r));
-    tree_sum(parts, n, x + at);
+    tree_sum(parts, n, sum.data());
+    take(engine::MatrixRun{sum.data(), at, n});
   }
   return {};
 }
 
-Status SharedGroup::all_gather(const void* in, void* out, uint64_t bytes) {
+Status SharedGroup::all_reduce(uint32_t, float* x, uint64_t count) {
+  return sums(x, count, [&](const engine::MatrixRun& run) { std::memcpy(x + run.at, run.data, run.n * sizeof(float)); });
+}
+
+Status SharedGroup::reduce_scatter(uint32_t, const float* x, uint64_t rows, uint64_t width, float* out) {
+  return sums(x, rows * width, [&](const engine::MatrixRun& run) { engine::take_columns(run, width / page_->ranks, page_->ranks, rank_, out); });
+}
+
+Status SharedGroup::all_gather(uint32_t, const float* x, uint64_t rows, uint64_t width, float* out) {
+  const uint64_t count = rows * width;
+  for (uint64_t at = 0; at < count; at += kRun) {
+    const uint64_t n = std::min(kRun, count - at);
+    uint64_t round = 0;
+    BATON_TRY(meet(x + at, n * sizeof(float), round));
+    for (uint32_t r = 0; r < page_->ranks; ++r) engine::put_columns({reinterpret_cast<const float*>(slot(round, r)), at, n}, width, page_->ranks, r, out);
+  }
+  return {};
+}
+
+Status SharedGroup::gather_bytes(const void* in, void* out, uint64_t bytes) {
   uint64_t at = 0;
   do {
     const uint64_t n = std::min(kSlotBytes, bytes - at);
     uint64_t round = 0;
-    BATON_TRY(arrive(static_cast<const uint8_t*>(in) + at, n, round));
-    BATON_TRY(wait(round));
+    BATON_TRY(meet(static_cast<const uint8_t*>(in) + at, n, round));
     for (uint32_t r = 0; n && r < page_->ranks; ++r) std::memcpy(static_cast<uint8_t*>(out) + r * bytes + at, slot(round, r), n);
     at += n;
   } while (at < bytes);

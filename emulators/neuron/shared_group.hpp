@@ -32,7 +32,9 @@ class SharedGroup final : public Meeting {
 
   void begin(uint32_t rank, uint64_t fingerprint, std::function<Status()> stop) override;
   Status all_reduce(uint32_t rank, float* x, uint64_t count) override;
-  Status all_gather(const void* in, void* out, uint64_t bytes);  // bytes 0: a barrier
+  Status all_gather(uint32_t rank, const float* x, uint64_t rows, uint64_t width, float* out) override;
+  Status reduce_scatter(uint32_t rank, const float* x, uint64_t rows, uint64_t width, float* out) override;
+  Status gather_bytes(const void* in, void* out, uint64_t bytes);  // rank order; bytes 0: a barrier
   void end(uint32_t rank, bool failed) override;
   void leave(uint32_t) override {}  // with the object
 
@@ -43,8 +45,11 @@ class SharedGroup final : public Meeting {
   SharedGroup(Site site, std::string path, int fd, Page* page, uint64_t bytes, uint32_t rank);
   static Result<std::shared_ptr<SharedGroup>> sit(const Site&, const std::string& path, uint32_t rank, uint32_t ranks, bool& taken);
   const uint8_t* slot(uint64_t round, uint32_t rank) const;
+  Status meet(const void* data, uint64_t bytes, uint64_t& round);
   Status arrive(const void* data, uint64_t bytes, uint64_t& round);
   Status wait(uint64_t round);
+  template <class Take>
+  Status sums(const float* x, uint64_t count, Take take);
   bool complete() const;
   void abort_all(const char* why);
   uint32_t dead_rank() const;  // ranks: none

@@ -20,7 +20,7 @@ Status take_constants(const ModelFile&, std::string_view where, std::span<const 
 
 // "neuron-core": a roofline of the engines, HBM, DMA and NeuronLink.
 Result<std::unique_ptr<engine::CostModel>> make_neuron_core(const ModelFile&, std::string_view where, uint32_t lane_cores);
-// "wafer": dominated by collectives over the mesh.
+// "wafer": dominated by collectives over the mesh (wafer.hpp).
 Result<std::unique_ptr<engine::CostModel>> make_wafer(const ModelFile&, std::string_view where);
 
 }  // namespace baton::timing

@@ -45,20 +45,25 @@ class NeuronCore : public engine::CostModel {
     if (w.code == OpCode::mark) return 0;
     // A compiler keeps the activations of a bf16 model in bf16, the engine's are f32.
     const double activations = double(w.act_bytes) / sizeof(float) * (w.bf16 ? activation_ : sizeof(float));
-    if (w.code == OpCode::all_reduce) return all_reduce_ns(activations / 2, w.ranks); // in and out
+    switch (w.code) {
+      case OpCode::all_reduce: return rings_ns(activations / 2, w.ranks, 2);  // in and out
+      case OpCode::all_gather:
+      case OpCode::reduce_scatter: return rings_ns(activations * w.ranks / (w.ranks + 1), w.ranks, 1);  // a part and the whole
+      default: break;
+    }
     const double spilled = std::max(0.0, activations - sbuf_);
     const double memory = (double(w.weight_bytes) + double(w.kv_bytes) + spilled) / (hbm_ * hbm_efficiency_);
     return op_fixed_ + std::max({compute_seconds(w), double(w.exps) * exp_flops_ / scalar_, memory}) * kNs;
   }
 
  private:
-  // Reduce-scatter and all-gather, first between the lanes of a chip through their DMA engines, then around a ring of chips. A step of
-  // either ring is one DMA write to the neighbour; a chip's lanes share its links.
-  double all_reduce_ns(double bytes, uint32_t ranks) const {
+  // `rounds` of the rings: reduce-scatter or all-gather is one, all-reduce is both. First between the lanes of a chip through their DMA
+  // engines, then around a ring of chips. A step of either ring is one DMA write to the neighbour; a chip's lanes share its links.
+  double rings_ns(double bytes, uint32_t ranks, double rounds) const {
     const double lanes = std::min<double>(ranks, std::floor(chip_cores_ / lane_)), chips = std::ceil(double(ranks) / lanes);
-    const double steps = 2 * (lanes - 1) + 2 * (chips - 1);
-    const double on_chip = 2 * bytes * (lanes - 1) / lanes / dma_;
-    const double between = 2 * bytes * (chips - 1) / chips / (link_ * link_efficiency_);
+    const double steps = rounds * (lanes - 1 + chips - 1);
+    const double on_chip = rounds * bytes * (lanes - 1) / lanes / dma_;
+    const double between = rounds * bytes * (chips - 1) / chips / (link_ * link_efficiency_);
     return link_fixed_ + steps * dma_fixed_ + (on_chip + between) * kNs;
   }
 

@@ -142,14 +142,18 @@ Result<std::unique_ptr<engine::CostModel>> make_cost_model(const ModelFile& m, s
   return corrupt(where, fmt::format("form '{}' is not one of neuron-core, wafer", m.form));
 }
 
-Result<std::unique_ptr<engine::CostModel>> load_cost_model(std::string_view name_or_path, uint32_t lane_cores) {
+Result<ModelFile> load_model_file(std::string_view name_or_path) {
   std::string path(name_or_path);
   if (path.find('/') == std::string::npos) {
     BATON_ASSIGN(path, find_model_file(name_or_path));
   }
   BATON_ASSIGN(std::string text, read_file(path));
-  BATON_ASSIGN(ModelFile m, parse_model_file(text, path));
-  return make_cost_model(m, path, lane_cores);
+  return parse_model_file(text, path);
+}
+
+Result<std::unique_ptr<engine::CostModel>> load_cost_model(std::string_view name_or_path, uint32_t lane_cores) {
+  BATON_ASSIGN(const ModelFile m, load_model_file(name_or_path));
+  return make_cost_model(m, name_or_path, lane_cores);
 }
 
 }  // namespace baton::timing

@@ -38,6 +38,8 @@ struct ModelFile {
 Result<std::string> find_model_file(std::string_view name);
 // A folder of data files ("timing", "machines") beside the library or program that this is linked into; "" if there is none.
 std::string data_folder(std::string_view kind);
+// By name or path, as load_cost_model.
+Result<ModelFile> load_model_file(std::string_view name_or_path);
 // `where` is named in errors.
 Result<ModelFile> parse_model_file(std::string_view json, std::string_view where);
 Result<std::unique_ptr<engine::CostModel>> make_cost_model(const ModelFile&, std::string_view where, uint32_t lane_cores = 0);

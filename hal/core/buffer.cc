@@ -61,6 +61,16 @@ void find_descriptor(baton_buffer* b) {
   if (d->driver->export_buffer(d->handle, b->memory, &b->fd, &b->fd_offset, &e) != BATON_OK) b->fd = -1;
 }
 
+int32_t fence(baton_buffer* b, uint64_t offset, uint64_t bytes, baton_error* error) {
+  const baton_device* d = b->device;
+  if (!d->driver->fence || !bytes) return BATON_OK;
+  baton_error e = blank_error();
+  const int32_t code = d->driver->fence(d->handle, b->memory, offset, bytes, &e);
+  if (code == BATON_OK) return BATON_OK;
+  complete_error(e, code, d->uri.c_str(), b->epoch, "fence");
+  return fail(error, e);
+}
+
 void release(baton_buffer* b) {
   if (--b->references == 0 && b->freed) b->device->instance->dead_buffers.push_back(b);
 }
@@ -162,6 +172,17 @@ int32_t baton_export(baton_buffer* b, int* fd, uint64_t* offset, baton_error* er
     Hold hold(d->instance);
     v->memory.written_elsewhere(b);
   }
+  return ok(error);
+}
+
+int32_t baton_fence(baton_buffer* b, uint64_t offset, uint64_t bytes, baton_error* error) {
+  if (!b) return fail(error, make_error(BATON_INVALID_ARGUMENT, "", "", "baton_fence: buffer is NULL"));
+  if (int32_t code = check_alive(b, "baton_fence", error)) return code;
+  if (bytes > b->bytes || offset > b->bytes - bytes)
+    return fail(error, make_error(BATON_INVALID_ARGUMENT, b->device->uri.c_str(), "", "baton_fence: %llu bytes at %llu of a buffer of %llu",
+                                  static_cast<unsigned long long>(bytes), static_cast<unsigned long long>(offset), static_cast<unsigned long long>(b->bytes)));
+  if (int32_t code = check_epoch(b->device, b->epoch, "buffer", error)) return code;
+  if (int32_t code = fence(b, offset, bytes, error)) return code;
   return ok(error);
 }
 

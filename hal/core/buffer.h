@@ -30,6 +30,8 @@ namespace baton::core {
 void* host_address(baton_buffer*, baton_error* why);
 // Fills fd and fd_offset if the memory can be exported.
 void find_descriptor(baton_buffer*);
+// baton_fence without its checks; takes no lock (hal/baton.h: the driver's slot may be called at any time).
+int32_t fence(baton_buffer*, uint64_t offset, uint64_t bytes, baton_error*);
 inline void retain(baton_buffer* b) { ++b->references; }
 void release(baton_buffer*);  // instance lock held
 void free_dead_buffers(baton_instance*);

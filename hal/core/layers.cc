@@ -44,6 +44,7 @@ baton_driver over(const baton_driver& layer, const baton_driver& next) {
   fill_slot<&D::queue_close>(t, layer, next);
   fill_slot<&D::submit>(t, layer, next);
   fill_slot<&D::poll>(t, layer, next);
+  fill_slot<&D::fence>(t, layer, next);
   // A layer's own queue is to be closed and polled, whether what is below needs it or not.
   if (layer.queue_open && next.queue_open) {
     t.queue_close = layer.queue_close;

@@ -369,6 +369,17 @@ void complete_at(Op* op, uint64_t end_ns, const baton_error* error) {
   recycle(op);
 }
 
+namespace {
+
+// A COPY that another device's driver has written into memory of its own kind: complete for the writer is not visible for the reader.
+int32_t fence_destination(const Op* op, baton_error* error) {
+  baton_buffer* b = op->opcode == BATON_OP_COPY && op->uses ? op->buffer[1] : nullptr;
+  if (!b || b->device == op->queue->device || !b->device->driver->fence || !b->address || op->u.copy.dst.mem) return BATON_OK;
+  return fence(b, uint64_t(static_cast<uint8_t*>(op->u.copy.dst.ptr) - static_cast<uint8_t*>(b->address)), op->bytes, error);
+}
+
+}  // namespace
+
 void complete(Op* op, uint64_t cost_ns, const baton_error* error) {
   op->start_ns = begin_ns(op);
   uint64_t end = op->start_ns + cost_ns;
@@ -378,6 +389,8 @@ void complete(Op* op, uint64_t cost_ns, const baton_error* error) {
     const baton_error e = stale_error(d);
     return complete_at(op, end, &e);
   }
+  baton_error e;
+  if (!error && fence_destination(op, &e)) error = &e;
   complete_at(op, end, error);
 }
 

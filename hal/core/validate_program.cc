@@ -11,22 +11,24 @@ namespace wire = baton::program::wire;
 
 // Numbers of program.hpp's enums; they are of the serialized form and never change.
 enum Storage : uint8_t { kInput = 1, kOutput = 2, kInout = 3, kCache = 4 };
-enum OpCode : uint8_t { kEmbed = 1, kRmsNorm, kMatmul, kRope, kKvStore, kAttention, kSiluMul, kAdd, kAllReduce, kTakeLast };
+enum OpCode : uint8_t { kEmbed = 1, kRmsNorm, kMatmul, kRope, kKvStore, kAttention, kSiluMul, kAdd, kAllReduce, kTakeLast, kAllGather = 13, kReduceScatter = 14 };
 enum Arg : uint8_t { kArgTokens = 1, kArgPosition = 2 };
 constexpr int64_t kAxisTokens = -1;  // of a shape; other negative axes are not known here
 
 // As the program's own reader bounds it: tables may share one long vector, so that a small file can name much.
 constexpr uint32_t kDepth = 4, kMaxTables = 1u << 21, kMaxArgs = 7, kMaxName = 255, kMaxAxes = 8, kMaxOperands = 8;
 
-bool element_wise(uint8_t opcode) {
-  return opcode == kRmsNorm || opcode == kMatmul || opcode == kRope || opcode == kSiluMul || opcode == kAdd || opcode == kAllReduce;
+// Reads all of its activations and writes all of its output.
+bool whole(uint8_t opcode) {
+  return opcode == kRmsNorm || opcode == kMatmul || opcode == kRope || opcode == kSiluMul || opcode == kAdd || opcode == kAllReduce || opcode == kAllGather ||
+         opcode == kReduceScatter;
 }
 
 }  // namespace
 
 // Which part of an operand an op reads whatever the data are.
 void ProgramUse::note_input(uint8_t opcode, size_t place, ValueUse& v, uint32_t window, uint32_t block_tokens) const {
-  if (element_wise(opcode)) v.read_whole = true;
+  if (whole(opcode)) v.read_whole = true;
   if (opcode == kEmbed && place == 0) (loop_ ? v.read_first : v.read_whole) = true;
   if ((opcode == kKvStore && place < 2) || (opcode == kAttention && place == 0)) v.read_whole = true;
   if (opcode == kAttention && place == 1 && !window) v.attended = true;
@@ -64,7 +66,7 @@ std::optional<ProgramUse> ProgramUse::of(const void* bytes, uint64_t count) {
       if (const uint32_t at = op->inputs()->Get(k); at < use.values_.size())
         use.note_input(op->code(), k, use.values_[at], op->window(), block_tokens);
     for (uint32_t k = 0; op->outputs() && k < op->outputs()->size(); ++k)
-      if (const uint32_t at = op->outputs()->Get(k); at < use.values_.size() && (element_wise(op->code()) || op->code() == kTakeLast))
+      if (const uint32_t at = op->outputs()->Get(k); at < use.values_.size() && (whole(op->code()) || op->code() == kTakeLast))
         use.values_[at].written_whole = !use.loop_;
   }
   return use;

@@ -79,6 +79,14 @@ uint32_t Builder::add(uint32_t a, uint32_t b) { return emit({.code = OpCode::add
 
 uint32_t Builder::all_reduce(uint32_t x) { return emit({.code = OpCode::all_reduce, .in = {x}}, DType::f32, shape_of(p_, x)); }
 
+uint32_t Builder::all_gather(uint32_t x) {
+  return emit({.code = OpCode::all_gather, .in = {x}}, DType::f32, {axis(shape_of(p_, x), 0), axis(shape_of(p_, x), 1) * p_.ranks});
+}
+
+uint32_t Builder::reduce_scatter(uint32_t x) {
+  return emit({.code = OpCode::reduce_scatter, .in = {x}}, DType::f32, {axis(shape_of(p_, x), 0), p_.ranks ? axis(shape_of(p_, x), 1) / p_.ranks : 0});
+}
+
 uint32_t Builder::take_last(uint32_t x) {
   return emit({.code = OpCode::take_last, .in = {x}}, DType::f32, {1, axis(shape_of(p_, x), 1)});
 }

@@ -118,7 +118,7 @@ Status read_view(const Json& j, size_t i, KvView& v) {
 Status read_op(const Json& j, size_t i, Program& p, const std::map<std::string, uint32_t>& index) {
   Op op;
   Fields f(j, fmt::format("op {}", i));
-  f.take_name("op", op.code, opcode_name, OpCode::mark);
+  f.take_name("op", op.code, opcode_name, kLastOpCode);
   for (auto [key, list] : {std::pair{"in", &op.in}, std::pair{"out", &op.out}})
     f.each(key, [&, key = key, list = list](const Json& name, size_t) {
       auto it = name.is_string() ? index.find(name.get_ref<const std::string&>()) : index.end();

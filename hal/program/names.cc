@@ -29,6 +29,8 @@ const char* opcode_name(OpCode c) {
     case OpCode::take_last: return "take_last";
     case OpCode::sample: return "sample";
     case OpCode::mark: return "mark";
+    case OpCode::all_gather: return "all_gather";
+    case OpCode::reduce_scatter: return "reduce_scatter";
   }
   return "op?";
 }

@@ -10,7 +10,7 @@
 //
 // The numbers are defined, not incidental (see emulators/engine/README.md): a matmul sums bf16 products in the order of
 // TDPBF16PS within each of `segments` equal runs of K, then adds the segments as a balanced binary tree, so that any
-// power-of-two sharding of K followed by all_reduce gives the same bits.
+// power-of-two sharding of K followed by all_reduce, or by reduce_scatter and all_gather, gives the same bits.
 //
 //     BATON_ASSIGN(Program p, std::move(builder).finish());
 //     std::vector<uint8_t> bytes = serialize(p);
@@ -89,8 +89,13 @@ enum class OpCode : uint8_t {
                //   args temperature (0: greedy, lowest index wins), top_p, seed, position; stop ends the loop after this iteration
                //   and leaves -1 in the rest of the buffer
   mark,        // [] -> []: progress. Mark k of a launch is the k-th executed
+  all_gather,     // [x f32[T,N]] -> f32[T,ranks*N]: of each row, the columns of all ranks in rank order
+  reduce_scatter, // [x f32[T,ranks*N]] -> f32[T,N]: this rank's columns of what all_reduce gives, bit for bit
 };
+inline constexpr OpCode kLastOpCode = OpCode::reduce_scatter; // the highest number
 const char* opcode_name(OpCode c); // "rms_norm"
+// Whether all ranks of the program meet in it.
+inline bool is_collective(OpCode c) { return c == OpCode::all_reduce || c == OpCode::all_gather || c == OpCode::reduce_scatter; }
 
 // Activations of a matmul or attention: bf16 rounds them (RNE) before multiplying (AMX); f32 keeps them.
 enum class Act : uint8_t { f32 = 1, bf16 = 2 };
@@ -130,7 +135,7 @@ const char* arg_name(Arg a); // "top_p"
 // What a device can launch: ops in order, over values by index. Plain data.
 struct Program {
   std::string name;         // shown in errors
-  uint32_t ranks = 1;       // lanes that run it together (all_reduce)
+  uint32_t ranks = 1;       // lanes that run it together (all_reduce, all_gather, reduce_scatter)
   bool loop = false;        // all ops run arg `steps` times, position + iteration each time; T = 1
   uint32_t max_tokens = 1;  // bound of kTokens
   uint32_t max_steps = 1;   // bound of kSteps
@@ -146,6 +151,9 @@ Status verify(const Program&);
 std::string dump(const Program&);
 // The bytes that baton_load takes. A program that does not verify is serialized all the same, and refused by parse.
 std::vector<uint8_t> serialize(const Program&);
+// 32 hex digits of serialized bytes (FNV-1a, 128 bits): the program's name where something made of it is kept. Static shapes are part of it: a
+// program for other bounds is another. No defence against somebody who looks for two of one name.
+std::string fingerprint(std::span<const uint8_t> bytes);
 // Checks the bytes (FlatBuffers verifier, version), then verify(). Safe on hostile bytes.
 // Errors   CORRUPT, VERSION for the bytes; INVALID_ARGUMENT as verify.
 Result<Program> parse(std::span<const uint8_t> bytes);
@@ -185,6 +193,8 @@ class Builder {
   uint32_t silu_mul(uint32_t gate, uint32_t up); // OpCode::silu_mul
   uint32_t add(uint32_t a, uint32_t b);          // OpCode::add
   uint32_t all_reduce(uint32_t x);               // OpCode::all_reduce
+  uint32_t all_gather(uint32_t x);               // OpCode::all_gather; set ranks before
+  uint32_t reduce_scatter(uint32_t x);           // OpCode::reduce_scatter; set ranks before
   uint32_t take_last(uint32_t x);                // OpCode::take_last
   void sample(uint32_t logits, uint32_t token, std::vector<int32_t> stops); // OpCode::sample
   void mark();                                                              // OpCode::mark

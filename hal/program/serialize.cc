@@ -156,4 +156,11 @@ Result<Program> parse(std::span<const uint8_t> bytes) {
   return p;
 }
 
+std::string fingerprint(std::span<const uint8_t> bytes) {
+  unsigned __int128 h = (static_cast<unsigned __int128>(0x6c62272e07bb0142) << 64) | 0x62b821756295c58d;
+  constexpr unsigned __int128 kPrime = (static_cast<unsigned __int128>(1) << 88) | 0x13b;
+  for (uint8_t b : bytes) h = (h ^ b) * kPrime;
+  return fmt::format("{:016x}{:016x}", uint64_t(h >> 64), uint64_t(h));
+}
+
 }  // namespace baton::program

@@ -116,6 +116,8 @@ const Signature* signature(OpCode c) {
       {{activation}, {activation}},                            // take_last
       {{activation}, {integers}},                              // sample
       {{}, {}},                                                // mark
+      {{activation}, {activation}},                            // all_gather
+      {{activation}, {activation}},                            // reduce_scatter
   };
   size_t i = size_t(c);
   return i == 0 || i >= std::size(all) ? nullptr : &all[i];

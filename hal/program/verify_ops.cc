@@ -167,6 +167,21 @@ Status Rules::attention(const Op& op) {
   return cache(op, op.in[1], in(2));
 }
 
+Status Rules::several_ranks() const {
+  return p_.ranks > 1 ? Status() : fail("the program has one rank: nobody to meet");
+}
+
+// `whole` has the columns of all ranks, `part` one rank's.
+Status Rules::shards(const Value& part, const Value& whole) const {
+  BATON_TRY(several_ranks());
+  BATON_TRY(rows(part, "operand"));
+  BATON_TRY(rows(whole, "operand"));
+  if (row_axis(part) != row_axis(whole)) return fail(fmt::format("{} and {} must have the same rows", shown(part), shown(whole)));
+  if (whole.shape[1] % p_.ranks || whole.shape[1] / p_.ranks != part.shape[1])
+    return fail(fmt::format("{} must be {} ranks as wide as {}", shown(whole), p_.ranks, shown(part)));
+  return {};
+}
+
 Status Rules::take_last() {
   BATON_TRY(rows(in(0), "input"));
   BATON_TRY(rows(out(0), "output"));
@@ -205,8 +220,10 @@ Status Rules::op(size_t index) {
     case OpCode::silu_mul:
     case OpCode::add: return same_shape({&in(0), &in(1), &out(0)});
     case OpCode::all_reduce:
-      if (p_.ranks == 1) return fail("the program has one rank: nothing to reduce over");
+      BATON_TRY(several_ranks());
       return same_shape({&in(0), &out(0)});
+    case OpCode::all_gather: return shards(in(0), out(0));
+    case OpCode::reduce_scatter: return shards(out(0), in(0));
     case OpCode::take_last: return take_last();
     case OpCode::sample: return sample(o);
     case OpCode::mark: return {};

@@ -33,6 +33,8 @@ class Rules {
   Status kv_store(const Op& op);
   Status attention(const Op& op);
   Status same_shape(std::initializer_list<const Value*> values);
+  Status several_ranks() const;
+  Status shards(const Value& part, const Value& whole) const;
   Status take_last();
   Status sample(const Op& op);
 

@@ -43,7 +43,8 @@ class baton_device_info(Struct):
 
 class baton_telemetry(Struct):
     _fields_ = [("struct_size", u32), ("reserved", u32), ("ops_done", u64), ("ops_failed", u64), ("launches", u64), ("bytes_in", u64),
-                ("bytes_out", u64), ("busy_ns", u64), ("modelled_ns", u64)]
+                ("bytes_out", u64), ("busy_ns", u64), ("modelled_ns", u64), ("health", u32), ("instruments", u32), ("ecc_corrected", u64),
+                ("ecc_uncorrected", u64), ("hw_errors", u64), ("power_percent_x100", u32), ("reserved2", u32)]
 
 
 class baton_constant(Struct):
@@ -121,6 +122,7 @@ PROTOTYPES = {
     "baton_buffer_bytes": (u64, [_P]),
     "baton_map": (i32, [_P, _OUT, _E]),
     "baton_export": (i32, [_P, c.POINTER(c.c_int), c.POINTER(u64), _E]),
+    "baton_fence": (i32, [_P, u64, u64, _E]),
     "baton_import": (i32, [_P, c.c_int, u64, u64, _OUT, _E]),
     "baton_load": (i32, [_P, u32, _P, u64, c.POINTER(baton_constant), u32, u32, u32, _OUT, _E]),
     "baton_unload": (None, [_P]),

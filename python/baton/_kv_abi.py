@@ -17,7 +17,7 @@ class baton_kv_layout(Struct):
 class baton_kv_endpoint_options(Struct):
     _fields_ = [("struct_size", u32), ("reserved", u32), ("instance", c.c_void_p), ("listen", c.c_char_p), ("name", c.c_char_p),
                 ("key_file", c.c_char_p), ("key", c.c_char_p), ("identity", c.c_char_p), ("known_peers", c.c_char_p), ("lease_ns", u64),
-                ("accept_roles", c.c_char_p), ("recheck_peers_ns", u64), ("hold_beat_ns", u64), ("seal_bulk", u32), ("reserved2", u32)]
+                ("accept_roles", c.c_char_p), ("recheck_peers_ns", u64), ("hold_beat_ns", u64), ("seal_bulk", u32), ("reserved2", u32), ("rails", c.c_char_p)]
 
 
 class baton_kv_identity(Struct):
@@ -60,7 +60,7 @@ class baton_kv_hold_options(Struct):
 
 class baton_kv_stats(Struct):
     _fields_ = [("struct_size", u32), ("reserved", u32), ("bytes", u64), ("segments", u64), ("layers", u64), ("fabric", c.c_char * 16),
-                ("bulk", u32), ("reserved2", u32)]
+                ("bulk", u32), ("reserved2", u32), ("rails", u32), ("reserved3", u32)]
 
 
 class baton_kv_event(Struct):
@@ -95,6 +95,7 @@ PROTOTYPES = {
     "baton_kv_session_read": (i32, [_P, c.POINTER(baton_kv_session_info), _E]),
     "baton_kv_notify": (i32, [_P, c.c_char_p, _B, u64, _E]),
     "baton_kv_register": (i32, [_P, c.POINTER(baton_kv_pool_options), _OUT, _E]),
+    "baton_kv_renew": (i32, [_P, c.POINTER(i32), u64, _E]),
     "baton_kv_unregister": (None, [_P]),
     "baton_kv_grant_blocks": (i32, [_P, c.POINTER(baton_kv_grant_options), _OUT, _E]),
     "baton_kv_grant_ticket": (c.c_char_p, [_P]),
@@ -102,6 +103,7 @@ PROTOTYPES = {
     "baton_kv_pull_hold": (i32, [_P, c.c_char_p, _E]),
     "baton_kv_refuse": (i32, [_P, u64, _E, _E]),
     "baton_kv_grant_cancel": (None, [_P, _E]),
+    "baton_kv_grant_intact": (i32, [_P, _E]),
     "baton_kv_grant_quiet": (u32, [_P]),
     "baton_kv_grant_release": (None, [_P]),
     "baton_kv_grant_stats": (i32, [_P, c.POINTER(baton_kv_stats), _E]),

@@ -136,6 +136,10 @@ class Buffer(_Handle):
         call("baton_export", self._handle(), fd, offset)
         return fd.value, offset.value
 
+    def fence(self, offset: int, bytes: int) -> None:
+        """What others have written there through a descriptor, complete, is visible to the device from here on."""
+        call("baton_fence", self._handle(), offset, bytes)
+
 
 class Program(_Handle):
     """A program on one lane of a device; see Device.load."""
@@ -226,10 +230,10 @@ class Device(_Handle):
         return _info(i)
 
     def telemetry(self) -> dict[str, int]:
-        """Its counters, by name."""
+        """Its counters and what its instruments show, by name."""
         t = _abi.baton_telemetry()
         call("baton_telemetry_read", self._handle(), t)
-        return {name: getattr(t, name) for name, _ in t._fields_[2:]}
+        return {name: getattr(t, name) for name, _ in t._fields_[2:-1]}
 
     def reset(self) -> None:
         """Fails everything in flight, makes everything made before stale, and raises the epoch."""

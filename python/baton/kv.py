@@ -161,7 +161,7 @@ class _Handle(Owned):
 def _stats(name: str, handle: int) -> dict[str, Any]:
     s = _kv_abi.baton_kv_stats()
     _call(name, handle, s)
-    return {"bytes": s.bytes, "segments": s.segments, "layers": s.layers, "fabric": text(s.fabric), "bulk": bool(s.bulk)}
+    return {"bytes": s.bytes, "segments": s.segments, "layers": s.layers, "fabric": text(s.fabric), "bulk": bool(s.bulk), "rails": s.rails}
 
 
 def _blocks(blocks: Sequence[int]):
@@ -261,6 +261,10 @@ class Grant(_Handle):
     def quiet(self) -> bool:
         """Nobody can write into the blocks any more."""
         return bool(_kv_abi.lib.baton_kv_grant_quiet(self._handle()))
+
+    def intact(self) -> None:
+        """Raises if one of the blocks belongs to another request by now: ask before what has landed is decoded, and after it was read."""
+        _call("baton_kv_grant_intact", self._handle())
 
     def stats(self) -> dict[str, Any]:
         """bytes, segments, layers, fabric."""
@@ -399,6 +403,11 @@ class Pool(_Handle):
         """layout.view of its memory."""
         return self.layout.view(self.memory if hasattr(self.memory, "reshape") else self.memory.__array__())
 
+    def renew(self, blocks: Sequence[int]) -> None:
+        """Says that these blocks belong to another request from now on, before anything is written into them: pushes and holds that were begun with one of
+        them fail instead of sending what is not theirs, and grants that have one are no longer intact. grant() does it by itself."""
+        _call("baton_kv_renew", self._handle(), _blocks(blocks), len(blocks))
+
     def grant(self, blocks: Sequence[int], tokens: int, session: Session | None = None, timeout: float | None = None,
               held_tokens: int = 0) -> Grant:
         """Lets one push fill these blocks with the request's first `tokens`, but for those that they hold already. With `session` it fails if that is lost first; after `timeout` seconds it fails with DEADLINE."""
@@ -413,11 +422,11 @@ class Pool(_Handle):
 
 class Endpoint(Owner):
     """What listens, connects and is polled. `key`: 32 bytes, or key_file; or identity and known_peers (new_identity), and of who connects a role of accept_roles.
-    `seal`: KV that leaves the host is encrypted. `lease`, `recheck_peers`, `hold_beat`: seconds; 0: 1.5 s, never, 5 s."""
+    `seal`: KV that leaves the host is encrypted. `rails`: NICs to move it over ("eth0,eth1", "all"), if the peer has some too. `lease`, `recheck_peers`, `hold_beat`: seconds; 0: 1.5 s, never, 5 s."""
 
     def __init__(self, listen: str | None = None, *, key: bytes | None = None, key_file: str | None = None, name: str = "", lease: float = 0.0,
                  identity: str | None = None, known_peers: str | None = None, accept_roles: Sequence[str] = (), recheck_peers: float = 0.0,
-                 hold_beat: float = 0.0, seal: bool = False):
+                 hold_beat: float = 0.0, seal: bool = False, rails: str | None = None):
         self._handles: weakref.WeakValueDictionary[int, _Handle] = weakref.WeakValueDictionary()
         self._events = (_kv_abi.baton_kv_event * 64)()
         if key is not None and len(key) != 32:
@@ -428,7 +437,7 @@ class Endpoint(Owner):
 
         o = _kv_abi.baton_kv_endpoint_options(listen=encode(listen), name=name.encode(), key_file=encode(key_file), identity=encode(identity),
                                               known_peers=encode(known_peers), lease_ns=int(lease * 1e9), accept_roles=",".join(accept_roles).encode() or None,
-                                              recheck_peers_ns=int(recheck_peers * 1e9), hold_beat_ns=int(hold_beat * 1e9), seal_bulk=int(seal))
+                                              recheck_peers_ns=int(recheck_peers * 1e9), hold_beat_ns=int(hold_beat * 1e9), seal_bulk=int(seal), rails=encode(rails))
         if key is not None:
             o.key = key
         h = c.c_void_p()

@@ -23,7 +23,7 @@ baton_test(abi_tables SOURCES ${abi}/tables.cc LIBS baton LABELS abi
 
 # libnrt.so.1: its symbols, and a program in C that is linked with it.
 add_executable(abi_nrt_neff ${abi}/nrt/make_neff.cc ${CMAKE_SOURCE_DIR}/emulators/neuron/neff_reader.cc)
-target_link_libraries(abi_nrt_neff PRIVATE baton_flags baton_neff baton_engine nlohmann_json::nlohmann_json PkgConfig::LIBSODIUM)
+target_link_libraries(abi_nrt_neff PRIVATE baton_flags baton_neff baton_engine nlohmann_json::nlohmann_json PkgConfig::LIBCRYPTO)
 add_executable(abi_nrt_client ${abi}/nrt/client.c)
 target_link_libraries(abi_nrt_client PRIVATE baton_flags nrt)
 target_compile_options(abi_nrt_client PRIVATE -pedantic -Werror)

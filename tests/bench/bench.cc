@@ -19,6 +19,7 @@ constexpr Group kGroups[] = {
     {"recode", "KV plans that convert, one thread, with and without checksums, beside the plain copy", recode_rows},
     {"plan", "KV plans of 80 layers: compile, and instantiate into a warm move", plan_rows},
     {"submit", "an empty op, submit to completion, on each device, beside a round trip of the machine's", submit_rows},
+    {"ring", "an entry of the wafer link's rings there and back between two processes, polling and asleep, beside the machine's own", ring_rows},
     {"remote", "a timeline signalled in one process and waited on in another, beside the machine's own round trips", remote_rows},
     {"layers", "64 empty ops on host:// below each layer, beside the same without layers", layer_rows},
     {"files", "KV blocks to a disk and back, durable and verified, beside pwrite and pread", files_rows},

@@ -4,7 +4,7 @@ if(BATON_BENCH)
   file(GLOB bench_rows CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*_rows.cc)
   add_executable(baton-bench ${CMAKE_CURRENT_LIST_DIR}/bench.cc ${CMAKE_CURRENT_LIST_DIR}/table.cc ${bench_rows}
                  ${PROJECT_SOURCE_DIR}/tests/support/count_calls.cc)
-  target_link_libraries(baton-bench PRIVATE baton_flags baton baton_yardstick baton_kv_move baton_model baton_runtime CLI11::CLI11 fmt::fmt
+  target_link_libraries(baton-bench PRIVATE baton_flags baton baton_yardstick baton_kv_move baton_model baton_runtime baton_cs3_link CLI11::CLI11 fmt::fmt
                                             nlohmann_json::nlohmann_json)
   add_executable(submit_bench ${CMAKE_CURRENT_LIST_DIR}/submit_bench.cc)
   target_link_libraries(submit_bench PRIVATE baton_flags baton benchmark::benchmark)

@@ -26,6 +26,7 @@ Status crypto_rows(const Settings&, Report&);   // chunks sealed and opened, one
 Status recode_rows(const Settings&, Report&);   // what a plan does on the way: reorder, FP8 with scales, checksums; beside the plain copy
 Status plan_rows(const Settings&, Report&);     // compiling and instantiating KV plans
 Status submit_rows(const Settings&, Report&);  // submit to completion of an empty op, each device, beside a round trip
+Status ring_rows(const Settings&, Report&);    // an entry of the wafer link's rings there and back, two processes
 Status remote_rows(const Settings&, Report&);  // a timeline signalled in one process and waited on in another
 Status hot_path_rows(const Settings&, Report&);  // of group submit: what the contract itself costs
 Status layer_rows(const Settings&, Report&);   // the same on the host with each layer, beside no layer

@@ -21,6 +21,14 @@ foreach(subject ${cts_subjects})
   baton_add_ctest(cts_fault_${name} COMMAND baton-cts --faults ${subject} LABELS fault TIMEOUT 60)
 endforeach()
 
+# A wafer by each carrier of its link: an emu+ address alone always has the first.
+foreach(carrier shm tcp)
+  baton_add_ctest(cts_cs3_${carrier} COMMAND sh ${CMAKE_CURRENT_LIST_DIR}/carrier.sh $<TARGET_FILE:baton-emu-cs3> ${carrier} $<TARGET_FILE:baton-cts>
+                  LABELS cts TIMEOUT 60)
+endforeach()
+baton_add_ctest(cts_fault_cs3_tcp COMMAND sh ${CMAKE_CURRENT_LIST_DIR}/carrier.sh $<TARGET_FILE:baton-emu-cs3> tcp $<TARGET_FILE:baton-cts> --faults
+                LABELS fault TIMEOUT 60)
+
 # Every ordered pair of ours; of one kind, two devices of it.
 set(cts_first_host host://a)
 set(cts_second_host host://b)
@@ -35,6 +43,10 @@ foreach(from host neuron cs3)
   endforeach()
   baton_add_ctest(cts_pair_${from} COMMAND baton-cts ${cts_pairs} LABELS pair TIMEOUT 60)
 endforeach()
+
+# Memory in which a remote write is complete before it is visible: what moves between devices is fenced.
+baton_add_ctest(cts_pair_fenced COMMAND baton-cts --pair emu+cs3://0 emu+neuron://0?visibility=0 --pair emu+neuron://0?visibility=0 emu+cs3://0
+                                        --pair host://a emu+neuron://0?visibility=3 LABELS pair TIMEOUT 60)
 
 baton_test(cts_runner SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/cts_runner.cc LIBS baton_test_support nlohmann_json::nlohmann_json LABELS cts
            DEPENDS baton-cts devctl)

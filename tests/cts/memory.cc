@@ -228,6 +228,24 @@ void skip_without_import(Fixture& f, const Shared& x) {
   if (!view && view.error().code == BATON_UNSUPPORTED && view.error().next[0]) skip(view.error().text());
 }
 
+// Who hears that a write through a descriptor is complete fences, and the device sees it.
+void a_fence_shows_what_others_wrote(Fixture& f) {
+  Buffer b = f.alloc(20000);
+  f.fill(b, 0x11);
+  Shared x(b);
+  Device other = must(f.in().open("host://cts-importer"));
+  Buffer view = must(other.import_fd(x.fd, x.offset, b.bytes()));
+  const Bytes data = f.random(9000);
+  std::memcpy(Fixture::mapped(view) + 4500, data.data(), data.size());
+  must(b.fence(4500, data.size()));
+  EXPECT_TRUE(same(f.read(b, 4500, data.size()), data));
+  if (f.info().heaps[0].mappable) EXPECT_EQ(std::memcmp(Fixture::mapped(b) + 4500, data.data(), data.size()), 0) << "mapped";
+  EXPECT_TRUE(same(f.read(b, 0, 4500), Bytes(4500, 0x11)));
+  EXPECT_OK(b.fence(20000, 0));
+  EXPECT_CODE(b.fence(20000, 1), BATON_INVALID_ARGUMENT);
+  EXPECT_CODE(b.fence(UINT64_MAX, 2), BATON_INVALID_ARGUMENT);
+}
+
 void an_import_is_the_same_memory(Fixture& f) {
   Buffer h = f.host(20000);
   Shared x(h);
@@ -327,6 +345,7 @@ const Suite& memory_suite() {
       {"WhatIsMappedIsTheMemory", kMappable, what_is_mapped_is_the_memory},
       {"WhatCannotBeMappedOrExportedIsRefusedWithANextStep", kNone, what_cannot_be_mapped_or_exported_is_refused_with_a_next_step},
       {"AnExportCarriesItsOffset", kExportable, an_export_carries_its_offset},
+      {"AFenceShowsWhatOthersWrote", kExportable, a_fence_shows_what_others_wrote},
       {"AnImportIsTheSameMemory", kNone, an_import_is_the_same_memory},
       {"AnImportBeyondItsObjectIsRefused", kNone, an_import_beyond_its_object_is_refused},
       {"NewMemoryNeverShowsOldBytes", kNone, new_memory_never_shows_old_bytes},

@@ -14,6 +14,7 @@ using program::DType;
 using program::kSteps;
 using program::kTokens;
 using program::KvView;
+using program::OpCode;
 using program::Storage;
 
 constexpr DType kFloats[] = {DType::f32, DType::bf16, DType::f16};
@@ -384,28 +385,29 @@ void samples_follow_temperature_and_nucleus(Fixture& f) {
 
 // ---- several lanes ----
 
-void all_reduce(Fixture& f) {
-  const uint32_t ranks = f.info().lanes >= 4 ? 4 : 2, rows = 3, width = 37;
-  Builder b("reduce");
+// One collective over ranks on lanes of their own, [rows, width] in; checks what each rank has against the sum or the whole in double.
+void collective(Fixture& f, OpCode code) {
+  const uint32_t ranks = f.info().lanes >= 4 ? 4 : 2, rows = 3, width = 37 * ranks;
+  const uint32_t wide = code == OpCode::all_gather ? width * ranks : width, out = code == OpCode::reduce_scatter ? width / ranks : wide;
+  Builder b(opcode_name(code));
   b.program().ranks = ranks;
   b.program().args = {Arg::tokens};
   b.program().max_tokens = 8;
-  const uint32_t y = b.all_reduce(b.value("x", DType::f32, Storage::input, {kTokens, width}));
-  b.program().values[y].storage = Storage::output;
-  b.program().values[y].name = "y";
+  const uint32_t x = b.value("x", DType::f32, Storage::input, {kTokens, width}), y = b.value("y", DType::f32, Storage::output, {kTokens, out});
+  b.program().ops.push_back({.code = code, .in = {x}, .out = {y}});
   const program::Program p = must(std::move(b).finish());
   std::vector<baton::Program> loaded;
   std::vector<std::unique_ptr<Values>> values;
   std::vector<Queue> queues;
-  std::vector<double> expected(rows * width);
+  std::vector<double> expected(rows * wide);
   for (uint32_t r = 0; r < ranks; ++r) {
-    const auto x = normal(f, rows * width);
-    for (size_t i = 0; i < x.size(); ++i) expected[i] += x[i];
+    const auto mine = normal(f, rows * width);
+    for (uint32_t row = 0; row < rows; ++row)
+      for (uint32_t c = 0; c < width; ++c) expected[row * wide + c + (code == OpCode::all_gather ? r * width : 0)] += mine[row * width + c];
     loaded.push_back(load(f, p, {}, r, r, ranks));
-    values.push_back(std::make_unique<Values>(f, std::map<std::string, Bytes>{{"x", bytes_of(x)}, {"y", Bytes(rows * width * 4)}}, r));
+    values.push_back(std::make_unique<Values>(f, std::map<std::string, Bytes>{{"x", bytes_of(mine)}, {"y", Bytes(rows * out * 4)}}, r));
     queues.push_back(f.queue(r));
   }
-  Timeline done = f.timeline();
   const std::vector<int64_t> args{rows};
   std::vector<Timeline> each;
   for (uint32_t r = 0; r < ranks; ++r) {
@@ -413,9 +415,17 @@ void all_reduce(Fixture& f) {
     must(queues[r].submit(launch(loaded[r], values[r]->bindings(), args).signal(each[r], 1)));
   }
   for (Timeline& t : each) must(t.wait_until(1, soon()));
-  expect_near(values[0]->floats("y"), expected, 1e-6);
-  for (uint32_t r = 1; r < ranks; ++r) EXPECT_TRUE(same(values[r]->bytes("y"), values[0]->bytes("y"))) << "rank " << r << " differs in bits from rank 0";
+  for (uint32_t r = 0; r < ranks; ++r) {
+    std::vector<double> mine;
+    for (uint32_t row = 0; row < rows; ++row)
+      for (uint32_t c = 0; c < out; ++c) mine.push_back(expected[row * wide + c + (code == OpCode::reduce_scatter ? r * out : 0)]);
+    expect_near(values[r]->floats("y"), mine, 1e-6);
+    if (code != OpCode::reduce_scatter) EXPECT_TRUE(same(values[r]->bytes("y"), values[0]->bytes("y"))) << "rank " << r << " differs in bits from rank 0";
+  }
 }
+void all_reduce(Fixture& f) { collective(f, OpCode::all_reduce); }
+void all_gather(Fixture& f) { collective(f, OpCode::all_gather); }
+void reduce_scatter(Fixture& f) { collective(f, OpCode::reduce_scatter); }
 
 // Equal bits: launched again, in chunks of rows, on another lane.
 void the_same_launch_gives_the_same_bits(Fixture& f) {
@@ -460,6 +470,8 @@ const Suite& programs_suite() {
       {"AStopTokenEndsTheLoop", kNone, a_stop_token_ends_the_loop},
       {"SamplesFollowTemperatureAndNucleus", kNone, samples_follow_temperature_and_nucleus},
       {"AllReduce", kCollectives | kLanes, all_reduce},
+      {"AllGather", kCollectives | kLanes, all_gather},
+      {"ReduceScatter", kCollectives | kLanes, reduce_scatter},
       {"TheSameLaunchGivesTheSameBits", kNone, the_same_launch_gives_the_same_bits},
   };
   static constexpr Suite kSuite{"programs", kCases};

@@ -5,7 +5,7 @@ baton_test(bad_input_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/bad_input_test.cc LI
 baton_test(layer_kill_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/layer_kill_test.cc LIBS baton_test_support LABELS fault DEPENDS baton-cts LOCKS devshm)
 if(TARGET baton_transport)
   foreach(part kill soak)
-    baton_test(kv_${part}_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/kv_${part}_test.cc LIBS baton_transport transport_kv_data LABELS fault TIMEOUT 300
+    baton_test(kv_${part}_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/kv_${part}_test.cc LIBS baton_transport transport_kv_data LABELS fault TIMEOUT 120
                DEPENDS baton-driver-host transport_peer LOCKS devshm)
     target_include_directories(kv_${part}_test PRIVATE ${PROJECT_SOURCE_DIR}/tests/unit)
   endforeach()

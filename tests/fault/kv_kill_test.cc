@@ -4,7 +4,10 @@
 // BATON_TEST_SEED=N repeats a run; BATON_TEST_KILLS=N makes it longer.
 #include "transport_child.hpp"
 
+#include <pthread.h>
+
 #include <atomic>
+#include <csignal>
 #include <cstdlib>
 #include <thread>
 
@@ -12,7 +15,6 @@ namespace baton::transport {
 namespace {
 
 constexpr uint32_t kBlocks = 64, kTokens = kBlocks * 16 - 3, kHeadDim = 128, kRequests = 6; // 1 MiB a layer, 4 layers
-constexpr const char* kFabrics[] = {"mapped", "shm", "tcp"};
 
 uint32_t number(const char* name, uint32_t otherwise) {
   const char* v = getenv(name);
@@ -25,19 +27,36 @@ std::vector<int32_t> all_blocks() {
   return b;
 }
 
-// A core that somebody else uses.
+// A core that somebody else uses. If the test stands still it says at which kill, and has the test's thread abort, whose stack a sanitizer then prints.
 class Burner {
  public:
   ~Burner() {
     stop_ = true;
     thread_.join();
   }
+  void at(uint32_t kill) { at_ = kill; }
 
  private:
+  void burn() {
+    uint32_t seen = 0;
+    uint64_t since = now_ns();
+    for (volatile uint64_t x = 0; !stop_;) {
+      x = x + 1;
+      if (x % (1 << 20)) continue;
+      if (const uint32_t now = at_; now != seen) {
+        seen = now;
+        since = now_ns();
+      } else if (now_ns() - since > 2 * kSoonMs * 1'000'000) {
+        fprintf(stderr, "kill %u stands still for %llu s\n", seen, static_cast<unsigned long long>(2 * kSoonMs / 1000));
+        pthread_kill(test_, SIGABRT);
+        return;
+      }
+    }
+  }
   std::atomic<bool> stop_{false};
-  std::thread thread_{[this] {
-    for (volatile uint64_t x = 0; !stop_;) x = x + 1;
-  }};
+  std::atomic<uint32_t> at_{0};
+  const pthread_t test_ = pthread_self();
+  std::thread thread_{[this] { burn(); }};
 };
 
 class KvKill : public testing::Test {
@@ -49,8 +68,8 @@ class KvKill : public testing::Test {
   std::mt19937 rng;
   uint32_t completed = 0, cut = 0;
 
-  // The decode side lives here: the source is killed `after_us` into its requests.
-  void kill_the_source(const std::string& fabric, uint32_t after_us, uint32_t salt) {
+  // The decode side lives here: the source is killed `after_us` into its requests; of a first one, not before a request is through.
+  void kill_the_source(const std::string& fabric, uint32_t after_us, uint32_t salt, bool first) {
     Child child("source", key, ep.address());
     std::unique_ptr<Session> s;
     ASSERT_TRUE(poll_until(in, [&] { return (s = ep.accept()) != nullptr; }, kSoonMs));
@@ -68,6 +87,7 @@ class KvKill : public testing::Test {
     }
     const uint64_t end = now_ns() + after_us * 1000ull;
     while (now_ns() < end) in.poll();
+    if (first) ASSERT_TRUE(poll_until(in, [&] { return requests[0].sealed().has_value(); }, kSoonMs));
     child.kill(SIGKILL);
     const uint64_t killed = now_ns();
     ASSERT_TRUE(poll_until(in, [&] { return !s->alive().ok(); }, kSoonMs)) << "the survivor was not told";
@@ -91,7 +111,7 @@ class KvKill : public testing::Test {
   }
 
   // The prefill side lives here.
-  void kill_the_sink(const std::string& fabric, uint32_t after_us, uint32_t salt) {
+  void kill_the_sink(const std::string& fabric, uint32_t after_us, uint32_t salt, bool first) {
     Child child("sink", key, "-");
     std::unique_ptr<Session> s = must(ep.connect(child.line(), deadline_in_ms(kSoonMs)), "connect");
     KvLayout mine = small_layout(KvOrder::token_major, 16, kBlocks);
@@ -102,7 +122,7 @@ class KvKill : public testing::Test {
     bool killed = false;
     uint64_t killed_ns = 0;
     auto strike = [&] {
-      if (killed || now_ns() < end) return;
+      if (killed || first || now_ns() < end) return;
       child.kill(SIGKILL);
       killed = true;
       killed_ns = now_ns();
@@ -135,6 +155,7 @@ class KvKill : public testing::Test {
       ASSERT_EQ(r->type, "result");
       EXPECT_EQ(r->body["wrong"], 0);
       ++completed;
+      first = false;
     }
     ASSERT_TRUE(killed) << "the session was lost before anybody was killed";
     EXPECT_TRUE(poll_until(in, [&] { return !s->alive().ok(); }, kSoonMs));
@@ -148,27 +169,30 @@ class KvKill : public testing::Test {
 TEST_F(KvKill, EitherSideAtSeededPointsUnderLoad) {
   const uint32_t seed = number("BATON_TEST_SEED", 1), kills = number("BATON_TEST_KILLS", kSanitized ? 24 : 200);
   rng.seed(seed);
+  const auto fabrics = fabrics_under_test({"mapped", "shm", "tcp"});
   size_t fds = 0, maps = 0, files = 0;
+  std::string before;
   {
     Burner burner;
     for (uint32_t i = 0; i < kills; ++i) {
-      const std::string fabric = kFabrics[i / 2 % std::size(kFabrics)];
+      burner.at(i);
+      const std::string fabric = fabrics[i / 2 % fabrics.size()];
       const uint32_t after_us = rng() % (i % 2 ? 80'000 : 150'000) * (kSanitized ? 4 : 1);
       SCOPED_TRACE(testing::Message() << "kill " << i << " of the " << (i % 2 ? "sink" : "source") << " over " << fabric << " after " << after_us << " us; BATON_TEST_SEED=" << seed);
-      if (i % 2) kill_the_sink(fabric, after_us, i * 16 + 1);
-      else kill_the_source(fabric, after_us, i * 16 + 1);
+      const auto firsts = uint32_t(2 * fabrics.size()); // each fabric has its domain after these
+      if (i % 2) kill_the_sink(fabric, after_us, i * 16 + 1, i < firsts);
+      else kill_the_source(fabric, after_us, i * 16 + 1, i < firsts);
       if (HasFailure()) return;
-      if (i == 2 * std::size(kFabrics) - 1) { // each fabric has its domain by now
+      if (i == firsts - 1) {
         poll_until(in, [] { return false; }, 50);
-        fds = open_fds(), maps = memfd_mappings(), files = shm_files();
+        fds = open_fds(), before = fds_text(), maps = memfd_mappings(), files = shm_files();
       }
     }
   }
   printf("seed %u: %u kills, %u requests were through and right, %u were cut\n", seed, kills, completed, cut);
   EXPECT_GT(cut, kills / 10) << "the kills come too early or too late to be of use";
   EXPECT_GT(completed, 0u);
-  poll_until(in, [] { return false; }, 50);
-  EXPECT_LE(open_fds(), fds);
+  EXPECT_TRUE(poll_until(in, [&] { return open_fds() <= fds; }, kSoonMs)) << "before:" << before << "\nnow:" << fds_text();
   EXPECT_LE(memfd_mappings(), maps);
   EXPECT_TRUE(no_more_shm_files(in, files)) << shm_files() << " files in /dev/shm, " << files << " before";
 }

@@ -105,6 +105,7 @@ struct Commands {
 Commands session_of_commands() {
   using cs3::Op;
   Commands c;
+  c.send(c.make(Op::load));
   c.send(c.make(Op::run));
   c.send(c.make(Op::info), {}, sizeof(cs3::InfoReply));
   c.send(c.make(Op::telemetry), {}, sizeof(cs3::TelemetryReply));
@@ -157,6 +158,58 @@ Commands session_of_commands() {
   return c;
 }
 
+cs3::Submission on_pes(cs3::Op op, uint16_t symbol) {
+  cs3::Submission s = Commands().make(op);
+  s.symbol = symbol, s.x = 2, s.y = 1, s.w = 2, s.h = 2, s.elements_per_pe = 2;
+  return s;
+}
+
+// Symbols on PEs: copies whole, in chunks, of 16 bits, along rows; ports; what cannot be; the fault plan.
+Commands session_of_symbols() {
+  using cs3::Op;
+  Commands c;
+  c.send(c.make(Op::load));
+  c.send(c.make(Op::run));
+  cs3::Submission name = on_pes(Op::symbol, 0);
+  name.bytes = 1;
+  c.send(name, "A" + std::string(sizeof(cs3::SymbolReply) - 1, '\0'));
+  name = c.make(Op::get_id);
+  name.bytes = 1;
+  c.send(name, "A" + std::string(sizeof(cs3::SymbolReply) - 1, '\0'));
+  for (const uint64_t out : {0, 1}) {
+    cs3::Submission p = on_pes(Op::port, 2);
+    p.arg0 = out, p.bytes = 2;
+    c.send(p, out ? "tx" : "rx");
+  }
+  cs3::Submission m = on_pes(Op::memcpy_h2d, 2);
+  m.bytes = 16, m.total = 32, m.order = 1, m.flags = cs3::kMore;
+  c.send(m, std::string(16, 'a'));
+  m.address = 16, m.flags = 0;
+  c.send(m, std::string(16, 'b'));
+  m = on_pes(Op::memcpy_h2d, 2);
+  m.bytes = m.total = 8, m.element_bits = 16, m.flags = cs3::kAlongRows;
+  c.send(m, std::string(8, 'c'));
+  m = on_pes(Op::memcpy_d2h, 2);
+  m.bytes = m.total = 16, m.element_bits = 16, m.channels = 3;
+  c.send(m, {}, 16);
+  for (const auto& [op, port] : {std::pair(Op::send, 3), std::pair(Op::receive, 4)}) {
+    m = c.make(op);
+    m.symbol = uint16_t(port), m.bytes = m.total = 8;
+    c.send(m, op == Op::send ? std::string(8, 'd') : std::string(), op == Op::send ? 0 : 8);
+  }
+  m = on_pes(Op::memcpy_h2d, 2);
+  m.x = 700, m.bytes = m.total = 32;
+  c.send(m, std::string(32, 'e'));
+  cs3::Submission f = c.make(Op::fault);
+  f.arg0 = 1;
+  c.send(f, R"({"seed": 1, "dead_channels": [3], "bad_rows": [1], "slow_ingress": 2, "rules": [{"call": "nop", "nth": 1, "action": "lose_wafer"}, {"call": "launch", "action": "hang"}]})");
+  f.arg0 = 0;
+  c.send(f, {}, 4096);
+  c.send(c.make(Op::nop));
+  c.send(c.make(Op::reset));
+  return c;
+}
+
 void wafer() {
   const cs3::Hello hello = cs3::make_hello(cs3::CarrierKind::tcp);
   cs3::Hello plain = hello;
@@ -166,6 +219,8 @@ void wafer() {
   cs3::Submission scribble{};
   scribble.op = 0xffff, scribble.arg0 = 5000, scribble.arg1 = 1;
   put("wafer_daemon", "rings", "\x01" + raw(plain) + commands);
+  put("wafer_daemon", "tcp-symbols", std::string(1, '\0') + raw(plain) + session_of_symbols().bytes);
+  put("wafer_daemon", "rings-symbols", "\x01" + raw(plain) + session_of_symbols().bytes);
   put("wafer_daemon", "rings-scribble", "\x01" + raw(plain) + commands.substr(0, 128) + raw(scribble));
 
   cs3::Welcome w{};

@@ -1,4 +1,5 @@
-// Fault plans of the layer and of the emulated libnrt, and the arguments of layers: what is accepted has rules that match something and can act.
+// Fault plans of the layer, of the emulated libnrt and of the emulated wafer, and the arguments of layers: what is accepted has rules that match something and can act.
+#include "emulators/cs3/fault.h"
 #include "emulators/neuron/fault.hpp"
 #include "hal/layers/argument.h"
 #include "hal/layers/fault/plan.h"
@@ -21,6 +22,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (int call = 0; nrt && call < 8; ++call) {
     const auto met = nrt->match("nrt_execute", call % 2);
     FUZZ_CHECK(!met || (met->status > 0 && met->action <= neuron_emu::Fault::Action::ecc));
+  }
+  auto wafer = cs3::FaultPlan::parse(text);
+  if (!wafer) fuzz::sound(wafer);
+  if (wafer) {
+    const std::string report = wafer->report();
+    auto same = cs3::FaultPlan::parse(report);
+    FUZZ_CHECK(same.ok() && same->report() == report);
+    FUZZ_CHECK(wafer->conditions().alive(0) >= 1 && wafer->conditions().bad_rows.size() <= cs3::kMaxBadRows && wafer->conditions().slow_ingress >= 1);
+    for (int call = 0; call < 8; ++call) {
+      const auto met = wafer->match(call % 2 ? cs3::Op::launch : cs3::Op::memcpy_h2d);
+      FUZZ_CHECK(!met || (met->code != BATON_OK && (met->action != cs3::Fault::Action::hang || call % 2)));
+    }
   }
   auto argument = layers::parse_argument(text, {"seed", "COPY", "inline"});
   if (!argument) fuzz::sound(argument);

@@ -16,6 +16,26 @@ struct Lane {
   Queue queue;
 };
 
+// The same program with reduce_scatter and all_gather for each all_reduce.
+program::Program scattered(program::Program p) {
+  std::vector<program::Op> ops;
+  for (program::Op& op : p.ops) {
+    if (op.code != program::OpCode::all_reduce) {
+      ops.push_back(std::move(op));
+      continue;
+    }
+    const auto part = uint32_t(p.values.size());
+    program::Value v = p.values[op.out[0]];
+    v.name = fmt::format("part{}", part);
+    v.shape[1] /= p.ranks;
+    p.values.push_back(std::move(v));
+    ops.push_back({.code = program::OpCode::reduce_scatter, .in = op.in, .out = {part}});
+    ops.push_back({.code = program::OpCode::all_gather, .in = {part}, .out = op.out});
+  }
+  p.ops = std::move(ops);
+  return p;
+}
+
 class Chips : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -33,7 +53,7 @@ class Chips : public ::testing::Test {
   }
 
   // Prefills on `ranks` lanes, rank r on chip r % `over`; the logits of rank 0.
-  Result<std::vector<float>> logits(uint32_t ranks, uint32_t over) {
+  Result<std::vector<float>> logits(uint32_t ranks, uint32_t over, bool scatter = false) {
     const model::Model& m = demo();
     const uint32_t vocab = m.config.vocab, blocks = (kRows + 15) / 16;
     BATON_ASSIGN(auto numbers, model::Numbers::of(m, model::Precision::automatic));
@@ -51,6 +71,7 @@ class Chips : public ::testing::Test {
       BATON_ASSIGN(model::Shard shard, model::Shard::make(m.config, r, ranks));
       const auto layout = kv_layout(m.config, numbers, shard, transport::KvOrder::token_major, 16, blocks);
       BATON_ASSIGN(program::Program p, prefill_program(m, numbers, shard, {layout}, {kRows, kRows}));
+      if (scatter) p = scattered(std::move(p));
       BATON_ASSIGN(model::Constants constants, model::Constants::gather(m, shard));
       Lane l;
       BATON_ASSIGN(l.kv, d.alloc(layout.bytes(), lane));
@@ -90,11 +111,12 @@ TEST_F(Chips, RanksOverOneTwoAndFourChipsGiveTheBitsOfOneLane) {
   ASSERT_TRUE(one.ok()) << one.error().text();
   struct Case {
     uint32_t ranks, over;
+    bool scatter = false;
   };
-  for (Case c : {Case{4, 1}, Case{2, 2}, Case{4, 2}, Case{4, 4}}) {
-    auto many = logits(c.ranks, c.over);
+  for (Case c : {Case{4, 1}, Case{2, 2}, Case{4, 2}, Case{4, 4}, Case{4, 1, true}, Case{4, 2, true}, Case{4, 4, true}}) {
+    auto many = logits(c.ranks, c.over, c.scatter);
     ASSERT_TRUE(many.ok()) << c.ranks << " over " << c.over << ": " << many.error().text();
-    EXPECT_EQ(std::memcmp(many->data(), one->data(), one->size() * sizeof(float)), 0) << c.ranks << " ranks over " << c.over << " chips";
+    EXPECT_EQ(std::memcmp(many->data(), one->data(), one->size() * sizeof(float)), 0) << c.ranks << " ranks over " << c.over << " chips, scattered " << c.scatter;
   }
   auto again = logits(4, 4);  // the order in which ranks arrive does not matter
   ASSERT_TRUE(again.ok());

@@ -1,4 +1,11 @@
 // The command as a person and a script see it.
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <sstream>
+
 #include "tests/support/process.h"
 
 #include <gtest/gtest.h>
@@ -173,6 +180,76 @@ TEST(Cli, InterruptEndsWith130) {
   EXPECT_EQ(again.wait(kPatience).code, 0) << again.err() << worker.err();
   worker.kill(SIGINT);
   EXPECT_EQ(worker.wait(kPatience).code, 130) << worker.err();
+}
+
+// GET of one path; "": nobody answers.
+std::string http(const std::string& host_port, const std::string& path) {
+  const size_t colon = host_port.rfind(':');
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_port = htons(uint16_t(std::stoi(host_port.substr(colon + 1))));
+  inet_pton(AF_INET, host_port.substr(0, colon).c_str(), &to.sin_addr);
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  std::string text;
+  const std::string ask = "GET " + path + " HTTP/1.0\r\nHost: x\r\n\r\n";
+  if (!connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof to) && send(fd, ask.data(), ask.size(), MSG_NOSIGNAL) == ssize_t(ask.size())) {
+    char some[4096];
+    for (ssize_t n; (n = recv(fd, some, sizeof some, 0)) > 0;) text.append(some, size_t(n));
+  }
+  close(fd);
+  return text;
+}
+
+// The number of the first line that begins with the name and has the label; -1: there is none.
+double metric(const std::string& text, const std::string& name, const std::string& label) {
+  std::stringstream lines(text);
+  for (std::string line; std::getline(lines, line);)
+    if (line.rfind(name + "{", 0) == 0 && line.find(label) != std::string::npos) return std::stod(line.substr(line.rfind(' ') + 1));
+  return -1;
+}
+
+TEST(Cli, WorkersTellPrometheusWhatTheyDid) {
+  TempDir dir;
+  const std::string key = dir.path() + "/key";
+  ASSERT_EQ(baton({"keygen", key}).code, 0);
+  struct Worker {
+    Worker(const std::string& role, const std::string& device, const std::string& key)
+        : process({baton::test::tool("baton"), "worker", "--role", role, "--device", device, "--listen", "127.0.0.1:0", "--key-file", key, "--metrics", "127.0.0.1:0"}) {
+      EXPECT_TRUE(process.wait_out("\n", kPatience)) << process.err();
+      const size_t at = process.out().find("baton://"), m = process.err().find("http://");
+      address = process.out().substr(at, process.out().find(' ', at) - at);
+      metrics = process.err().substr(m + 7, process.err().find('/', m + 7) - m - 7);
+    }
+    Process process;
+    std::string address, metrics;
+  };
+  Worker decode("decode", "emu+cs3://0", key), prefill("prefill", "host://", key);
+  for (int i = 0; i < 2; ++i) {
+    const Outcome o = baton({"generate", "--prefill", prefill.address, "--decode", decode.address, "--key-file", key, "--ignore-eos", "--max-tokens", "9", kPrompt});
+    ASSERT_EQ(o.code, 0) << o.err;
+  }
+  const Outcome other = baton({"generate", "--prefill", prefill.address, "--decode", decode.address, "--key-file", key, "--ignore-eos", "--max-tokens", "490", "--timeout", "0.2", kPrompt});
+  EXPECT_EQ(other.code, 8);
+  auto outcome = [&](const char* which) { return metric(http(decode.metrics, "/metrics"), "baton_requests_total", std::string("outcome=\"") + which + '"'); };
+  for (int i = 0; i < kPatience / 50 && outcome("CANCELLED") + outcome("PEER_LOST") < 0; ++i) usleep(50'000);
+  const std::string d = http(decode.metrics, "/metrics"), p = http(prefill.metrics, "/metrics");
+  EXPECT_EQ(d.rfind("HTTP/1.", 0), 0u) << d;
+  EXPECT_EQ(metric(d, "baton_requests_total", "outcome=\"ok\""), 2) << d;
+  EXPECT_GE(metric(p, "baton_requests_total", "outcome=\"ok\""), 2) << p; // the prefill of the third may have been done
+  EXPECT_GT(outcome("CANCELLED") + outcome("PEER_LOST"), -1) << d;
+  EXPECT_GE(metric(d, "baton_tokens_total", ""), 16);  // the first of nine is the prefill's
+  EXPECT_GE(metric(p, "baton_tokens_total", ""), 2);
+  EXPECT_GE(metric(d, "baton_itl_seconds_count", "clock=\"wall\""), 14);
+  EXPECT_EQ(metric(d, "baton_itl_seconds_count", "clock=\"wall\""), metric(d, "baton_itl_seconds_count", "clock=\"modelled\""));
+  EXPECT_EQ(metric(p, "baton_ttft_seconds_count", ""), metric(p, "baton_tokens_total", ""));
+  EXPECT_GT(metric(d, "baton_kv_bytes_total", "direction=\"in\""), 0);
+  EXPECT_GT(metric(p, "baton_kv_bytes_total", "direction=\"out\""), 0);
+  EXPECT_EQ(metric(d, "baton_requests_in_flight", ""), 0);
+  EXPECT_EQ(metric(d, "baton_kv_blocks", ""), metric(d, "baton_kv_blocks_free", ""));
+  EXPECT_NE(http(decode.metrics, "/healthz").find("\r\n\r\nok\n"), std::string::npos);
+  EXPECT_NE(http(decode.metrics, "/").find("404"), std::string::npos);
+  const Outcome taken = baton({"worker", "--role", "decode", "--device", "host://", "--listen", "127.0.0.1:0", "--key-file", key, "--metrics", decode.metrics});
+  EXPECT_EQ(taken.code, 5) << taken.err; // BUSY
 }
 
 TEST(Cli, TimeoutEndsWith8) {

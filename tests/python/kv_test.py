@@ -307,6 +307,17 @@ class TwoProcesses(unittest.TestCase):
         self.assertTrue((here[:, :, :held] == 7).all())
         self.assertTrue((here[:, :, held:] == want[:, :, held:]).all())
 
+    def test_a_block_that_changes_hands_is_found_out(self):
+        source, target = list(layouts())[1]
+        pool, blocks, grant = self.ask(source, target, kv.Memfd(target.nbytes), "auto", 4)
+        self.until(kv.EventKind.COMPLETE, grant=grant)
+        self.assertEqual(grant.stats()["rails"], 0)
+        grant.intact()
+        pool.renew(blocks[1:2])
+        with self.assertRaises(baton.Error) as caught:
+            grant.intact()
+        self.assertEqual(caught.exception.code, baton.Code.CORRUPT)
+
     def test_what_is_held_is_pulled_and_freed(self):
         source, target = list(layouts())[1]
         self.session.notify("hold", f"{source}|5".encode())

@@ -11,5 +11,7 @@ if(BATON_SANITIZE STREQUAL "")
                   ${CMAKE_CURRENT_LIST_DIR}/kv_test.py ${CMAKE_SOURCE_DIR} LABELS python TIMEOUT 120 LOCKS devshm)
   baton_add_ctest(python_vllm COMMAND ${CMAKE_COMMAND} -E env BATON_LIBRARY=$<TARGET_FILE:baton> PYTHONDONTWRITEBYTECODE=1 ${BATON_PYTHON}
                   ${CMAKE_CURRENT_LIST_DIR}/vllm/adapter_test.py ${CMAKE_SOURCE_DIR} LABELS python TIMEOUT 300 LOCKS devshm)
-  set_tests_properties(python python_kv python_vllm PROPERTIES SKIP_RETURN_CODE 77)
+  baton_add_ctest(python_bridge COMMAND ${CMAKE_COMMAND} -E env BATON_LIBRARY=$<TARGET_FILE:baton> PYTHONDONTWRITEBYTECODE=1 ${BATON_PYTHON}
+                  ${CMAKE_CURRENT_LIST_DIR}/cs3/bridge_test.py ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR} LABELS python TIMEOUT 120 LOCKS devshm)
+  set_tests_properties(python python_kv python_bridge python_vllm PROPERTIES SKIP_RETURN_CODE 77)
 endif()

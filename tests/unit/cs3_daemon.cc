@@ -323,6 +323,30 @@ TEST_F(Cs3, ResetByAnotherClientIsALoss) {
   EXPECT_EQ(other.info().epoch, epoch);
 }
 
+TEST_F(Cs3, ResetByAnotherClientInMidLaunchIsOneReset) {
+  constexpr uint32_t kSteps = 100'000;
+  const TinyDecode m = make_decode(kSteps, 1024);
+  for (const char* options : {"?carrier=shm", "?carrier=tcp"}) {
+    auto d = open(options);
+    auto decode = load(d, m, kSteps);
+    auto q = must(d.queue());
+    auto done = must(in.timeline("done")), token = must(in.timeline("token"));
+    const baton_binding bindings[] = {bind("tokens", decode.tokens)};
+    const int64_t args[] = {kSteps, 0};
+    must(q.submit(launch(decode.program, bindings, args).progress(token).signal(done, 1)));
+    must(token.wait_until(1, soon()));
+    RawClient other(daemon);
+    EXPECT_EQ(other.call(other.make(Op::reset)).code, BATON_OK);
+    const uint64_t epoch = other.info().epoch;
+    const Status lost = done.wait_until(1, soon());
+    ASSERT_FALSE(lost.ok());
+    EXPECT_EQ(lost.error().code, BATON_DEVICE_LOST);
+    EXPECT_THAT(lost.error().what, HasSubstr("reset by another client"));
+    must(d.reset_device());
+    EXPECT_EQ(other.info().epoch, epoch) << "it does not reset the other in turn";
+  }
+}
+
 // The daemon dies and comes back on its port: reset reconnects.
 TEST_F(Cs3, ResetReconnectsToARestartedDaemon) {
   auto first = std::make_unique<DaemonProcess>(std::vector<std::string>{"--listen", "127.0.0.1:0", "--sram-gb", "0.1"});
@@ -414,7 +438,7 @@ TEST_F(Cs3, EndsCleanly) {
     DaemonProcess other({"--listen", "127.0.0.1:0", "--sram-gb", "0.1"});
     RawClient client(other);
     other.close_stdin();
-    EXPECT_EQ(client.call(client.make(Op::run)).code, BATON_OK) << "an operator's daemon does not watch stdin";
+    client.open_stream();  // an operator's daemon does not watch stdin
     other.signal(signal);
     EXPECT_TRUE(other.ended_within(3000, &code));
     EXPECT_EQ(code, 0);

@@ -19,7 +19,7 @@ class Hostile : public ::testing::Test {
   // The daemon lives, an honest client is served, and nothing stays behind.
   void still_serves() {
     RawClient c(daemon);
-    EXPECT_EQ(c.call(c.make(Op::run)).code, BATON_OK);
+    c.open_stream();
     Submission s = c.make(Op::alloc);
     s.bytes = 1 << 20;
     EXPECT_EQ(c.call(s).code, BATON_OK);
@@ -96,10 +96,12 @@ TEST_F(Hostile, RandomCommands) {
   for (int round = 0; round < 80; ++round) {
     const Fd fd = must(connect_tcp(at.host, at.port, soon()));
     say_hello(fd.get(), make_hello(CarrierKind::tcp));
-    Submission run{};
-    run.id = 1;
-    run.op = uint16_t(Op::run);
-    (void)write_exact(fd.get(), &run, sizeof run, soon()).ok();
+    for (const Op op : {Op::load, Op::run}) {
+      Submission run{};
+      run.id = 1;
+      run.op = uint16_t(op);
+      (void)write_exact(fd.get(), &run, sizeof run, soon()).ok();
+    }
     for (int i = 0; i < 20; ++i) {
       Submission s{};
       const auto odd = [&]() -> uint64_t {
@@ -111,7 +113,7 @@ TEST_F(Hostile, RandomCommands) {
         }
       };
       s.id = 2 + uint64_t(i);
-      const uint16_t ops[] = {1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 32, 33, 34, 35, 36, 37};
+      const uint16_t ops[] = {1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 32, 33, 34, 35, 36, 37, 38, 39};
       s.op = ops[random() % std::size(ops)];
       s.mem = uint32_t(random() % 3);
       s.program = uint32_t(random() % 3);
@@ -120,6 +122,12 @@ TEST_F(Hostile, RandomCommands) {
       s.total = random() % 2 ? s.bytes : odd();
       s.region = uint32_t(random() % 20);
       s.arg0 = odd();
+      s.symbol = uint16_t(random() % 4);
+      if (random() % 2) {
+        s.x = uint16_t(random() % 4), s.y = uint16_t(odd()), s.w = uint16_t(random() % 4), s.h = uint16_t(odd());
+        s.elements_per_pe = uint32_t(odd());
+        s.flags = uint16_t(random() % 16);
+      }
       s.arg1 = random() % 2 ? 1u << random() % 3 : odd();
       s.src_mem = uint32_t(random() % 3);
       s.src_address = odd();
@@ -145,7 +153,7 @@ TEST_F(Hostile, RandomEntriesInTheRing) {
     std::memcpy(static_cast<void*>(l.submissions), bytes.data(), bytes.size());
     for (Submission& e : l.submissions) {
       if (round % 3 == 0) continue;  // noise throughout
-      e.op = uint16_t(1 + random() % 37);
+      e.op = uint16_t(1 + random() % 39);
       e.zero0 = 0;
       e.zero[0] = e.zero[1] = 0;
       e.where = uint8_t(random() % 3);
@@ -180,7 +188,7 @@ TEST_F(Hostile, TheClientWritesMeanwhile) {
     Submission e{};
     e.id = i + 1;
     const Op ops[] = {Op::run, Op::launch, Op::load_begin, Op::load_program, Op::load_constant, Op::load_chunk, Op::get_id};
-    e.op = uint16_t(i == 0 ? Op::run : ops[i % std::size(ops)]);
+    e.op = uint16_t(i == 0 ? Op::load : i == 1 ? Op::run : ops[i % std::size(ops)]);
     e.where = 1;
     e.payload_bytes = 200;
     e.program = 1;
@@ -204,7 +212,7 @@ TEST_F(Hostile, TheClientWritesMeanwhile) {
 TEST_F(Hostile, MemoryThatShrinks) {
   constexpr uint64_t kBytes = 64u << 20;
   RawClient c(daemon, CarrierKind::shm);
-  EXPECT_EQ(c.call(c.make(Op::run)).code, BATON_OK);
+  c.open_stream();
   Submission a = c.make(Op::alloc);
   a.bytes = kBytes;
   const Completion mem = c.call(a);
@@ -246,8 +254,8 @@ TEST_F(Hostile, CommandsOutOfTurnGetTheirError) {
   RawClient c(daemon);
   std::string text;
   EXPECT_EQ(c.call(c.make(Op::nop), {}, 0, &text).code, BATON_INVALID_ARGUMENT);
-  EXPECT_THAT(text, HasSubstr("not running\nsend run first"));
-  EXPECT_EQ(c.call(c.make(Op::run)).code, BATON_OK);
+  EXPECT_THAT(text, HasSubstr("not running: SdkRuntime must be running"));
+  c.open_stream();
   EXPECT_EQ(c.call(c.make(Op::nop)).code, BATON_OK);
   const std::string name = "sram", other = "A";
   EXPECT_EQ(c.call(c.make(Op::get_id), {reinterpret_cast<const uint8_t*>(name.data()), name.size()}).handle, 1u);
@@ -263,14 +271,14 @@ TEST_F(Hostile, CommandsOutOfTurnGetTheirError) {
   EXPECT_EQ(c.call(copy, bytes).code, BATON_OK);
   copy.w = copy.h = 2;
   copy.elements_per_pe = 4;
-  EXPECT_EQ(c.call(copy, bytes, 0, &text).code, BATON_UNSUPPORTED);
+  EXPECT_EQ(c.call(copy, bytes, 0, &text).code, BATON_INVALID_ARGUMENT);
   EXPECT_THAT(text, HasSubstr("linearly"));
   copy.w = copy.h = 0;
   copy.elements_per_pe = 0;
   copy.address += 4090;
   EXPECT_EQ(c.call(copy, bytes).code, BATON_INVALID_ARGUMENT);
   RawClient thief(daemon);
-  EXPECT_EQ(thief.call(thief.make(Op::run)).code, BATON_OK);
+  thief.open_stream();
   copy.address = mem.address;
   EXPECT_EQ(thief.call(copy, bytes).code, BATON_INVALID_ARGUMENT) << "another client's memory";
   Submission fr = c.make(Op::free);
@@ -290,7 +298,7 @@ TEST_F(Hostile, VersionSkewIsRefusedNamingBoth) {
   h.minor = 3;
   const Welcome w = say_hello(fd.get(), h);
   EXPECT_EQ(w.code, BATON_VERSION);
-  EXPECT_THAT(w.text, HasSubstr("the client speaks wafer link 7.3, this side 1.0"));
+  EXPECT_THAT(w.text, HasSubstr("the client speaks wafer link 7.3, this side 1.1"));
   EXPECT_THAT(w.text, HasSubstr("\ninstall"));
   still_serves();
 }
@@ -338,7 +346,7 @@ TEST(HostileDaemon, IsReportedNotFollowed) {
     auto d = in.open(f.uri());
     ASSERT_FALSE(d.ok());
     EXPECT_EQ(d.error().code, BATON_VERSION);
-    EXPECT_THAT(d.error().what, HasSubstr("the daemon speaks wafer link 9.0, this side 1.0"));
+    EXPECT_THAT(d.error().what, HasSubstr("the daemon speaks wafer link 9.0, this side 1.1"));
   }
   {
     FakeDaemon f(std::vector<uint8_t>(600, 'x'));
@@ -361,6 +369,40 @@ TEST(HostileDaemon, IsReportedNotFollowed) {
     ASSERT_FALSE(d.ok());
     EXPECT_THAT(d.error().what, HasSubstr("broke the protocol"));
   }
+}
+
+// A daemon of 1.0 knows no load: the driver sends it run and get_id, and nothing that came later.
+TEST(OlderDaemon, IsSentWhatItKnows) {
+  uint16_t port = 0;
+  const Fd listener = must(listen_tcp("127.0.0.1", "0", &port));
+  std::vector<uint16_t> seen;
+  std::thread daemon([&] {
+    must(await(listener.get(), POLLIN, soon()));
+    const Fd c(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    Hello h{};
+    must(read_exact(c.get(), &h, sizeof h, soon()));
+    Welcome w{};
+    std::memcpy(w.magic, kMagic, sizeof kMagic);
+    w.major = kVersionMajor;
+    must(write_exact(c.get(), &w, sizeof w, soon()));
+    for (Submission s; read_exact(c.get(), &s, sizeof s, soon()).ok();) {
+      seen.push_back(s.op);
+      std::vector<uint8_t> payload(inline_bytes(s));
+      if (!payload.empty()) must(read_exact(c.get(), payload.data(), payload.size(), soon()));
+      Completion done{};
+      done.id = s.id;
+      done.kind = uint8_t(Kind::done);
+      if (!write_exact(c.get(), &done, sizeof done, soon()).ok()) break;
+    }
+  });
+  {
+    auto in = make_instance();
+    auto d = must(in.open("cs3://127.0.0.1:" + std::to_string(port)));
+    must(d.reset_device());
+  }
+  daemon.join();
+  EXPECT_THAT(seen, ::testing::Contains(uint16_t(Op::run)).Times(2)) << "at open and after the reset";
+  EXPECT_THAT(seen, ::testing::Each(::testing::Le(uint16_t(Op::cancel))));
 }
 
 }  // namespace

@@ -138,8 +138,8 @@ TEST(Wire, EntriesThatCannotBeAreNamed) {
   };
   EXPECT_TRUE(wrong([](Submission& s) { s.id = 0; }));
   EXPECT_TRUE(wrong([](Submission& s) { s.op = 0; }));
-  EXPECT_TRUE(wrong([](Submission& s) { s.op = uint16_t(Op::cancel) + 1; }));
-  EXPECT_TRUE(wrong([](Submission& s) { s.op = uint16_t(Op::launch) + 1; }));
+  EXPECT_TRUE(wrong([](Submission& s) { s.op = uint16_t(Op::fault) + 1; }));
+  EXPECT_TRUE(wrong([](Submission& s) { s.op = uint16_t(Op::receive) + 1; }));
   EXPECT_TRUE(wrong([](Submission& s) { s.where = 3; }));
   EXPECT_TRUE(wrong([](Submission& s) { s.zero[1] = 1; }));
   EXPECT_TRUE(wrong([](Submission& s) { s.payload_bytes = 8; }));
@@ -155,6 +155,12 @@ TEST(Wire, EntriesThatCannotBeAreNamed) {
   EXPECT_TRUE(wrong([&](Submission& s) { copy(s), s.element_bits = 8; }, Op::memcpy_d2h));
   EXPECT_TRUE(wrong([&](Submission& s) { copy(s), s.channels = 17; }, Op::memcpy_d2h));
   EXPECT_TRUE(wrong([](Submission& s) { s.bytes = s.total = 64; }, Op::memcpy_d2h)) << "no host memory";
+  EXPECT_TRUE(wrong([](Submission& s) { s.bytes = s.total = 64; }, Op::send)) << "no host memory";
+  EXPECT_FALSE(wrong([&](Submission& s) { copy(s), s.flags = kAlongRows; }, Op::memcpy_h2d));
+  EXPECT_TRUE(wrong([&](Submission& s) { copy(s), s.flags = kAlongRows | kAlongColumns; }, Op::memcpy_h2d));
+  EXPECT_TRUE(wrong([&](Submission& s) { copy(s), s.flags = kAlongColumns; }, Op::memcpy_d2h)) << "a broadcast from the wafer";
+  EXPECT_TRUE(wrong([](Submission& s) { s.arg0 = 2; }, Op::fault));
+  EXPECT_TRUE(wrong([](Submission& s) { s.arg0 = 2; }, Op::port));
   Completion c{};
   c.id = 1;
   c.kind = uint8_t(Kind::done);

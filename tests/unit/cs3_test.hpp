@@ -183,6 +183,11 @@ class RawClient {
     EXPECT_TRUE(next(c, text));
     return c;
   }
+  // As SdkRuntime: load once, run once.
+  void open_stream() {
+    EXPECT_EQ(call(make(Op::load)).code, BATON_OK);
+    EXPECT_EQ(call(make(Op::run)).code, BATON_OK);
+  }
   InfoReply info() {
     const Completion c = call(make(Op::info), {}, sizeof(InfoReply));
     InfoReply r{};

@@ -131,10 +131,13 @@ TEST(DaemonOptions, RestIsCheckedAndKnownOptionsListed) {
   EXPECT_EQ(o.threads, 2u);
   EXPECT_EQ(o.isa, engine::Isa::scalar);
   EXPECT_EQ(o.sram_bytes(), 500'000'000u);
-  for (const char* bad : {"", "x", "0?threads=0", "0?threads=two", "0?isa=mmx", "0?sram_gb=-1", "0?sram_gb=nan", "0?timing="}) EXPECT_FALSE(parse_rest(bad, o).ok()) << bad;
+  EXPECT_TRUE(parse_rest("0?mode=timing&clock_ghz=1.1", o).ok());
+  EXPECT_FALSE(o.numbers);
+  EXPECT_EQ(o.clock_ghz, 1.1);
+  for (const char* bad : {"", "x", "0?threads=0", "0?threads=two", "0?isa=mmx", "0?sram_gb=-1", "0?sram_gb=nan", "0?timing=", "0?clock_ghz=0", "0?clock_ghz=fast", "0?mode=quick"}) EXPECT_FALSE(parse_rest(bad, o).ok()) << bad;
   const Status unknown = parse_rest("0?thread=2", o);
   ASSERT_FALSE(unknown.ok());
-  EXPECT_STREQ(unknown.error().next, "options of emu+cs3://: wafers, threads, isa, sram_gb, timing");
+  EXPECT_STREQ(unknown.error().next, "options of emu+cs3://: wafers, threads, isa, sram_gb, timing, clock_ghz, mode, faults");
 }
 
 }  // namespace

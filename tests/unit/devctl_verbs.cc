@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/support/process.h"
+#include "tests/unit/devctl_schema.hpp"
 
 namespace {
 
@@ -46,7 +47,8 @@ json document(const std::vector<std::string>& args, const std::string& schema) {
   EXPECT_EQ(r.err, "");
   json j = json::parse(r.out, nullptr, false);
   EXPECT_FALSE(j.is_discarded()) << r.out;
-  if (j.is_object()) EXPECT_EQ(j.value("schema", ""), "baton.devctl." + schema + "/1");
+  EXPECT_EQ(j.is_object() ? j.value("schema", "") : "", "baton.devctl." + schema + "/1");
+  EXPECT_EQ(baton::test::schema_problem(j), "");
   return j;
 }
 
@@ -63,7 +65,7 @@ void refused(const std::vector<std::string>& args, int code) {
 
 bool emulator(const std::string& scheme) { return std::filesystem::exists(baton::test::plugin("baton-emu-" + scheme)); }
 
-const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"model"}, {"fabric"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"workers"}, {"explain"}, {"version"}};
+const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"model"}, {"artifacts"}, {"place"}, {"fabric"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"workers"}, {"explain"}, {"version"}};
 
 TEST(DevctlVerbs, EachHasHelp) {
   for (auto verb : kVerbs) {
@@ -106,6 +108,75 @@ TEST(DevctlVerbs, ModelIsNearThePublishedRunWithoutItsWeights) {
   refused({"model", folder, "--device", "host://"}, 6);
   refused({"model", folder, "--tp", "3"}, 2);
   refused({"model", "/nonexistent"}, 2);
+}
+
+// A wafer decodes by its own: all tokens in one launch. Vendor: Llama-3.1-8B at 1,800 token/s.
+TEST(DevctlVerbs, ModelOfAWafer) {
+  if (!emulator("cs3")) GTEST_SKIP();
+  const std::string shapes = std::string(BATON_SOURCE_DIR) + "/models/llama-3.3-70b", folder = testing::TempDir() + "llama-8b", wafer = "emu+cs3://0?mode=timing";
+  json config = json::parse(std::ifstream(shapes + "/config.json"));
+  for (auto [key, value] : {std::pair("hidden_size", 4096), {"intermediate_size", 14336}, {"num_attention_heads", 32}, {"num_hidden_layers", 32}}) config[key] = value;
+  std::filesystem::create_directories(folder);
+  std::ofstream(folder + "/config.json") << config;
+  json j = document({"model", folder, "--device", wafer, "--decode", "--output", "256"}, "model");
+  EXPECT_NEAR(1e9 / j["tpot_ns"].get<double>() / 1800, 1, 0.25);
+  EXPECT_TRUE(j["ttft_ns"].is_null());
+  EXPECT_EQ(j["per_launch_tokens"], 256);
+  json one = document({"model", folder, "--device", wafer, "--decode", "--output", "4", "--per-launch", "1"}, "model");
+  EXPECT_GT(one["tpot_ns"].get<double>(), j["tpot_ns"].get<double>() + 500'000) << "a launch from the host costs more than a token";
+  json faster = document({"model", folder, "--device", wafer + "&clock_ghz=1.5", "--decode", "--output", "256"}, "model");
+  EXPECT_NEAR(faster["tpot_ns"].get<double>() / j["tpot_ns"].get<double>(), 0.5, 0.02) << "time is cycles, but for the launch";
+  EXPECT_GT(document({"model", folder, "--device", wafer, "--input", "512", "--output", "2"}, "model")["ttft_ns"].get<double>(), 0) << "prefill beside decode: 32 GB of weights";
+  const Ran one_wafer = devctl({"model", shapes, "--device", wafer, "--decode"});
+  EXPECT_EQ(one_wafer.code, 5) << one_wafer.err;
+  EXPECT_NE(one_wafer.err.find("next: 4 wafers"), std::string::npos) << one_wafer.err;
+}
+
+TEST(DevctlVerbs, ModelBesidePublishedFigures) {
+  if (!emulator("cs3")) GTEST_SKIP();
+  Ran r = devctl({"model", "--calibration", "cs3", "-o", "json"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  const json j = json::parse(r.out, nullptr, false);
+  ASSERT_TRUE(j.is_object()) << r.out;
+  EXPECT_EQ(j["schema"], "baton.calibration/1");
+  EXPECT_GE(j["cases"].size(), 18u);
+  EXPECT_NE(devctl({"model", "--calibration", "cs3"}).out.find("(modelled)"), std::string::npos);
+  refused({"model"}, 2);
+  refused({"model", "--calibration", "trn2"}, 2);
+}
+
+TEST(DevctlVerbs, PlaceSaysWhatFitsDrawsItAndRefusesWithNumbers) {
+  const std::string folder = std::string(BATON_SOURCE_DIR) + "/models/llama-3.3-70b", svg = testing::TempDir() + "place.svg";
+  json j = document({"place", folder, "--wafers", "4", "--svg", svg}, "place");
+  ASSERT_EQ(j["wafers"].size(), 4u);
+  const uint64_t tokens = j["kv_tokens"];
+  uint64_t layers = 0;
+  for (const json& w : j["wafers"]) {
+    layers += w["layers"].get<uint64_t>();
+    EXPECT_GE(w["kv_tokens_fit"].get<uint64_t>(), tokens);
+    EXPECT_LE(w["weight_bytes"].get<uint64_t>() + w["scratch_bytes"].get<uint64_t>() + w["kv_bytes"].get<uint64_t>(), w["capacity_bytes"].get<uint64_t>());
+  }
+  EXPECT_EQ(layers, 80u);
+  EXPECT_EQ(document({"place", folder}, "place")["wafers"].size(), 4u) << "the fewest";
+  EXPECT_EQ(document({"place", folder, "--wafers", "auto", "--context", std::to_string(tokens)}, "place")["wafers"].size(), 4u);
+  EXPECT_EQ(document({"place", folder, "--wafers", "auto", "--context", std::to_string(tokens + 1)}, "place")["wafers"].size(), 5u);
+  std::ifstream file(svg);
+  const std::string drawn((std::istreambuf_iterator<char>(file)), {});
+  EXPECT_EQ(drawn.rfind("<svg ", 0), 0u);
+  EXPECT_NE(drawn.find("</svg>"), std::string::npos);
+  EXPECT_NE(drawn.find("wafer 3: layers 60-79"), std::string::npos);
+  Ran text = devctl({"place", folder, "--wafers", "4", "--bad-rows", "7,100-103", "--kv", "concat"});
+  EXPECT_EQ(text.code, 0) << text.err;
+  EXPECT_NE(text.out.find("60-79"), std::string::npos) << text.out;
+  refused({"place", folder, "--wafers", "3"}, 5);
+  EXPECT_NE(devctl({"place", folder, "--wafers", "3"}).err.find("next: 4 wafers"), std::string::npos);
+  refused({"place", folder, "--wafers", "4", "--context", std::to_string(tokens + 1)}, 5);
+  refused({"place", folder, "--wafers", "81"}, 2);
+  refused({"place", folder, "--wafers", "few"}, 2);
+  refused({"place", folder, "--bad-rows", "9-7"}, 2);
+  refused({"place", folder, "--wafer", "cs9"}, 3);
+  refused({"place", folder, "--svg", "/nonexistent/place.svg"}, 4);
+  refused({"place", "/nonexistent"}, 2);
 }
 
 TEST(DevctlVerbs, SummaryNamesTheNextCommand) {
@@ -160,11 +231,11 @@ TEST(DevctlVerbs, AUriStartsAnEmulatorForTheCall) {
 TEST(DevctlVerbs, TopoShowsThePathOfACopy) {
   json all = document({"topo"}, "topo");
   EXPECT_GE(all["machine"]["cores"], 1);
-  json one = document({"topo", "host0", "host0"}, "topo");
+  json one = document({"topo", "host0", "host0"}, "topo.path");
   EXPECT_EQ(one["path"], "direct");
   ASSERT_EQ(one["hops"].size(), 1u);
   if (!emulator("neuron")) return;
-  json far = document({"topo", "host0", "emu+neuron://0"}, "topo");
+  json far = document({"topo", "host0", "emu+neuron://0"}, "topo.path");
   EXPECT_NE(far["path"], "");
   EXPECT_FALSE(far["hops"].empty());
   json three = document({"topo", "host0", "emu+neuron://0", "host://?threads=2"}, "topo");
@@ -183,7 +254,9 @@ TEST(DevctlVerbs, BenchCopyStandsBesideMemcpy) {
   if (!emulator("neuron")) return;
   json far = document({"bench", "copy", "host0", "emu+neuron://0", "--bytes", "256KiB", "--count", "2"}, "bench.copy");
   EXPECT_EQ(far["emulated"], true);
-  if (!far["modelled"].is_null()) EXPECT_GT(far["modelled"]["median_ns"], 0);
+  if (!far["modelled"].is_null()) {
+    EXPECT_GT(far["modelled"]["median_ns"], 0);
+  }
 }
 
 TEST(DevctlVerbs, BenchKvStandsBesideMemcpy) {

@@ -40,6 +40,40 @@ TEST(Collective, SumsAsABalancedTreeInRankOrder) {
     }
 }
 
+TEST(Collective, AScatterIsPartOfTheSumAndAGatherPutsItBack) {
+  for (uint32_t ranks : {1u, 2u, 8u}) {
+    const uint64_t rows = 5, width = ranks * 37;
+    std::vector<std::vector<float>> x(ranks, std::vector<float>(rows * width)), sum, back(ranks, std::vector<float>(rows * width));
+    std::mt19937 g(ranks);
+    for (auto& part : x)
+      for (float& f : part) f = float(g()) * 1e-3f;
+    sum = x;
+    TreeCollective group(ranks, kLong);
+    std::vector<std::thread> threads;
+    for (uint32_t r = 0; r < ranks; ++r)
+      threads.emplace_back([&, r] {
+        std::vector<float> mine(rows * width / ranks, -1.f);
+        EXPECT_TRUE(group.all_reduce(r, sum[r].data(), rows * width).ok());
+        EXPECT_TRUE(group.reduce_scatter(r, x[r].data(), rows, width, mine.data()).ok());
+        for (uint64_t row = 0; row < rows; ++row)
+          EXPECT_EQ(std::memcmp(&mine[row * width / ranks], &sum[r][row * width + r * (width / ranks)], width / ranks * 4), 0) << "row " << row;
+        EXPECT_TRUE(group.all_gather(r, mine.data(), rows, width / ranks, back[r].data()).ok());
+      });
+    for (auto& t : threads) t.join();
+    for (uint32_t r = 0; r < ranks; ++r) EXPECT_EQ(back[r], sum[r]) << "rank " << r << " of " << ranks;
+  }
+}
+
+TEST(Collective, CallsThatDifferAreRefused) {
+  TreeCollective group(2, kLong);
+  std::vector<float> a(8), b(8), out(16);
+  std::atomic<int> refused = 0;
+  std::thread other([&] { refused += group.reduce_scatter(1, b.data(), 1, 8, out.data()).error().code == BATON_INVALID_ARGUMENT; });
+  refused += group.all_reduce(0, a.data(), 8).error().code == BATON_INVALID_ARGUMENT;
+  other.join();
+  EXPECT_EQ(refused, 2);
+}
+
 TEST(Collective, ManyCallsInARow) {
   TreeCollective group(4, kLong);
   std::vector<std::thread> threads;

@@ -45,6 +45,8 @@ TEST(FaultPlan, RefusesWithTheRuleAndWhatIsAllowed) {
       {R"({"rules": [{"op": "COPY"}]})", "has no action", "duplicate"},
       {R"({"rules": [{"op": "COPY", "action": "explode"}]})", "\"explode\"", "duplicate"},
       {R"({"rules": [{"op": "alloc", "action": "drop"}]})", "cannot drop alloc", "NOP, COPY"},
+      {R"({"rules": [{"op": "fence", "action": "lose"}]})", "cannot lose fence", "telemetry"},
+      {R"({"rules": [{"op": ["fence", "alloc"], "action": "drop"}]})", "cannot drop alloc", "FILL, fence"},
       {R"({"rules": [{"op": "LAUNCH", "action": "corrupt"}]})", "cannot corrupt LAUNCH", "COPY, FILL"},
       {R"({"rules": [{"op": "open", "action": "lose"}]})", "cannot lose open", "alloc"},
       {R"({"rules": [{"op": "alloc", "tag": 1, "action": "fail"}]})", "tag", "COPY"},

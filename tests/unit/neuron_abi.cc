@@ -286,7 +286,8 @@ TEST_F(NeuronModel, ContainerVersionsAndDamage) {
             nrt::kInvalid);
   EXPECT_EQ(changed([](NeffHeader* h, auto&) { h->hash[0] = 1; }), nrt::kInvalid);  // a hash, and not of this
   EXPECT_NE(std::string(rt.get_status_as_str(nrt::kInvalid)).find("hash"), std::string::npos);
-  EXPECT_EQ(changed([](NeffHeader* h, auto&) { h->hash[0] = 1, h->pkg_version = 1; }), nrt::kSuccess);  // MD5, which is not looked at
+  EXPECT_EQ(changed([](NeffHeader* h, auto&) { h->hash[0] = 1, h->pkg_version = 1; }), nrt::kInvalid);  // neither as MD5
+  EXPECT_EQ(changed([](NeffHeader* h, auto&) { h->pkg_version = 1; }), nrt::kSuccess);                 // none
   EXPECT_EQ(rt.unload(model), nrt::kSuccess);
   // As neuronx-cc makes them: no portable program inside.
   EXPECT_EQ(changed([](NeffHeader*, auto& b) { b[1024] = 0x1f, b[1025] = 0x8b; }), nrt::kUnsupportedNeffVersion);
@@ -358,10 +359,10 @@ class NeuronRanks : public NeuronModel {
     int32_t status = -1;
     std::string text;
   };
-  std::vector<Rank> ranks(uint32_t n, const std::vector<int32_t>& ids) {
+  std::vector<Rank> ranks(uint32_t n, const std::vector<int32_t>& ids, bool scattered = false) {
     std::vector<Rank> all(n);
     for (uint32_t r = 0; r < n; ++r) {
-      TinyModel m = mlp(r, n);
+      TinyModel m = mlp(r, n, scattered);
       auto neff = container(m);
       EXPECT_EQ(rt.load_collectives(neff->data(), neff->bytes(), int32_t(r), -1, r, n, &all[r].model), nrt::kSuccess)
           << rt.get_status_as_str(nrt::kInvalid);
@@ -388,13 +389,13 @@ TEST_F(NeuronRanks, ShardedEqualsWholeBitForBit) {
   ASSERT_EQ(load({neff->data(), neff->bytes()}, &model), nrt::kSuccess);
   Bound one = bind(0, ids);
   ASSERT_EQ(rt.execute(model, one.in, one.out), nrt::kSuccess);
-  for (uint32_t n : {2u, 4u}) {
-    auto all = ranks(n, ids);
+  for (auto [n, scattered] : {std::pair(2u, false), std::pair(4u, false), std::pair(2u, true), std::pair(4u, true)}) {
+    auto all = ranks(n, ids, scattered);
     for (int repeat = 0; repeat < 5; ++repeat) {
       run(all);
       for (Rank& r : all) {
         ASSERT_EQ(r.status, nrt::kSuccess) << r.text;
-        EXPECT_EQ(std::memcmp(rt.tensor_get_va(r.bound.hidden), rt.tensor_get_va(one.hidden), ids.size() * kHidden * 4), 0) << n << " ranks";
+        EXPECT_EQ(std::memcmp(rt.tensor_get_va(r.bound.hidden), rt.tensor_get_va(one.hidden), ids.size() * kHidden * 4), 0) << n << " ranks, scattered " << scattered;
       }
     }
   }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <fstream>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -149,8 +150,9 @@ TEST_F(NeuronDriver, ExportIsTheMemoryItself) {
   for (int fd : {x.fd, copied, again.fd}) close(fd);
 }
 
-// The runtime shows what others write through a descriptor only after a fence, never by itself (seed 0): an op that reads it fences first.
-TEST_F(NeuronDriver, ReadsWhatOthersHaveWrittenThroughAnExport) {
+// The runtime shows what others write through a descriptor only after a fence, never by itself (seed 0), and the driver makes none on its own: who
+// hears that a write is complete asks for it.
+TEST_F(NeuronDriver, WhatOthersHaveWrittenThroughAnExportIsVisibleAfterAFence) {
   OK_OR_DIE(Device dev, open("?visibility=0"));
   OK_OR_DIE(Buffer b, dev.alloc(10000));
   OK_OR_DIE(Buffer to, dev.alloc(64));
@@ -158,19 +160,78 @@ TEST_F(NeuronDriver, ReadsWhatOthersHaveWrittenThroughAnExport) {
   OK_OR_DIE(Timeline done, instance.timeline("done"));
   ASSERT_TRUE(q.submit({fill(b, 0, 10000, 0x11).signal(done, 1)}).ok());
   ASSERT_TRUE(done.wait_until(1, soon()).ok());
+  EXPECT_TRUE(b.fence(0, 10000).ok()) << "of what was never exported: nothing to do";
   OK_OR_DIE(Buffer::Export x, b.export_fd());
   void* at = mmap(nullptr, 10000, PROT_READ | PROT_WRITE, MAP_SHARED, x.fd, off_t(x.offset));
   ASSERT_NE(at, MAP_FAILED);
   EXPECT_EQ(static_cast<uint8_t*>(at)[9999], 0x11);
   std::memcpy(static_cast<char*>(at) + 5000, "handed over", 12);
   OK_OR_DIE(void* va, b.map());
-  EXPECT_EQ(static_cast<uint8_t*>(va)[5000], 0x11);
-  ASSERT_TRUE(q.submit({copy(b, 5000, to, 0, 12).signal(done, 2)}).ok());
-  ASSERT_TRUE(done.wait_until(2, soon()).ok());
   OK_OR_DIE(void* vt, to.map());
-  EXPECT_STREQ(static_cast<char*>(vt), "handed over");
+  uint64_t n = 1;
+  auto read = [&]() -> std::string {
+    EXPECT_TRUE(q.submit({copy(b, 5000, to, 0, 12).signal(done, ++n)}).ok());
+    EXPECT_TRUE(done.wait_until(n, soon()).ok());
+    return std::string(static_cast<char*>(vt), 11);
+  };
+  EXPECT_EQ(static_cast<uint8_t*>(va)[5000], 0x11);
+  EXPECT_EQ(read(), std::string(11, 0x11)) << "nobody has fenced";
+  ASSERT_TRUE(b.fence(5006, 4).ok());
+  EXPECT_EQ(read(), std::string(6, 0x11) + " ove" + "\x11") << "the range alone";
+  ASSERT_TRUE(b.fence(0, 10000).ok());
+  EXPECT_EQ(read(), "handed over");
+  EXPECT_EQ(b.fence(9999, 2).error().code, BATON_INVALID_ARGUMENT);
+  EXPECT_EQ(b.fence(UINT64_MAX, 2).error().code, BATON_INVALID_ARGUMENT);
+  ASSERT_TRUE(dev.reset_device().ok());
+  EXPECT_EQ(b.fence(0, 1).error().code, BATON_DEVICE_LOST);
   munmap(at, 10000);
   close(x.fd);
+}
+
+// Health is what the kernel driver's tree shows: without one, nothing is known.
+TEST_F(NeuronDriver, TelemetryShowsTheInstruments) {
+  TempDir folder;
+  {
+    OK_OR_DIE(Device dev, open("?timing=none"));
+    OK_OR_DIE(Telemetry t, dev.telemetry());
+    EXPECT_EQ(t.health, uint32_t(BATON_HEALTH_UNKNOWN));
+    EXPECT_EQ(t.instruments, 0u);
+  }
+  const std::string machine = "?folder=" + folder.path();
+  {
+    OK_OR_DIE(Device dev, open(machine));
+    OK_OR_DIE(Telemetry t, dev.telemetry());
+    EXPECT_EQ(t.health, uint32_t(BATON_HEALTH_OK));
+    EXPECT_EQ(t.instruments & ~BATON_INSTRUMENT_POWER, uint32_t(BATON_INSTRUMENT_ECC | BATON_INSTRUMENT_HW_ERRORS)) << "power has a reading once a minute is over";
+    EXPECT_EQ(t.ecc_corrected + t.ecc_uncorrected + t.hw_errors, 0u);
+    EXPECT_LE(t.power_percent_x100, 10000u);
+  }
+  std::string plan = R"({"rules":[{"call":"nrt_tensor_read","nth":1,"action":"ecc","ecc":"mem_ecc_corrected"},{"call":"nrt_tensor_read","nth":2,"action":"ecc","ecc":"mem_ecc_uncorrected"}]})";
+  std::string file = folder.path() + "/plan.json";
+  std::ofstream(file) << plan;
+  OK_OR_DIE(Device dev, open(machine + "&faults=" + file));
+  OK_OR_DIE(Buffer b, dev.alloc(64));
+  OK_OR_DIE(Device host, instance.open("host://"));
+  OK_OR_DIE(Buffer to, host.alloc(64));
+  OK_OR_DIE(Queue q, dev.queue(0));
+  OK_OR_DIE(Timeline done, instance.timeline("done"));
+  ASSERT_TRUE(q.submit({fill(b, 0, 64, 1).signal(done, 1)}).ok());
+  ASSERT_TRUE(done.wait_until(1, soon()).ok());
+  uint64_t n = 1;
+  const auto after_a_read = [&] {
+    (void)q.submit({copy(b, 0, to, 0, 64).signal(done, ++n)});
+    (void)done.wait_until(n, soon());
+    return dev.telemetry();
+  };
+  OK_OR_DIE(Telemetry corrected, after_a_read());
+  EXPECT_EQ(corrected.ecc_corrected, 1u);
+  EXPECT_EQ(corrected.health, uint32_t(BATON_HEALTH_OK)) << "a corrected error is no damage";
+  EXPECT_EQ(after_a_read().error().code, BATON_DEVICE_LOST) << "the core is gone with it";
+  ASSERT_TRUE(dev.reset_device().ok());
+  OK_OR_DIE(Telemetry t, dev.telemetry());
+  EXPECT_EQ(t.ecc_corrected, 1u);
+  EXPECT_EQ(t.ecc_uncorrected, 1u);
+  EXPECT_EQ(t.health, uint32_t(BATON_HEALTH_DEGRADED));
 }
 
 TEST_F(NeuronDriver, FullHeapSaysItsNumbers) {

@@ -463,10 +463,36 @@ TEST_F(Tree, HealthTakesTheNamesOfOlderReleases) {
   EXPECT_EQ(h->executed, 10u);
   EXPECT_EQ(h->failed, 3u);
   EXPECT_EQ(h->hw_errors, 1u);
+  EXPECT_FALSE(h->has_ecc) << "this release shows none: that is not 0 errors";
+  EXPECT_FALSE(h->has_power);
+  EXPECT_EQ(h->unhealthy, "");
   ASSERT_EQ(sysfs().chips().size(), 1u);
   EXPECT_EQ(sysfs().chips()[0].device, "Trainium1");
   EXPECT_FALSE(sysfs().health(1));
   EXPECT_EQ(sysfs().reset(1).error().code, BATON_UNSUPPORTED);
+}
+
+TEST_F(Tree, HealthTakesWhatARecentReleaseSays) {
+  const std::string hardware = device(0) + "/stats/hardware/";
+  std::filesystem::create_directories(hardware + "health_status");
+  std::filesystem::create_directories(device(0) + "/stats/power");
+  echo(hardware + "sram_ecc_corrected", "4\n");
+  echo(hardware + "mem_ecc_uncorrected", "1\n");
+  echo(hardware + "mem_ecc_repairable_uncorrected", "2\n");
+  echo(device(0) + "/stats/power/utilization", "POWER_STATUS_VALID,1700000000,10.00,60.50,42.25\n");
+  for (const auto& [text, shown] : std::map<std::string, std::string>{{"hbm1, nc3\n", "hbm1, nc3"}, {"none\n", ""}, {"\n", ""}, {"0\n", ""}}) {
+    echo(hardware + "health_status/unhealthy_components", text);
+    auto h = sysfs().health(0);
+    ASSERT_TRUE(h);
+    EXPECT_EQ(h->unhealthy, shown);
+    EXPECT_TRUE(h->has_ecc);
+    EXPECT_EQ(h->ecc_corrected, 4u);
+    EXPECT_EQ(h->ecc_uncorrected, 3u);
+    EXPECT_TRUE(h->has_power);
+    EXPECT_DOUBLE_EQ(h->power_percent, 42.25);
+  }
+  echo(device(0) + "/stats/power/utilization", "POWER_STATUS_NO_DATA,0,0.00,0.00,0.00\n");
+  EXPECT_FALSE(sysfs().health(0)->has_power);
 }
 
 TEST(Health, TroublesAreWhatCameSince) {

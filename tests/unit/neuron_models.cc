@@ -65,7 +65,7 @@ std::vector<baton_constant> TinyModel::constants() const {
   return all;
 }
 
-TinyModel mlp(uint32_t rank, uint32_t ranks) {
+TinyModel mlp(uint32_t rank, uint32_t ranks, bool scattered) {
   Maker m("tiny mlp");
   auto& p = m.b.program();
   p.ranks = ranks;
@@ -81,7 +81,7 @@ TinyModel mlp(uint32_t rank, uint32_t ranks) {
     uint32_t up = m.b.matmul(x, m.matrix("up" + at, inner, kHidden, rank * inner), Act::f32);
     uint32_t gate = m.b.matmul(x, m.matrix("gate" + at, inner, kHidden, rank * inner), Act::f32);
     uint32_t y = m.b.matmul(m.b.silu_mul(gate, up), m.matrix("down" + at, kHidden, inner, 0, rank * inner, kInner), Act::f32, 4 / ranks);
-    if (ranks > 1) y = m.b.all_reduce(y);
+    if (ranks > 1) y = scattered ? m.b.all_gather(m.b.reduce_scatter(y)) : m.b.all_reduce(y);
     x = m.b.add(x, y);
     m.b.mark();
   }

@@ -20,8 +20,9 @@ struct TinyModel {
   std::vector<baton_constant> constants() const;
 };
 
-// ids i32[T] -> hidden f32[T,H]; one mark a layer. Rank `rank` of `ranks`: w_up by rows, w_down by columns, then all_reduce.
-TinyModel mlp(uint32_t rank = 0, uint32_t ranks = 1);
+// ids i32[T] -> hidden f32[T,H]; one mark a layer. Rank `rank` of `ranks`: w_up by rows, w_down by columns, then all_reduce, or `scattered`:
+// reduce_scatter and all_gather in its place.
+TinyModel mlp(uint32_t rank = 0, uint32_t ranks = 1, bool scattered = false);
 // Greedy loop over the token buffer `tokens` i32[kMaxSteps + 1]; one mark a step.
 TinyModel generator();
 // What mlp() computes for `ids`, in double (tolerance, not bits).

@@ -152,6 +152,41 @@ TEST(NeuronNeff, WhatIsWrittenIsReadInPlace) {
   EXPECT_EQ(view->program.size(), 1000u);
 }
 
+// FIPS 180-4's and RFC 1321's own examples; then a container's header.
+TEST(NeuronNeff, TheHashIsThePackageVersions) {
+  const uint8_t abc[] = {'a', 'b', 'c'};
+  const uint8_t sha256[] = {0xba, 0x78, 0x16, 0xbf, 0x8f, 0x01}, md5[] = {0x90, 0x01, 0x50, 0x98, 0x3c, 0xd2, 0x4f, 0xb0, 0xd6, 0x96, 0x3f, 0x7d, 0x28, 0xe1, 0x7f, 0x72, 0x00};
+  EXPECT_EQ(std::memcmp(neuron_emu::neff_hash(abc, 2).data(), sha256, sizeof sha256), 0);
+  EXPECT_EQ(std::memcmp(neuron_emu::neff_hash(abc, 1).data(), md5, sizeof md5), 0);
+  std::vector<uint8_t> program(100, 5);
+  auto neff = neuron::Neff::build("n", 2, program, {});
+  ASSERT_TRUE(neff.ok());
+  auto* header = reinterpret_cast<neuron::NeffHeader*>(neff->data());
+  const std::span<const uint8_t> all(neff->data(), neff->bytes());
+  for (uint64_t package : {1u, 2u}) {
+    header->pkg_version = package;
+    const auto hash = neuron_emu::neff_hash(all.subspan(sizeof *header), package);
+    std::memcpy(header->hash, hash.data(), hash.size());
+    EXPECT_TRUE(neuron_emu::read_neff(all).ok()) << package;
+    header->hash[15] ^= 1;
+    EXPECT_EQ(neuron_emu::read_neff(all).error().code, BATON_CORRUPT) << package;
+    EXPECT_TRUE(neuron_emu::read_neff(all, false).ok()) << package;
+  }
+}
+
+// A constant without data is an input.
+TEST(NeuronNeff, ConstantsThatAreInputs) {
+  std::vector<uint8_t> program(10, 5);
+  const baton_constant constants[] = {{"w", nullptr, 128}, {"v", nullptr, 64}};
+  auto neff = neuron::Neff::build("n", 2, program, constants);
+  ASSERT_TRUE(neff.ok());
+  auto view = neuron_emu::read_neff({neff->data(), neff->bytes()});
+  ASSERT_TRUE(view.ok()) << view.error().what;
+  EXPECT_TRUE(view->constants.empty());
+  EXPECT_EQ(view->inputs, (std::vector<std::string>{"w", "v"}));
+  EXPECT_TRUE(view->portable);
+}
+
 TEST(NeuronNeff, NoConstants) {
   std::vector<uint8_t> program(1, 5);
   auto neff = neuron::Neff::build("", 1, program, {});
@@ -184,6 +219,40 @@ TEST(NeuronGroup, TreeSumInRankOrder) {
       group.end(r, false);
     });
   for (auto& t : threads) t.join();
+}
+
+TEST(NeuronGroup, ScattersTheSumAndGathersIt) {
+  constexpr uint32_t kRanks = 4;
+  constexpr uint64_t kRows = 3, kWidth = 40;
+  neuron_emu::Group group(kRanks, "g");
+  std::vector<std::thread> threads;
+  for (uint32_t r = 0; r < kRanks; ++r)
+    threads.emplace_back([&, r] {
+      group.begin(r, 1, nullptr);
+      for (int round = 0; round < 20; ++round) {
+        std::vector<float> x, sum, part(kRows * kWidth / kRanks), back(kRows * kWidth);
+        for (uint64_t i = 0; i < kRows * kWidth; ++i) x.push_back(float(r + 1) * 0.1f + float(i) * 1e-3f);
+        sum = x;
+        ASSERT_TRUE(group.all_reduce(r, sum.data(), sum.size()).ok());
+        ASSERT_TRUE(group.reduce_scatter(r, x.data(), kRows, kWidth, part.data()).ok());
+        ASSERT_EQ(std::memcmp(&part[kWidth / kRanks], &sum[kWidth + r * kWidth / kRanks], kWidth / kRanks * 4), 0);
+        ASSERT_TRUE(group.all_gather(r, part.data(), kRows, kWidth / kRanks, back.data()).ok());
+        ASSERT_EQ(back, sum);
+      }
+      group.end(r, false);
+    });
+  for (auto& t : threads) t.join();
+}
+
+// A sum and a gather of as much are not the same call.
+TEST(NeuronGroup, RanksInDifferentCallsFail) {
+  neuron_emu::Group group(2, "g");
+  std::vector<float> x(8), y(8), out(16);
+  group.begin(0, 1, nullptr);
+  group.begin(1, 1, nullptr);
+  std::thread other([&] { EXPECT_EQ(group.all_gather(1, y.data(), 1, 8, out.data()).error().code, BATON_FAILED); });
+  EXPECT_EQ(group.all_reduce(0, x.data(), 8).error().code, BATON_FAILED);
+  other.join();
 }
 
 TEST(NeuronGroup, SeatsAreFilledBySignature) {

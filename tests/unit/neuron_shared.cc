@@ -107,6 +107,40 @@ TEST_F(NeuronShared, NumCoresTakesCoresThatAreFree) {
   EXPECT_EQ(ended(child), 0);
 }
 
+// LNC 1: cores 0 and 1 have one stack, of which each sees what the other's process uses, as long as that lives.
+TEST_F(NeuronShared, CoresOfTwoProcessesShareTheirStacksMemory) {
+  int ready[2];
+  ASSERT_EQ(pipe(ready), 0);
+  with("NEURON_LOGICAL_NC_CONFIG", "1");
+  with("NEURON_RT_VISIBLE_CORES", "0");
+  constexpr uint64_t kGiB = 1ull << 30;
+  pid_t neighbour = in_child([&] {
+    Library other;
+    setenv("NEURON_RT_VISIBLE_CORES", "1", 1);
+    nrt::Tensor* t = nullptr;
+    char c = !other.init(nrt::kFrameworkNone, "", "") && !other.tensor_allocate(nrt::kPlacementDevice, 0, 20 * kGiB, "t", &t) ? 'y' : 'n';
+    (void)!write(ready[1], &c, 1);
+    pause();
+    return 0;
+  });
+  char c = 0;
+  ASSERT_EQ(read(ready[0], &c, 1), 1);
+  ASSERT_EQ(c, 'y');
+  init();
+  nrt::Tensor* t = nullptr;
+  EXPECT_EQ(rt.tensor_allocate(nrt::kPlacementDevice, 0, 5 * kGiB, "t", &t), nrt::kResource);
+  nrt::MemoryStats stats{};
+  size_t n = 0;
+  ASSERT_EQ(rt.get_vnc_memory_stats(0, &stats, sizeof stats, &n), nrt::kSuccess);
+  EXPECT_EQ(stats.bytes_used, 20 * kGiB);
+  EXPECT_EQ(rt.tensor_allocate(nrt::kPlacementDevice, 0, 4 * kGiB, "t", &t), nrt::kSuccess);
+  rt.tensor_free(&t);
+  kill(neighbour, SIGKILL);
+  EXPECT_EQ(ended(neighbour), 128 + SIGKILL);
+  EXPECT_EQ(rt.tensor_allocate(nrt::kPlacementDevice, 0, 24 * kGiB, "t", &t), nrt::kSuccess);
+  for (int fd : ready) close(fd);
+}
+
 // Four processes want core 0, again and again: at most one has it, and everybody gets it.
 TEST_F(NeuronShared, ProcessesFightForACore) {
   with("NEURON_RT_VISIBLE_CORES", "0");
@@ -240,9 +274,9 @@ struct RankRun {
   void *in = nullptr, *out = nullptr;
   nrt::Tensor* hidden = nullptr;
   // Rank `rank` of `ranks` on the process's core 0, over three ids.
-  int prepare(uint32_t rank, uint32_t ranks) {
-    if (rt.init(nrt::kFrameworkNone, "", "")) return 1;
-    TinyModel m = mlp(rank, ranks);
+  int prepare(uint32_t rank, uint32_t ranks) { return rt.init(nrt::kFrameworkNone, "", "") ? 1 : load(rank, ranks, false); }
+  int load(uint32_t rank, uint32_t ranks, bool scattered) {
+    TinyModel m = mlp(rank, ranks, scattered);
     auto neff = container(m);
     if (rt.load_collectives(neff->data(), neff->bytes(), 0, -1, rank, ranks, &model)) return 2;
     nrt::Tensor *ids = nullptr, *args = nullptr;
@@ -282,6 +316,11 @@ TEST_F(NeuronShared, RanksMeetAcrossProcessesWithTheBitsOfOne) {
         if (r.rt.all_gather(0, rank, 4, sizeof mine, &mine, all) || all[0] != 100 || all[3] != 103) return 11;
       if (r.rt.barrier(0, rank, 4)) return 12;
       std::vector<float> x = r.result();
+      RankRun scattered{r.rt};
+      if (scattered.load(rank, 4, true)) return 14;
+      for (int i = 0; i < 10; ++i)
+        if (scattered.rt.execute(scattered.model, scattered.in, scattered.out)) return 15;
+      if (scattered.result() != x) return 16;
       int fd = open((folder.path() + "/core-result" + std::to_string(rank)).c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
       ssize_t n = write(fd, x.data(), x.size() * 4);
       close(fd);

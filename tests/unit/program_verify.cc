@@ -94,7 +94,7 @@ const Rule rules[] = {
     {"scratch with S", true, 1, [](Program& p) { out(p, OpCode::embed).shape[0] = kSteps; }, "scratch"},
     {"output never written", false, 1, [](Program& p) { p.values.push_back({"z", DType::f32, Storage::output, false, {1}}); }, "never written"},
     // operands
-    {"opcode", false, 1, [](Program& p) { p.ops[0].code = OpCode(13); }, "opcode 13"},
+    {"opcode", false, 1, [](Program& p) { p.ops[0].code = OpCode(uint8_t(program::kLastOpCode) + 1); }, "opcode 15"},
     {"opcode 0", false, 1, [](Program& p) { p.ops[0].code = OpCode(0); }, "opcode 0"},
     {"act", false, 1, [](Program& p) { p.ops[0].act = Act(3); }, "act 3"},
     {"inputs missing", false, 1, [](Program& p) { p.ops[0].in.pop_back(); }, "1 inputs"},
@@ -162,6 +162,9 @@ const Rule rules[] = {
     {"silu shape", false, 1, [](Program& p) { auto& op = first(p, OpCode::silu_mul); op.in[0] = first(p, OpCode::embed).out[0]; }, "same shape"},
     {"add shape", false, 1, [](Program& p) { auto& op = first(p, OpCode::add); op.in[1] = first(p, OpCode::rope).out[0]; }, "same shape"},
     {"all_reduce alone", false, 2, [](Program& p) { p.ranks = 1; }, "one rank"},
+    {"gather not as wide", false, 2, [](Program& p) { first(p, OpCode::all_reduce).code = OpCode::all_gather; }, "2 ranks as wide"},
+    {"scatter not as narrow", false, 2, [](Program& p) { first(p, OpCode::all_reduce).code = OpCode::reduce_scatter; }, "2 ranks as wide"},
+    {"scatter rows", false, 2, [](Program& p) { auto& op = first(p, OpCode::all_reduce); op.code = OpCode::reduce_scatter; p.values[op.out[0]].shape = {3, 32}; }, "same rows"},
     {"take_last rows", false, 1, [](Program& p) { out(p, OpCode::take_last).shape[0] = 2; }, "[1,64]"},
     {"sample rows", false, 1, [](Program& p) { first(p, OpCode::sample).in[0] = first(p, OpCode::embed).out[0]; }, "logits"},
     {"token shape", false, 1, [](Program& p) { named(p, "token").shape = {2}; }, "i32[1]"},

@@ -1,10 +1,17 @@
 if(TARGET baton_transport)
   baton_static(transport_kv_data SOURCES ${CMAKE_CURRENT_LIST_DIR}/transport_kv_data.cc LIBS baton_transport)
   target_compile_options(transport_kv_data PRIVATE -O2)
-  foreach(part kv_layout kv_plan kv_convert kv_pack kv_recode kv_tags session identity secrecy aead kv_link kv_parts kv_hold process lend seal remote_timeline cut rails hostile verbs)
-    baton_test(transport_${part} SOURCES ${CMAKE_CURRENT_LIST_DIR}/transport_${part}.cc LIBS baton_transport transport_kv_data LABELS unit TIMEOUT 120 DEPENDS baton-driver-host LOCKS devshm)
+  foreach(part kv_layout kv_plan kv_convert kv_pack kv_recode kv_tags session identity secrecy aead kv_link kv_parts kv_hold process lend seal remote_timeline cut rails hostile verbs tcp_stream)
+    set(labels unit)
+    if(part MATCHES "^kv_(layout|plan|convert|pack|recode)$")
+      list(APPEND labels single)
+    endif()
+    baton_test(transport_${part} SOURCES ${CMAKE_CURRENT_LIST_DIR}/transport_${part}.cc LIBS baton_transport transport_kv_data LABELS ${labels} TIMEOUT 120 DEPENDS baton-driver-host LOCKS devshm)
     target_include_directories(transport_${part} PRIVATE ${CMAKE_CURRENT_LIST_DIR})
   endforeach()
+  baton_test(transport_fence SOURCES ${CMAKE_CURRENT_LIST_DIR}/transport_fence.cc LIBS baton_transport transport_kv_data LABELS unit TIMEOUT 120
+             DEPENDS baton-driver-host baton-driver-neuron baton-emu-neuron nrt baton-driver-cs3 baton-emu-cs3 baton-layer-fault LOCKS devshm)
+  target_include_directories(transport_fence PRIVATE ${CMAKE_CURRENT_LIST_DIR})
   target_sources(transport_kv_plan PRIVATE ${PROJECT_SOURCE_DIR}/tests/support/count_calls.cc) # plans allocate nothing once warm
   target_link_libraries(transport_kv_plan PRIVATE ${CMAKE_DL_LIBS})
 

@@ -228,6 +228,68 @@ TEST_F(KvC, EventsComeInPortions) {
   EXPECT_EQ(next, 10u);
 }
 
+// Blocks that were given to another request are neither sent nor taken for what they were.
+TEST_F(KvC, BlocksThatChangeHandsAreFoundOut) {
+  connect();
+  baton_kv_pool *p = pool(decode, target), *s = pool(prefill, source);
+  const int32_t one[] = {1}, wrong[] = {8};
+  EXPECT_EQ(baton_kv_renew(s, wrong, 1, &e), BATON_INVALID_ARGUMENT);
+  EXPECT_EQ(baton_kv_renew(nullptr, one, 1, &e), BATON_INVALID_ARGUMENT);
+  baton_kv_grant *g = nullptr, *h = nullptr;
+  baton_kv_push* u = nullptr;
+  ASSERT_EQ(grant(p, g), BATON_OK);
+  ASSERT_EQ(push(s, baton_kv_grant_ticket(g), u), BATON_OK) << e.text();
+  ASSERT_EQ(baton_kv_push_layer(u, 0, 0, nullptr, &e), BATON_OK);
+  until(decode, BATON_KV_EVENT_LANDED);
+  ASSERT_EQ(baton_kv_renew(s, one, 1, &e), BATON_OK); // in the middle of the push
+  (void)baton_kv_push_all(u, &e);
+  const baton_kv_event v = until(prefill, BATON_KV_EVENT_FAILED);
+  EXPECT_EQ(v.error->code, BATON_CORRUPT);
+  EXPECT_THAT(v.error->what, HasSubstr("block 1"));
+  EXPECT_EQ(until(decode, BATON_KV_EVENT_FAILED).error->code, BATON_CORRUPT);
+  until(decode, BATON_KV_EVENT_QUIET);
+
+  ASSERT_EQ(grant(p, h), BATON_OK) << e.text();
+  ASSERT_EQ(push(s, baton_kv_grant_ticket(h), u), BATON_OK) << e.text();
+  ASSERT_EQ(baton_kv_push_all(u, &e), BATON_OK);
+  ASSERT_EQ(baton_kv_push_seal(u, nullptr, 0, &e), BATON_OK);
+  until(prefill, BATON_KV_EVENT_COMPLETE);
+  until(decode, BATON_KV_EVENT_COMPLETE);
+  EXPECT_EQ(baton_kv_grant_intact(h, &e), BATON_OK) << e.text();
+  ASSERT_EQ(baton_kv_renew(p, one, 1, &e), BATON_OK); // before it was read
+  EXPECT_EQ(baton_kv_grant_intact(h, &e), BATON_CORRUPT);
+  EXPECT_THAT(e.what, HasSubstr("block 1"));
+  EXPECT_EQ(baton_kv_grant_intact(nullptr, &e), BATON_INVALID_ARGUMENT);
+}
+
+TEST_F(KvC, RailsCarryAPush) {
+  baton_kv_endpoint_options o{.struct_size = sizeof o, .instance = in.get(), .listen = "127.0.0.1:0", .name = "decode", .key = key, .rails = "127.0.0.1,127.0.0.2"};
+  baton_kv_endpoint_close(decode);
+  baton_kv_endpoint_close(prefill);
+  ASSERT_EQ(baton_kv_endpoint_open(&o, &decode, &e), BATON_OK) << e.text();
+  o.listen = nullptr, o.name = "prefill";
+  ASSERT_EQ(baton_kv_endpoint_open(&o, &prefill, &e), BATON_OK) << e.text();
+  connect();
+  layout.head_dim = 2048; // 0.8 MiB a layer
+  layout.layers = 4;
+  baton_kv_pool *p = pool(decode, target), *s = pool(prefill, source);
+  for (size_t i = 0; i < source.size(); ++i) source[i] = uint8_t(i * 7 + i / 255);
+  baton_kv_grant* g = nullptr;
+  baton_kv_push* u = nullptr;
+  ASSERT_EQ(grant(p, g), BATON_OK);
+  ASSERT_EQ(push(s, baton_kv_grant_ticket(g), u), BATON_OK) << e.text();
+  ASSERT_EQ(baton_kv_push_all(u, &e), BATON_OK);
+  ASSERT_EQ(baton_kv_push_seal(u, nullptr, 0, &e), BATON_OK);
+  until(prefill, BATON_KV_EVENT_COMPLETE);
+  until(decode, BATON_KV_EVENT_COMPLETE);
+  baton_kv_stats st{.struct_size = sizeof st};
+  EXPECT_EQ(baton_kv_push_stats(u, &st, &e), BATON_OK);
+  EXPECT_EQ(st.rails, 2u);
+  const uint64_t block = source.size() / (2 * layout.layers * layout.blocks);
+  for (uint32_t half = 0; half < 2 * layout.layers; ++half)
+    for (const int32_t b : blocks) EXPECT_EQ(memcmp(&target[(half * layout.blocks + uint32_t(b)) * block], &source[(half * layout.blocks + uint32_t(b)) * block], block), 0);
+}
+
 // Callers of an older version know less of a struct, of a later one more.
 TEST_F(KvC, StructsOfOtherSizes) {
   connect();

@@ -6,6 +6,7 @@
 #include "transport/crypto.hpp"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,13 +24,13 @@ class Child {
   Child(const std::string& role, const Key& key, const std::string& address, uint64_t lease_ms = kLeaseMs, const std::function<void()>& before = {}) {
     int out[2];
     EXPECT_EQ(pipe2(out, O_CLOEXEC), 0);
+    // All that allocates comes before fork(): ThreadSanitizer's allocator may be locked by another thread in that moment, and is so in the child for ever.
+    const std::string lease = std::to_string(lease_ms), k = hex(key);
     pid_ = fork();
     EXPECT_GE(pid_, 0) << strerror(errno);
     if (pid_ == 0) {
       dup2(out[1], 1);
       if (before) before();
-      const std::string lease = std::to_string(lease_ms);
-      const std::string k = hex(key);
       execl(BATON_BUILD_DIR "/tests/transport_peer", "transport_peer", role.c_str(), k.c_str(), address.c_str(), lease.c_str(), nullptr);
       _exit(127);
     }
@@ -43,8 +44,8 @@ class Child {
   std::string line() {
     std::string s;
     char c;
-    while (read(out_.get(), &c, 1) == 1 && c != '\n') s += c;
-    return s;
+    for (pollfd p{out_.get(), POLLIN, 0}; poll(&p, 1, int(kSoonMs)) == 1 && read(out_.get(), &c, 1) == 1 && c != '\n';) s += c;
+    return s; // "": it says nothing
   }
   void kill(int signal) {
     ASSERT_GT(pid_, 1) << "no child to signal; -1 would mean every process"; // fork failed, or it was reaped

@@ -131,6 +131,40 @@ TEST_P(OnFabric, ModelledTimeTravelsWithTheLayers) {
   }
 }
 
+// What does not connect is replaced within the request; where nothing else is left, the request says so, and its blocks are free.
+TEST(KvLink, AnotherFabricTakesThePlaceOfOneThatDoesNotConnect) {
+  std::map<std::string, int> outcomes;
+  for (int seed = 1; seed <= 24; ++seed) {
+    SCOPED_TRACE(seed);
+    setenv("BATON_FABRIC_FAULTS", ("seed=" + std::to_string(seed) + ",connect=500000").c_str(), 1);
+    TwoEnds e;
+    const KvLayout l = small_layout(KvOrder::token_major, 16, 12);
+    Request r(e, l, {l}, 50);
+    Incoming in = r.expect();
+    auto t = r.open(in.ticket(), "auto");
+    if (!t.ok()) {
+      ++outcomes["none"];
+      EXPECT_EQ(t.error().code, BATON_PEER_LOST) << t.error().text();
+      EXPECT_THAT(t.error().text(), HasSubstr("did not connect"));
+      EXPECT_TRUE(poll_until(e.in, [&] { return !in.landed().value().ok() && in.quiesced(); }, kSoonMs));
+    } else {
+      ++outcomes[t->stats().fabric];
+      EXPECT_EQ(in.stats().fabric, t->stats().fabric);
+      Timeline sent = must(e.in.timeline("sent"));
+      submit_all(r, *t, sent);
+      EXPECT_OK(in.landed().wait_until(4, deadline_in_ms(kSoonMs)));
+      EXPECT_EQ(r.wrong(), 0u);
+      EXPECT_OK(t->seal({"first", {}, {}}, deadline_in_ms(kSoonMs)));
+      EXPECT_TRUE(poll_until(e.in, [&] { return in.sealed().has_value() && in.quiesced(); }, kSoonMs));
+    }
+    unsetenv("BATON_FABRIC_FAULTS");
+    if (HasFailure()) return;
+  }
+  EXPECT_GT(outcomes["mapped"], 0);
+  EXPECT_GT(outcomes["tcp"], 0);
+  EXPECT_GT(outcomes["none"], 0);
+}
+
 TEST_P(OnFabric, CancelInFlightPoisonsBothAndQuiesces) {
   TwoEnds e;
   KvLayout l = small_layout(KvOrder::token_major, 16, 512);

@@ -151,6 +151,16 @@ inline size_t count_dir(const char* path, const char* prefix = "") {
   return n;
 }
 inline size_t open_fds() { return count_dir("/proc/self/fd"); }
+// What they are, for a message.
+inline std::string fds_text() {
+  std::string text;
+  for (int fd = 0; fd < 1024; ++fd) {
+    char to[256];
+    const ssize_t n = readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), to, sizeof to);
+    if (n > 0) text += "\n  " + std::to_string(fd) + " " + std::string(to, size_t(n));
+  }
+  return text;
+}
 // Files in /dev/shm that this process or a dead one left behind. Other tests of this machine have theirs, which are theirs as long as they hold the lock.
 inline size_t shm_files() {
   size_t n = 0;

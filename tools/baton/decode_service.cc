@@ -52,6 +52,7 @@ void DecodeService::message(Peer& peer, const Message& m) {
   if (ticket.ok()) {
     send(peer.number, {"reserved", {{"id", id}, {"ticket", *ticket}}, {}});
   } else {
+    metrics_->refused(ticket.error());
     say(fmt::format("decode refused: {}", ticket.error().text()));
     send(peer.number, failed_message(id, ticket.error()));
   }
@@ -93,6 +94,7 @@ Result<std::string> DecodeService::reserve(Peer& peer, Reserve ask) {
     BATON_TRY(r->run->land(r->incoming->landed(), landing, ask.prompt_tokens));
   }
   r->ask = std::move(ask);
+  metrics_->asked(r->ask.prompt_tokens);
   std::string ticket = r->incoming->ticket();
   requests_.push_back(std::move(r));
   return ticket;
@@ -139,6 +141,7 @@ Status DecodeService::begin_if_sealed(Request& r) {
   if (token >= model_.config.vocab) return fail(BATON_CORRUPT, "run the same version of baton on all sides", "the prefill side sent token {}, the vocabulary has {}", token, model_.config.vocab);
   r.begun = true;
   r.kv_bytes = r.incoming->stats().bytes;
+  metrics_->kv("in", r.incoming->stats().fabric, r.kv_bytes, -1);
   return r.run->begin(int32_t(token), modelled, engine_->copies() ? nullptr : &r.incoming->landed(), engine_->layout().layers);
 }
 
@@ -152,6 +155,7 @@ void DecodeService::stream(Request& r) {
     m.body["tokens"].push_back(uint32_t(all[r.sent].id));
     m.body["wall"].push_back(all[r.sent].wall_ns);
     m.body["modelled"].push_back(all[r.sent].modelled_ns);
+    count(all, r.sent);
   }
   if (r.ask.logits) {
     uint64_t row = model_.config.vocab;
@@ -161,10 +165,17 @@ void DecodeService::stream(Request& r) {
   send(r.peer, m);
 }
 
+void DecodeService::count(const std::vector<Token>& all, size_t i) {
+  auto since = [](uint64_t before, uint64_t now) { return now > before ? double(now - before) / 1e9 : 0.0; };
+  if (!i) metrics_->token(-1, -1);
+  else metrics_->token(since(all[i - 1].wall_ns, all[i].wall_ns), leg_.timing.empty() ? -1 : since(all[i - 1].modelled_ns, all[i].modelled_ns));
+}
+
 void DecodeService::end(Request& r, const Error* why) {
   if (r.finished) return;
   r.finished = true;
   double ms = double(now_ns() - r.began_ns) / 1e6;
+  metrics_->ended(why, ms / 1e3);
   if (why) {
     r.incoming->cancel(*why);
     r.run->cancel(*why);

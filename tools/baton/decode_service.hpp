@@ -18,8 +18,8 @@ class DecodeService final : public Service {
  public:
   static Result<std::unique_ptr<DecodeService>> open(Shelf&, SpanLog&, const std::string& uri, const model::Model&, ServiceOptions);
   ~DecodeService() override;
-  uint32_t free_blocks() const { return engine_ ? engine_->pool().free() : 0; }
-  uint32_t total_blocks() const { return engine_ ? engine_->pool().total() : 0; }
+  uint32_t free_blocks() const override { return engine_ ? engine_->pool().free() : 0; }
+  uint32_t total_blocks() const override { return engine_ ? engine_->pool().total() : 0; }
   size_t requests() const override { return requests_.size(); }
   uint64_t layout_hash() const override { return engine_ ? engine_->layout().hash() : 0; }
   uint64_t capacity_tokens() const override { return uint64_t(total_blocks()) * (engine_ ? engine_->layout().block_tokens : 0); }
@@ -47,6 +47,7 @@ class DecodeService final : public Service {
   bool advance(Request&);
   Status begin_if_sealed(Request&);
   void stream(Request&);
+  void count(const std::vector<Token>&, size_t i); // in the metrics
   void end(Request&, const Error* why);
   Shelf& shelf_;
   std::string uri_;

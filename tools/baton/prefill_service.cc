@@ -50,6 +50,7 @@ void PrefillService::message(Peer& peer, const Message& m) {
     if (Request* r = mine()) end(*r, &why);
   }
   if (s.ok()) return;
+  metrics_->refused(s.error());
   say(fmt::format("prefill refused: {}", s.error().text()));
   send(peer.number, failed_message(id.ok() ? *id : 0, s.error()));
 }
@@ -68,6 +69,7 @@ Status PrefillService::accept(Peer& peer, Prefill ask) {
   r->number = ++served_;
   r->ask = std::move(ask);
   r->began_ns = now_ns();
+  metrics_->asked(r->ask.ids.size());
   requests_.push_back(std::move(r));
   return {};
 }
@@ -173,6 +175,7 @@ Status PrefillService::hand_over(Request& r) {
 void PrefillService::tell_first(Request& r) {
   r.told_first = true;
   if (r.ask.then >= 0) return; // the decode side makes it
+  metrics_->first_token(double(now_ns() - r.began_ns) / 1e9);
   Message m{"first", {{"id", r.ask.id}, {"token", uint32_t(r.run->token())}, {"wall", r.run->token_wall_ns()}, {"modelled", r.run->token_modelled_ns()}}, {}};
   std::span<const float> logits = r.run->logits();
   m.bytes.resize(logits.size_bytes());
@@ -197,6 +200,9 @@ void PrefillService::end(Request& r, const Error* why) {
   if (r.finished) return;
   r.finished = true;
   double ms = double(now_ns() - r.began_ns) / 1e6;
+  metrics_->ended(why, ms / 1e3);
+  if (r.transfer)
+    for (const transport::RailUse& u : r.transfer->stats().rails) metrics_->rail(u.nic, u.peer_nic, u.bytes, u.failures, u.up);
   if (why) {
     if (r.transfer) r.transfer->abort(*why);
     if (r.run) r.run->cancel(*why);
@@ -208,6 +214,9 @@ void PrefillService::end(Request& r, const Error* why) {
     Leg leg = leg_;
     leg.spans = log_.spans(r.run->tag());
     Transfer t{r.transfer->stats().fabric, r.transfer->stats().bytes, r.transfer->stats().segments, log_.spans(r.transfer_tag), {}};
+    uint64_t begin = UINT64_MAX, last = 0;
+    for (const auto& span : r.transfer->stats().spans) begin = std::min(begin, span.begin_ns), last = std::max(last, span.end_ns);
+    metrics_->kv("out", t.fabric, t.bytes, last > begin ? double(last - begin) / 1e9 : -1);
     for (const transport::RailUse& u : r.transfer->stats().rails) t.rails.push_back({u.nic, u.peer_nic, u.bytes, u.failures});
     send(r.peer, {"prefilled", {{"id", r.ask.id}, {"leg", to_json(leg)}, {"transfer", to_json(t)}, {"clock", log_.clock_ns()}}, {}});
     say(fmt::format("prefill {}: {} tokens, {} KV bytes out by {}, {:.1f} ms", r.number, r.ask.ids.size(), t.bytes, t.fabric, ms));

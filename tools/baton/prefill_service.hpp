@@ -21,8 +21,8 @@ class PrefillService final : public Service {
  public:
   static Result<std::unique_ptr<PrefillService>> open(Shelf&, SpanLog&, const std::string& uri, const model::Model&, ServiceOptions);
   ~PrefillService() override;
-  uint32_t free_blocks() const { return engine_ ? engine_->pool().free() : 0; }
-  uint32_t total_blocks() const { return engine_ ? engine_->pool().total() : 0; }
+  uint32_t free_blocks() const override { return engine_ ? engine_->pool().free() : 0; }
+  uint32_t total_blocks() const override { return engine_ ? engine_->pool().total() : 0; }
   size_t requests() const override { return requests_.size(); }
   uint64_t layout_hash() const override { return engine_ ? engine_->layout(0).hash() : 0; }
   uint64_t capacity_tokens() const override { return uint64_t(total_blocks()) * (engine_ ? engine_->layout(0).block_tokens : 0); }

@@ -7,6 +7,8 @@
 
 #include "tools/baton/service.hpp"
 
+#include <functional>
+#include <utility>
 #include <vector>
 
 namespace baton::runtime {
@@ -15,6 +17,7 @@ class Pump {
  public:
   explicit Pump(const Instance& in) : instance_(in) {}
   void add(Service& s) { services_.push_back(&s); }
+  void each_turn(std::function<void()> f) { besides_ = std::move(f); }
   const Instance& instance() const { return instance_; }
   // Everything that is ready, without sleeping. True: something was.
   bool settle() {
@@ -29,11 +32,13 @@ class Pump {
   void turn(uint64_t sleep_ms = 20) {
     instance_.poll_wait(deadline_in_ms(sleep_ms));
     settle();
+    if (besides_) besides_();
   }
 
  private:
   const Instance& instance_;
   std::vector<Service*> services_;
+  std::function<void()> besides_;
 };
 
 }  // namespace baton::runtime

@@ -26,8 +26,14 @@ Status Service::listen(const Instance& in, std::string role, const OpenDevice& d
                                                                               .seal_bulk = options_.seal,
                                                                               .rails = options_.rails}));
   endpoint_.emplace(std::move(e));
+  metrics_.emplace(MetricsOf{role, device.info.uri, model_id_});
   options_.key = {}; // the endpoint keeps it where no dump shows it
   return {};
+}
+
+std::string Service::metrics_text() {
+  metrics_->state(requests(), free_blocks(), total_blocks(), peers_.size());
+  return metrics_->text();
 }
 
 transport::Session* Service::session(uint64_t peer) {

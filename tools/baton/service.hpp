@@ -7,11 +7,13 @@
 //     while (!stopped) { in.poll_wait(deadline_in_ms(50)); while (service.step()) {} }
 #pragma once
 
+#include "tools/baton/metrics.hpp"
 #include "tools/baton/wire.hpp"
 #include "transport/session.hpp"
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,6 +52,9 @@ class Service {
   virtual size_t requests() const = 0;        // that are not done
   virtual uint64_t layout_hash() const = 0;   // of its KV-cache (of the first rank)
   virtual uint64_t capacity_tokens() const = 0;
+  virtual uint32_t free_blocks() const = 0;   // of its KV-cache
+  virtual uint32_t total_blocks() const = 0;
+  std::string metrics_text(); // Prometheus, as of now
 
  protected:
   struct Peer {
@@ -75,6 +80,7 @@ class Service {
   std::string model_id_; // with the precision: what both sides must agree on
   Leg leg_;
   std::optional<transport::Endpoint> endpoint_;
+  std::optional<Metrics> metrics_; // once it listens
   std::vector<Peer> peers_;
   uint64_t next_peer_ = 1;
 };

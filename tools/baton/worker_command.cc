@@ -1,6 +1,7 @@
 #include "tools/baton/commands.hpp"
 #include "tools/baton/decode_service.hpp"
 #include "tools/baton/exit_code.hpp"
+#include "tools/baton/metrics_server.hpp"
 #include "tools/baton/options.hpp"
 #include "tools/baton/prefill_service.hpp"
 #include "tools/baton/pump.hpp"
@@ -23,7 +24,7 @@ struct Flags {
   EngineFlags engine;
   ProofFlags proof;
   RegisterFlags registered;
-  std::string role, device, listen, fabric = "auto";
+  std::string role, device, listen, fabric = "auto", metrics;
   uint64_t lease_ms = kLeaseNs / 1'000'000;
 };
 
@@ -78,10 +79,16 @@ Status serve(const Flags& f) {
   if (f.role == "prefill") { BATON_ASSIGN(service, PrefillService::open(shelf, log, f.device, m, o)); }
   else { BATON_ASSIGN(service, DecodeService::open(shelf, log, f.device, m, o)); }
   o.key = {}; // the endpoint has it
+  std::unique_ptr<MetricsServer> http;
+  if (!f.metrics.empty()) {
+    BATON_ASSIGN(http, MetricsServer::open(f.metrics, [&service] { return service->metrics_text(); }));
+    std::fprintf(stderr, "metrics at http://%s/metrics\n", http->address().c_str());
+  }
   std::printf("ready baton://%s %s on %s, model %s %s\n", service->address().c_str(), f.role.c_str(), service->leg().title.c_str(), m.title().c_str(), m.id.c_str());
   std::fflush(stdout);
   Pump pump(in);
   pump.add(*service);
+  if (http) pump.each_turn([&http] { http->turn(); });
   if (f.registered.to.source.empty()) {
     while (!Signals::stop) pump.turn();
     return {};
@@ -100,6 +107,7 @@ Run add_worker(CLI::App& app) {
   f->proof.add(*c);
   f->registered.add(*c);
   c->add_option("--fabric", f->fabric, "mapped, shm, tcp, verbs, ofi-verbs, efa or auto, where the client does not say")->check(CLI::IsMember({"mapped", "shm", "tcp", "verbs", "ofi-verbs", "efa", "auto"}));
+  c->add_option("--metrics", f->metrics, "HOST:PORT to serve numbers for Prometheus at, without authentication: http://HOST:PORT/metrics; port 0: any");
   c->add_option("--lease-ms", f->lease_ms, "a peer silent for so long is lost")->check(CLI::Range(10, 3600000))->capture_default_str();
   f->engine.add(*c);
   return [f] {

@@ -41,6 +41,11 @@ std::vector<std::string> Devices::startable() const {
   return uris;
 }
 
+Error Devices::none(const std::string& selector) const {
+  auto have = all();
+  return have ? none(selector, *have) : have.error();
+}
+
 Error Devices::none(const std::string& selector, const std::vector<DeviceInfo>& have) const {
   std::vector<std::string> names;
   for (auto& d : have) names.push_back(clean(label(d)));
@@ -79,13 +84,17 @@ Result<Device> Devices::open(const std::string& selector) const {
 
 std::string kind(const DeviceInfo& d) { return d.emulated ? "emulated" : "real"; }
 
-uint64_t memory_bytes(const DeviceInfo& d) {
+std::string label(const DeviceInfo& d) { return d.name[0] ? d.name : d.uri; }
+
+std::string label(const json& d) { return clean(d.at(d.at("name") == "" ? "uri" : "name").get<std::string>()); }
+
+std::string kind(const json& d) { return d.at("emulated") ? "emulated" : "real"; }
+
+uint64_t memory_bytes(const json& d) {
   uint64_t sum = 0;
-  for (uint32_t h = 0; h < std::min<uint32_t>(d.heap_count, BATON_MAX_HEAPS); ++h) sum += d.heaps[h].bytes_total;
+  for (auto& h : d.at("heaps")) sum += h.at("bytes_total").get<uint64_t>();
   return sum;
 }
-
-std::string label(const DeviceInfo& d) { return d.name[0] ? d.name : d.uri; }
 
 nlohmann::ordered_json device_json(const DeviceInfo& d) {
   json heaps = json::array();

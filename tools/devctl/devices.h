@@ -35,6 +35,8 @@ class Devices {
   Result<std::vector<DeviceInfo>> select(const std::string& selector) const;
   // The one device that a selector means, opened; more than one is INVALID_ARGUMENT.
   Result<Device> open(const std::string& selector) const;
+  // NOT_FOUND for a selector that means nothing here, with what there is.
+  Error none(const std::string& selector) const;
   // Addresses that start an emulator: "emu+cs3://0".
   std::vector<std::string> startable() const;
 
@@ -47,7 +49,10 @@ class Devices {
 
 nlohmann::ordered_json device_json(const DeviceInfo&);
 std::string kind(const DeviceInfo&);         // "emulated" | "real"
-uint64_t memory_bytes(const DeviceInfo&);    // all heaps
 std::string label(const DeviceInfo&);        // name, or the URI of a device that has none
+// The same of a device in a document, ready for a terminal.
+std::string label(const nlohmann::ordered_json& device);
+std::string kind(const nlohmann::ordered_json& device);
+uint64_t memory_bytes(const nlohmann::ordered_json& device);  // all heaps
 
 }  // namespace baton::devctl

@@ -3,8 +3,8 @@
 #include "tools/devctl/output.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <hwloc.h>
-#include <infiniband/verbs.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -68,19 +68,6 @@ void read_pci(hwloc_topology_t t, MachineInfo& m) {
   }
 }
 
-void read_rdma(MachineInfo& m) {
-  int n = 0;
-  ibv_device** list = ibv_get_device_list(&n);
-  if (!list) return;  // a kernel without RDMA
-  for (int i = 0; i < n; ++i) {
-    auto type = list[i]->transport_type;
-    m.rdma.push_back({ibv_get_device_name(list[i]), type == IBV_TRANSPORT_IB      ? "InfiniBand/RoCE"
-                                                    : type == IBV_TRANSPORT_IWARP ? "iWARP"
-                                                                                  : "unspecified"});
-  }
-  ibv_free_device_list(list);
-}
-
 }  // namespace
 
 std::string pci_name(uint16_t vendor, uint16_t device) {
@@ -115,12 +102,11 @@ Result<MachineInfo> probe_machine() {
   read_numa(raw, m);
   if (m.numa.size() == 1) m.numa[0].memory_bytes = m.memory_bytes;
   read_pci(raw, m);
-  read_rdma(m);
   return m;
 }
 
 json machine_json(const MachineInfo& m) {
-  json caches = json::array(), numa = json::array(), pci = json::array(), rdma = json::array();
+  json caches = json::array(), numa = json::array(), pci = json::array();
   for (auto& c : m.caches) caches.push_back({{"name", c.name}, {"bytes", c.bytes}, {"count", c.count}});
   for (auto& n : m.numa) numa.push_back({{"node", n.index}, {"bytes", n.memory_bytes}, {"cores", n.cores}});
   for (auto& p : m.pci)
@@ -129,9 +115,23 @@ json machine_json(const MachineInfo& m) {
                    {"vendor", fmt::format("{:04x}", p.vendor)},
                    {"device", fmt::format("{:04x}", p.device)},
                    {"numa_node", p.numa_node < 0 ? json(nullptr) : json(p.numa_node)}});
-  for (auto& r : m.rdma) rdma.push_back({{"name", r.name}, {"transport", r.transport}});
   return {{"cpu", m.cpu},         {"kernel", m.kernel}, {"packages", m.packages},         {"cores", m.cores}, {"threads", m.threads},
-          {"memory_bytes", m.memory_bytes}, {"caches", caches},   {"numa", numa}, {"pci", pci},     {"rdma", rdma}};
+          {"memory_bytes", m.memory_bytes}, {"caches", caches},   {"numa", numa}, {"pci", pci}};
+}
+
+void machine_rows(Table& t, const json& m) {
+  auto n = [&](const char* key) { return m.at(key).get<uint64_t>(); };
+  t.row({"  cpu", fmt::format("{}: {} package{}, {} cores, {} threads, {}", clean(m.at("cpu").get<std::string>()), n("packages"), n("packages") == 1 ? "" : "s", n("cores"), n("threads"),
+                              bytes_text(n("memory_bytes")))});
+  std::vector<std::string> caches;
+  for (auto& c : m.at("caches")) caches.push_back(fmt::format("{} {} x{}", c.at("name").get<std::string>(), bytes_text(c.at("bytes").get<uint64_t>()), c.at("count").get<uint64_t>()));
+  t.row({"  caches", caches.empty() ? "unknown" : fmt::format("{}", fmt::join(caches, ", "))});
+  for (auto& x : m.at("numa"))
+    t.row({fmt::format("  NUMA {}", x.at("node").get<uint64_t>()), fmt::format("cores {}, {}", x.at("cores").get<std::string>(), bytes_text(x.at("bytes").get<uint64_t>()))});
+  for (auto& p : m.at("pci"))
+    t.row({"  PCI", fmt::format("{}  {} ({}:{}){}", p.at("bdf").get<std::string>(), p.at("what").get<std::string>(), p.at("vendor").get<std::string>(), p.at("device").get<std::string>(),
+                                p.at("numa_node").is_null() ? "" : fmt::format(", NUMA {}", p.at("numa_node").get<int>()))});
+  if (m.at("pci").empty()) t.row({"  PCI", "no Neuron device, EFA or network controller"});
 }
 
 }  // namespace baton::devctl

@@ -1,4 +1,4 @@
-// machine.h: the machine around the devices, as hwloc and libibverbs see it.
+// machine.h: the machine around the devices, as hwloc sees it; its RDMA devices are in nics.h.
 //
 // Owner  value type.   Threads  one.   Cost  some 10 ms: hwloc reads sysfs.   Errors  IO if hwloc cannot load a topology.
 //
@@ -29,11 +29,6 @@ struct PciFunction {
   int numa_node = -1;  // -1: unknown
 };
 
-struct RdmaNic {
-  std::string name;       // "mlx5_0"
-  std::string transport;  // "InfiniBand/RoCE", "iWARP", "unspecified" (EFA)
-};
-
 struct NumaNode {
   uint32_t index = 0;
   uint64_t memory_bytes = 0;
@@ -47,10 +42,13 @@ struct MachineInfo {
   std::vector<CacheInfo> caches;  // data caches and unified ones, nearest first
   std::vector<NumaNode> numa;
   std::vector<PciFunction> pci;  // Neuron, EFA and network controllers
-  std::vector<RdmaNic> rdma;
 };
 Result<MachineInfo> probe_machine();
 nlohmann::ordered_json machine_json(const MachineInfo&);
+
+// The machine as a document's text shows it, a line each, without the RDMA devices.
+class Table;
+void machine_rows(Table&, const nlohmann::ordered_json& machine);
 
 // What a PCI function is to Baton: "Trainium2", "EFA", ...; "" if it is nothing of interest.
 std::string pci_name(uint16_t vendor, uint16_t device);

@@ -1,4 +1,6 @@
 // devctl: looks into a machine: devices, paths, fabrics, and what they do. See verbs.h.
+#include "drivers/cs3/placement/place.hpp"
+#include "tools/devctl/completion.h"
 #include "tools/devctl/options.h"
 #include "tools/devctl/verbs.h"
 
@@ -7,6 +9,8 @@
 
 #include <csignal>
 #include <functional>
+#include <map>
+#include <optional>
 #include <unistd.h>
 
 namespace baton::devctl {
@@ -28,14 +32,17 @@ constexpr char kFooter[] =
     "9 version, 10 partly done, 130 interrupted.";
 
 struct Arguments {
-  std::string output = "text", selector, device, code, file;
-  std::vector<std::string> ends;
+  std::string output = "text", from, selector, device, code, file;
+  TopoCall topo;
+  SnapshotCall snapshot;
   CopyBench copy;
   KvBench kv;
   ReplayCall replay;
   CtsCall cts;
   WorkersCall workers;
   ModelCall model;
+  PlaceCall place;
+  ArtifactsCall artifacts;
 };
 
 void add_bench(CLI::App& app, Arguments& a, Verb& verb) {
@@ -72,14 +79,54 @@ void add_key(CLI::App& app, Arguments& a, Verb& verb) {
 
 void add_model(CLI::App& app, Arguments& a, Verb& verb) {
   auto* m = app.add_subcommand("model", "Modelled time of a model on a device: to the first token, and for each token after it; needs no weights");
-  m->add_option("FOLDER", a.model.folder, "A folder with the model's config.json")->required();
+  auto* folder = m->add_option("FOLDER", a.model.folder, "A folder with the model's config.json");
   m->add_option("--device", a.model.device, "DEV, an emulator with mode=timing")->capture_default_str();
   m->add_option("--tp", a.model.tp, "Lanes that share the model (tensor parallel)")->check(CLI::Range(1, 4096))->capture_default_str();
   m->add_option("--input", a.model.input, "Tokens of the prompt")->check(CLI::Range(1, 1 << 24))->capture_default_str();
   m->add_option("--output", a.model.output, "Tokens to generate")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   m->add_option("--chunk", a.model.chunk, "Tokens of one prefill launch")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   m->add_option("--dtype", a.model.dtype, "Of weights, activations and KV-cache")->check(CLI::IsMember({"BF16", "F16", "F32"}))->capture_default_str();
-  m->callback([&] { verb = [&](const Context& c) { return model_time(c, a.model); }; });
+  m->add_option("--per-launch", a.model.per_launch, "Tokens of one decode launch (default: 1; all of them on a wafer, which samples by itself)")->check(CLI::Range(1, 1 << 20));
+  m->add_flag("--decode", a.model.decode_alone, "Decode alone: the prompt's KV-cache comes from another device");
+  m->add_option("--calibration", a.model.calibration, "Published figures beside those of an emulator's timing model, instead of a model's")->check(CLI::IsMember({"cs3"}))->excludes(folder);
+  m->callback([&, folder] {
+    if (folder->empty() && a.model.calibration.empty()) throw CLI::RequiredError("FOLDER");
+    verb = [&](const Context& c) { return a.model.calibration.empty() ? model_time(c, a.model) : calibration(c.out, a.model.calibration); };
+  });
+}
+
+void add_place(CLI::App& app, Arguments& a, Verb& verb) {
+  auto* p = app.add_subcommand("place", "Where a model lies on wafers: how many it takes, what each holds, how long contexts may be; needs no device");
+  p->add_option("FOLDER", a.place.folder, "A folder with the model's config.json")->required();
+  p->add_option("--wafers", a.place.wafers, "How many, or auto: the fewest")->option_text("N|auto")->transform(CLI::CheckedTransformer(std::map<std::string, uint32_t>{{"auto", 0}}) | CLI::Range(1u, cs3::kMaxWafers));
+  p->add_option("--sequences", a.place.sequences, "In flight")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  p->add_option("--context", a.place.context, "Tokens of each sequence that must fit (default: as many as do)")->check(CLI::Range(uint64_t(1), uint64_t(1) << 32));
+  p->add_option("--kv", a.place.kv, "How tokens lie over a region's rows")->check(CLI::IsMember({"shift", "concat"}))->capture_default_str();
+  p->add_option("--ends", a.place.ends, "Embedding and lm_head: spread over all wafers by rows, or pinned to the first and last")->check(CLI::IsMember({"spread", "pinned"}))->capture_default_str();
+  p->add_option("--bad-rows", a.place.bad_rows, "Rows of every fabric that do not work, as in 17,100-103");
+  p->add_option("--reserve", a.place.reserve, "Bytes of a PE for code, stack and buffers (default: as the wafer's data says)")->check(CLI::Range(0, 1 << 20));
+  p->add_option("--wafer", a.place.wafer, "Kind of wafer: cs3 or cs2")->capture_default_str();
+  p->add_option("--dtype", a.place.dtype, "Of weights and KV-cache")->check(CLI::IsMember({"BF16", "F16", "F32"}))->capture_default_str();
+  p->add_option("--svg", a.place.svg, "Draw it into this file");
+  p->callback([&] { verb = [&](const Context& c) { return place_model(c.out, a.place); }; });
+}
+
+void add_artifacts(CLI::App& app, Arguments& a, Verb& verb) {
+  auto* p = app.add_subcommand("artifacts", "The programs that 'baton generate' and 'baton worker' load for a model with these options, by fingerprint: what a compiler has to make "
+                                            "for hardware, and whether a folder has it");
+  auto& call = a.artifacts;
+  p->add_option("FOLDER", call.folder, "A folder with the model's config.json; weights, if they are there, say the dtype")->required();
+  p->add_option("--artifacts", call.artifacts, "A folder of compiled programs, FINGERPRINT.neff (the driver's artifacts=)")->check(CLI::ExistingDirectory);
+  p->add_option("--programs", call.programs, "Write the portable programs there, FINGERPRINT.program: what a compiler reads")->check(CLI::ExistingDirectory);
+  p->add_option("--tp", call.tp, "Prefill ranks")->check(CLI::Range(1, 4096))->capture_default_str();
+  p->add_option("--context", call.context, "Tokens that a request may reach (default: the model's, at most 8192)");
+  p->add_option("--blocks", call.blocks, "Blocks of the KV-cache (default: four contexts; baton takes less where a heap is short)");
+  p->add_option("--block-tokens", call.block_tokens, "Tokens of a KV block")->check(CLI::Range(1, 4096))->capture_default_str();
+  p->add_option("--kv-order", call.order, "token_major, head_major or block_major")->check(CLI::IsMember({"token_major", "head_major", "block_major"}))->capture_default_str();
+  p->add_option("--prefill-chunk", call.chunk, "Tokens of one prefill launch")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  p->add_option("--precision", call.precision, "auto: as the checkpoint; f32: f32 activations and KV")->check(CLI::IsMember({"auto", "f32"}))->capture_default_str();
+  p->add_option("--dtype", call.dtype, "Of weights that are not there")->check(CLI::IsMember({"BF16", "F16", "F32"}))->capture_default_str();
+  p->callback([&] { verb = [&](const Context& c) { return artifacts(c.out, call); }; });
 }
 
 void add_workers(CLI::App& app, Arguments& a, Verb& verb) {
@@ -97,6 +144,17 @@ void add_workers(CLI::App& app, Arguments& a, Verb& verb) {
   w->callback([&] { verb = [&](const Context& c) { return workers(c, a.workers); }; });
 }
 
+// Verbs for whoever looks after a machine.
+void add_care(CLI::App& app, Arguments& a, Verb& verb) {
+  auto* s = app.add_subcommand("snapshot", "Everything that devctl can read here, in one file for --from; disturbs nobody");
+  s->add_option("FILE", a.snapshot.file, "Where to (default: stdout)");
+  s->add_flag("--open", a.snapshot.open, "Open the devices too, for the paths between them");
+  s->callback([&] { verb = [&](const Context& c) { return snapshot(c, a.snapshot); }; });
+  auto* completion_verb = app.add_subcommand("completion", "A completion script: devctl completion bash > ~/.local/share/bash-completion/completions/devctl");
+  completion_verb->add_option("SHELL", a.code, "bash, zsh or fish")->required()->check(CLI::IsMember({"bash", "zsh", "fish"}));
+  completion_verb->callback([&] { verb = [&](const Context& c) { return c.out.print(completion(app, a.code)), int(kOk); }; });
+}
+
 void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
   auto* l = app.add_subcommand("list", "Devices of this machine, and emulators that can be started");
   l->add_option("DEV", a.selector, "Which (default: all)");
@@ -105,8 +163,9 @@ void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
   i->add_option("DEV", a.device, "Which")->required();
   i->callback([&] { verb = [&](const Context& c) { return info(c, a.device); }; });
   auto* t = app.add_subcommand("topo", "The machine and the copy paths in it; of two DEVs the path from the first to the second");
-  t->add_option("DEV", a.ends, "Two: the path between them; more: a matrix of them")->expected(0, 64);
-  t->callback([&] { verb = [&](const Context& c) { return topo(c, a.ends); }; });
+  t->add_option("DEV", a.topo.selectors, "Two: the path between them; more: a matrix of them")->expected(0, 64);
+  t->add_option("--svg", a.topo.svg, "Draw it into this file");
+  t->callback([&] { verb = [&](const Context& c) { return topo(c, a.topo); }; });
   add_bench(app, a, verb);
   auto* r = app.add_subcommand("replay", "Issue the calls of a recording (BATON_LAYERS=record=FILE) again and compare the results");
   r->add_option("FILE", a.replay.file, "The recording")->required();
@@ -123,11 +182,14 @@ void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
   conformance->callback([&] { verb = [&](const Context& c) { return cts(c, a.cts); }; });
   app.add_subcommand("fabric", "What KV-cache can travel on here")->callback([&] { verb = fabric; });
   add_model(app, a, verb);
+  add_place(app, a, verb);
+  add_artifacts(app, a, verb);
   add_key(app, a, verb);
   add_workers(app, a, verb);
   auto* e = app.add_subcommand("explain", "What an error code means and what to do");
   e->add_option("CODE", a.code, "As in DEVICE_LOST or 7 (default: all)");
   e->callback([&] { verb = [&](const Context& c) { return explain(c.out, a.code); }; });
+  add_care(app, a, verb);
   app.add_subcommand("version", "Versions, drivers and emulators found")->callback([&] { verb = version; });
 }
 
@@ -140,6 +202,7 @@ int run(int argc, char** argv) {
   app.fallthrough();
   app.set_version_flag("--version", std::string("devctl ") + BATON_VERSION_STRING);
   app.add_option("-o,--output", a.output, "text or json")->check(CLI::IsMember({"text", "json"}))->capture_default_str();
+  app.add_option("--from", a.from, "Read from a snapshot, not from this machine: list, info, topo, fabric, version and others that read");
   app.require_subcommand(0, 1);
   add_verbs(app, a, verb);
   try {
@@ -154,7 +217,21 @@ int run(int argc, char** argv) {
   Output out(a.output == "json", options.colour);
   auto devices = Devices::create(std::move(options));
   if (!devices) return out.fail(devices.error());
-  int code = verb({out, *devices});
+  std::optional<Snapshot> snapshot;
+  if (!a.from.empty()) {
+    auto loaded = Snapshot::load(a.from);
+    if (!loaded) return out.fail(loaded.error());
+    snapshot.emplace(std::move(*loaded));
+    if (std::string verb_name = app.get_subcommands().empty() ? "summary" : app.get_subcommands()[0]->get_name(); !reads(verb_name))
+      return out.fail(kUsage, fmt::format("devctl {} does not read: --from is not for it", verb_name), "devctl --help");
+  }
+  int code = 0;
+  try {
+    code = verb({out, *devices, snapshot ? &*snapshot : nullptr});
+  } catch (const json::exception& e) {
+    if (!snapshot) throw;
+    return out.fail(kUsage, fmt::format("{} is not as devctl writes a snapshot: {}", a.from, e.what()), "take it again with devctl snapshot");
+  }
   return g_interrupts ? int(kInterrupted) : code;
 }
 

@@ -20,6 +20,7 @@ struct Modelled {
   std::string title;
   uint64_t weight_bytes = 0, kv_bytes = 0;  // of one rank
   double ttft_ns = 0, tpot_ns = 0, wall_ns = 0;
+  uint32_t per_launch = 1;
 };
 
 // One rank of the model on lane 0.
@@ -37,9 +38,11 @@ class Rank {
     BATON_ASSIGN(r.tokens_, d.alloc(uint64_t(context + 1) * 4));
     BATON_ASSIGN(r.table_, d.alloc(uint64_t(blocks) * 4));
     BATON_ASSIGN(r.token_, d.alloc(4));
-    BATON_ASSIGN(program::Program prefill, prefill_program(m, r.numbers_, r.shard_, {r.layout_}, {std::min(call.chunk, call.input), context}));
+    if (!call.decode_alone) {
+      BATON_ASSIGN(program::Program prefill, prefill_program(m, r.numbers_, r.shard_, {r.layout_}, {std::min(call.chunk, call.input), context}));
+      BATON_ASSIGN(r.prefill_, d.load(program::serialize(prefill), {}, 0, 0, call.tp));
+    }
     BATON_ASSIGN(program::Program decode, decode_program(m, r.numbers_, r.shard_, {r.layout_}, {1, context}));
-    BATON_ASSIGN(r.prefill_, d.load(program::serialize(prefill), {}, 0, 0, call.tp));
     BATON_ASSIGN(r.decode_, d.load(program::serialize(decode), {}, 0, 0, call.tp));
     BATON_ASSIGN(r.queue_, d.queue(0));
     BATON_TRY(r.prepare(c, blocks));
@@ -59,12 +62,13 @@ class Rank {
     return now() - before;
   }
 
-  // One launch a token, as a host that samples or batches would.
-  Result<double> decode(const ModelCall& call) {
+  // One launch for so many tokens: 1 as a host that samples or batches would, all as a device that does so by itself.
+  Result<double> decode(const ModelCall& call, uint32_t per_launch) {
     const double before = now();
-    for (uint32_t i = 0; i < call.output && !interrupted(); ++i) {
-      std::vector<baton_binding> b = {bind("tokens", tokens_, uint64_t(i) * 4, 8), bind("table", table_), bind("cache", kv_)};
-      int64_t args[] = {int64_t(call.input) + i, 1, float_arg(0), float_arg(1), 0, 0};
+    for (uint32_t i = 0; i < call.output && !interrupted(); i += per_launch) {
+      const uint32_t steps = std::min(per_launch, call.output - i);
+      std::vector<baton_binding> b = {bind("tokens", tokens_, uint64_t(i) * 4, uint64_t(steps + 1) * 4), bind("table", table_), bind("cache", kv_)};
+      int64_t args[] = {int64_t(call.input) + i, steps, float_arg(0), float_arg(1), 0, 0};
       BATON_TRY(queue_.submit(next(launch(decode_, b, args))));
       BATON_TRY(settled());
     }
@@ -121,8 +125,11 @@ Result<Modelled> measure(const Context& c, const ModelCall& call) {
     return Error(BATON_UNSUPPORTED, fmt::format("{} does not run by its timing model alone", call.device), "use an emulator with mode=timing, as emu+neuron://0?mode=timing");
   const uint64_t start = now_ns();
   BATON_ASSIGN(Rank rank, Rank::open(c, d, m, call));
-  BATON_ASSIGN(r.ttft_ns, rank.prefill(call));
-  BATON_ASSIGN(r.tpot_ns, rank.decode(call));
+  if (!call.decode_alone) {
+    BATON_ASSIGN(r.ttft_ns, rank.prefill(call));
+  }
+  r.per_launch = call.per_launch ? call.per_launch : std::string_view(r.device.driver) == "cs3" ? call.output : 1;
+  BATON_ASSIGN(r.tpot_ns, rank.decode(call, r.per_launch));
   r.wall_ns = double(now_ns() - start);
   r.title = m.title();
   r.kv_bytes = rank.kv_bytes();
@@ -144,7 +151,8 @@ int model_time(const Context& c, const ModelCall& call) {
                              {"input_tokens", call.input},
                              {"output_tokens", call.output},
                              {"chunk_tokens", call.chunk},
-                             {"ttft_ns", r->ttft_ns},
+                             {"per_launch_tokens", r->per_launch},
+                             {"ttft_ns", call.decode_alone ? json(nullptr) : json(r->ttft_ns)},
                              {"tpot_ns", r->tpot_ns},
                              {"weight_bytes_per_lane", r->weight_bytes},
                              {"kv_bytes_per_lane", r->kv_bytes},
@@ -156,8 +164,8 @@ int model_time(const Context& c, const ModelCall& call) {
   t.row({"time by", clean(r->device.timing)});
   t.row({"tokens", fmt::format("{} in by {}, {} out", call.input, call.chunk, call.output)});
   t.row({"a lane holds", fmt::format("{} of weights, {} of KV-cache", bytes_text(r->weight_bytes), bytes_text(r->kv_bytes))});
-  t.row({"first token", ns_text(r->ttft_ns) + " (modelled)"});
-  t.row({"each after it", ns_text(r->tpot_ns) + " (modelled)"});
+  if (!call.decode_alone) t.row({"first token", ns_text(r->ttft_ns) + " (modelled)"});
+  t.row({"each after it", fmt::format("{}, {:.0f} token/s (modelled), {} in a launch", ns_text(r->tpot_ns), 1e9 / r->tpot_ns, r->per_launch)});
   c.out.print(t.text());
   return kOk;
 }

@@ -1,22 +1,27 @@
-// options.h: what devctl takes from its environment; the only file of it that looks there.
+// options.h: what devctl takes from its environment; its source alone looks there.
 //
 // Owner  value type.   Threads  read once by main().   Cost  a few getenv, isatty, and one folder listing.   Errors  none.
 //
+//     BATON_SYSFS_ROOT             in place of /sys, as for the driver neuron: a captured tree
 //     NO_COLOR                     set and not empty: no colour
 //     BATON_DRIVER_PATH,
 //     BATON_EMULATOR_PATH          as libbaton reads them: folders before lib/baton
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace baton::devctl {
 
 struct Options {
   bool colour = false;                 // stdout is a terminal, and nobody objects
+  std::string sysfs = "/sys";
   std::vector<std::string> drivers;    // schemes with a driver file: "cs3", "host", "neuron"
   std::vector<std::string> emulators;  // schemes with an emulator program: "cs3", "neuron"
 };
 Options read_options();
+// The emulator of a scheme, as libbaton finds it; "" if there is none.
+std::string emulator_program(std::string_view scheme);
 
 }  // namespace baton::devctl

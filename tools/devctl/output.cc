@@ -34,11 +34,7 @@ int exit_code(int32_t code) {
   }
 }
 
-void Output::document(std::string_view verb, json body) const {
-  json doc = {{"schema", fmt::format("baton.devctl.{}/1", verb)}};
-  doc.update(body);
-  print(doc.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
-}
+void Output::document(std::string_view verb, json body) const { print(document_text(verb, body)); }
 
 void Output::print(std::string_view text) const { std::fwrite(text.data(), 1, text.size(), stdout); }
 
@@ -58,6 +54,12 @@ int Output::fail(int exit, std::string_view what, std::string_view next) const {
 
 std::string Output::paint(const char* sgr, std::string_view s) const {
   return colour_ ? fmt::format("\x1b[{}m{}\x1b[0m", sgr, s) : std::string(s);
+}
+
+std::string document_text(std::string_view verb, const json& body) {
+  json doc = {{"schema", fmt::format("baton.devctl.{}/1", verb)}};
+  doc.update(body);
+  return doc.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }
 
 json error_json(const Error& e) {

@@ -14,6 +14,7 @@
 #include <nlohmann/json.hpp>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -45,6 +46,13 @@ class Output {
   bool is_json() const { return json_; }
   // {"schema": "baton.devctl.VERB/1", ...body}
   void document(std::string_view verb, json body) const;
+  // A reading: its document with -o json, else the text that is made of it.
+  int show(std::string_view verb, const Result<json>& doc, const std::function<std::string(const json&)>& text) const {
+    if (!doc) return fail(doc.error());
+    if (is_json()) document(verb, *doc);
+    else print(text(*doc));
+    return kOk;
+  }
   void print(std::string_view text) const;   // stdout, as it is
   void note(std::string_view line) const;    // stderr, one line
   int fail(const Error& error) const;        // stderr; returns the exit code
@@ -58,6 +66,7 @@ class Output {
 };
 
 json error_json(const Error&);
+std::string document_text(std::string_view verb, const json& body);  // with its schema, as document() prints it
 
 // Columns as wide as their widest cell (counted in code points); the last column is not padded.
 class Table {

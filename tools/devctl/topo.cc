@@ -1,37 +1,32 @@
 // topo: the machine, its devices, and the path that a copy takes between any two of them.
 #include "tools/devctl/machine.h"
+#include "tools/devctl/nics.h"
+#include "tools/devctl/topo_svg.h"
 #include "tools/devctl/verbs.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <fstream>
 #include <sstream>
 
 namespace baton::devctl {
 namespace {
 
-struct Hop {
-  std::string path, text;  // "mapped", "host://... -> neuron://0...: why"
-};
+std::string text_of(const json& j, const char* key) { return clean(j.at(key).get<std::string>()); }
 
 // A plan is one line a hop: the path's word, spaces, the rest (baton_plan_copy).
-std::vector<Hop> parse_plan(const std::string& plan) {
-  std::vector<Hop> hops;
+json parse_plan(const std::string& plan) {
+  json hops = json::array();
   std::istringstream lines(plan);
   for (std::string line; std::getline(lines, line);) {
     size_t end = line.find(' ');
     if (line.empty()) continue;
     size_t text = line.find_first_not_of(' ', end);
-    hops.push_back({line.substr(0, end), text == std::string::npos ? "" : line.substr(text)});
+    hops.push_back({{"path", line.substr(0, end)}, {"hop", text == std::string::npos ? "" : line.substr(text)}});
   }
   return hops;
-}
-
-json hops_json(const std::vector<Hop>& hops) {
-  json a = json::array();
-  for (auto& h : hops) a.push_back({{"path", h.path}, {"hop", h.text}});
-  return a;
 }
 
 // A device that takes part in the matrix; `device` is empty where it could not be opened.
@@ -67,123 +62,164 @@ Result<std::vector<Member>> members(const Devices& devices, const std::vector<st
   return all;
 }
 
-struct Cell {
-  std::string letter, path;
-  std::vector<Hop> hops;
-  std::string reason;  // why there is none
-};
-
-Cell cell(const Devices& devices, const Member& a, const Member& b) {
-  if (!a.device || !b.device) return {"?", "unknown", {}, a.device ? b.problem : a.problem};
+json path_json(const Devices& devices, const Member& a, const Member& b) {
+  json p = {{"from", a.name}, {"to", b.name}, {"path", "unknown"}, {"hops", json::array()}, {"reason", ""}};
+  if (!a.device || !b.device) {
+    p["reason"] = a.device ? b.problem : a.problem;
+    return p;
+  }
   auto plan = devices.instance().plan_copy(a.device, b.device);
-  if (!plan) return {"-", "none", {}, plan.error().what};
-  auto hops = parse_plan(*plan);
-  std::string path = hops.empty() ? "unknown" : hops.front().path;
-  std::string letter = path == "direct" ? "D" : path == "mapped" ? "M" : path == "imported" ? "I" : path == "staged" ? "S" : "?";
-  return {letter, path, hops, ""};
+  if (!plan) {
+    p["path"] = "none";
+    p["reason"] = plan.error().what;
+    return p;
+  }
+  p["hops"] = parse_plan(*plan);
+  if (!p["hops"].empty()) p["path"] = p["hops"][0]["path"];
+  return p;
+}
+
+Result<json> document(const Context& c, const std::vector<Member>& all) {
+  BATON_ASSIGN(MachineInfo machine, probe_machine());
+  json devices = json::array(), paths = json::array(), nics = json::array();
+  for (auto& m : all) {
+    json d = m.info.uri[0] ? device_json(m.info) : json{{"problem", m.problem}};
+    d["selector"] = m.name;
+    devices.push_back(d);
+  }
+  for (auto& a : all)
+    for (auto& b : all) paths.push_back(path_json(c.devices, a, b));
+  for (auto& n : read_nics(c.devices.options().sysfs)) nics.push_back(nic_json(n));
+  return json{{"machine", machine_json(machine)}, {"devices", devices}, {"nics", nics}, {"paths", paths}, {"startable", c.devices.startable()}};
+}
+
+std::string letter(const std::string& path) {
+  return path == "direct" ? "D" : path == "mapped" ? "M" : path == "imported" ? "I" : path == "staged" ? "S" : path == "none" ? "-" : "?";
 }
 
 constexpr char kLegend[] =
     "  D direct (one memory)  M mapped (by host address)  I imported (by descriptor)  S staged (two hops through host memory)  "
-    "- no path  ? could not be opened\n";
+    "- no path  ? not opened\n";
 
-void print_machine(const Output& out, const MachineInfo& m) {
-  Table t({"  cpu", fmt::format("{}: {} package{}, {} cores, {} threads, {}", m.cpu, m.packages, m.packages == 1 ? "" : "s", m.cores, m.threads,
-                                bytes_text(m.memory_bytes))});
-  std::vector<std::string> caches;
-  for (auto& c : m.caches) caches.push_back(fmt::format("{} {} x{}", c.name, bytes_text(c.bytes), c.count));
-  t.row({"  caches", caches.empty() ? "unknown" : fmt::format("{}", fmt::join(caches, ", "))});
-  for (auto& n : m.numa) t.row({fmt::format("  NUMA {}", n.index), fmt::format("cores {}, {}", n.cores, bytes_text(n.memory_bytes))});
-  for (auto& p : m.pci)
-    t.row({"  PCI", fmt::format("{}  {} ({:04x}:{:04x}){}", p.bdf, p.what, p.vendor, p.device,
-                                p.numa_node < 0 ? "" : fmt::format(", NUMA {}", p.numa_node))});
-  if (m.pci.empty()) t.row({"  PCI", "no Neuron device, EFA or network controller"});
-  for (auto& r : m.rdma) t.row({"  RDMA", fmt::format("{}  {}", r.name, r.transport)});
-  if (m.rdma.empty()) t.row({"  RDMA", "no NIC that libibverbs sees"});
-  out.print(out.bold("machine") + "\n" + t.text());
+std::string machine_text(const Output& out, const json& doc) {
+  Table t({"  kernel", text_of(doc.at("machine"), "kernel")});
+  machine_rows(t, doc.at("machine"));
+  for (auto& n : doc.at("nics")) {
+    std::vector<std::string> ports;
+    for (auto& p : n.at("ports")) ports.push_back(fmt::format("{}{}{}", text_of(p, "state"), p.at("netdev") == "" ? "" : " " + text_of(p, "netdev"), p.at("rate") == "" ? "" : " " + text_of(p, "rate")));
+    t.row({"  RDMA", fmt::format("{}  {}: {}{}", text_of(n, "name"), text_of(n, "kind"), fmt::join(ports, "; "),
+                                 n.at("numa_node").is_null() ? "" : fmt::format(", NUMA {}", n.at("numa_node").get<int>()))});
+  }
+  if (doc.at("nics").empty()) t.row({"  RDMA", "no NIC that the kernel shows"});
+  return out.bold("machine") + "\n" + t.text();
 }
 
-void print_matrix(const Output& out, const std::vector<Member>& all, const std::vector<std::vector<Cell>>& cells) {
-  if (all.empty()) return out.print(out.bold("devices") + "\n  none found by the drivers\n");
+std::string matrix_text(const Output& out, const json& doc) {
+  const json& all = doc.at("devices");
+  if (all.empty()) return out.bold("devices") + "\n  none found by the drivers\n";
   Table devices({"  NAME", "KIND", "MODEL", "LANES", "MEMORY", "NUMA"});
   std::vector<std::string> header = {"  FROM \\ TO"};
-  for (auto& m : all) {
-    header.push_back(clean(m.name));
-    if (m.device)
-      devices.row({"  " + clean(m.name), kind(m.info), clean(m.info.model), std::to_string(m.info.lanes), bytes_text(memory_bytes(m.info)),
-                   m.info.numa_node == UINT32_MAX ? "-" : std::to_string(m.info.numa_node)});
+  for (auto& d : all) {
+    header.push_back(text_of(d, "selector"));
+    if (d.contains("problem"))
+      devices.row({"  " + text_of(d, "selector"), "?", text_of(d, "problem")});
     else
-      devices.row({"  " + clean(m.name), "?", clean(m.problem)});
+      devices.row({"  " + text_of(d, "selector"), kind(d), text_of(d, "model"), std::to_string(d.at("lanes").get<uint32_t>()), bytes_text(memory_bytes(d)),
+                   d.at("numa_node").is_null() ? "-" : std::to_string(d.at("numa_node").get<uint32_t>())});
   }
   Table matrix(header);
-  for (size_t i = 0; i < all.size(); ++i) {
-    std::vector<std::string> row = {"  " + clean(all[i].name)};
-    for (auto& c : cells[i]) row.push_back(c.letter);
+  auto path = doc.at("paths").begin();
+  for (auto& from : all) {
+    std::vector<std::string> row = {"  " + text_of(from, "selector")};
+    for (size_t i = 0; i < all.size() && path != doc.at("paths").end(); ++i, ++path) row.push_back(letter(path->at("path")));
     matrix.row(row);
   }
-  out.print(out.bold("devices") + "\n" + devices.text());
-  out.print(out.bold("copy paths") + "\n" + matrix.text() + out.dim(kLegend));
+  return out.bold("devices") + "\n" + devices.text() + out.bold("copy paths") + "\n" + matrix.text() + out.dim(kLegend);
 }
 
-int path_between(const Context& c, const std::string& from, const std::string& to) {
-  auto a = c.devices.open(from);
-  if (!a) return c.out.fail(a.error());
-  bool same = from == to;
-  auto b = same ? Result<Device>(Device()) : c.devices.open(to);
-  if (!b) return c.out.fail(b.error());
-  const Device& end = same ? *a : *b;
-  auto plan = c.devices.instance().plan_copy(*a, end);
-  if (!plan) return c.out.fail(plan.error());
-  auto ia = a->info(), ib = end.info();
-  if (!ia) return c.out.fail(ia.error());
-  if (!ib) return c.out.fail(ib.error());
-  auto hops = parse_plan(*plan);
-  if (c.out.is_json()) {
-    c.out.document("topo", {{"from", device_json(*ia)}, {"to", device_json(*ib)}, {"path", hops.empty() ? "" : hops[0].path}, {"hops", hops_json(hops)}});
-    return kOk;
+// Of two devices the path from the first to the second.
+Result<json> path_document(const Context& c, const std::string& from, const std::string& to) {
+  BATON_ASSIGN(Device a, c.devices.open(from));
+  Device b;
+  if (from != to) {
+    BATON_ASSIGN(b, c.devices.open(to));
   }
-  auto side = [](const DeviceInfo& d) { return fmt::format("{} ({}, {})", clean(label(d)), clean(d.model), kind(d)); };
-  c.out.print(fmt::format("{} -> {}\n", side(*ia), side(*ib)));
+  const Device& end = from == to ? a : b;
+  BATON_ASSIGN(std::string plan, c.devices.instance().plan_copy(a, end));
+  BATON_ASSIGN(DeviceInfo ia, a.info());
+  BATON_ASSIGN(DeviceInfo ib, end.info());
+  json hops = parse_plan(plan);
+  return json{{"from", device_json(ia)}, {"to", device_json(ib)}, {"path", hops.empty() ? json("") : hops[0]["path"]}, {"hops", hops}};
+}
+
+// The same out of a matrix that was captured.
+Result<json> path_of(const json& doc, const std::string& from, const std::string& to) {
+  auto device = [&](const std::string& name) -> Result<json> {
+    for (json d : doc.at("devices"))
+      if (d.at("selector") == name || d.value("uri", "") == name) return d;
+    return Error(BATON_NOT_FOUND, fmt::format("the snapshot has no device '{}'", clean(name)), "devctl --from FILE topo shows what it has");
+  };
+  BATON_ASSIGN(json a, device(from));
+  BATON_ASSIGN(json b, device(to));
+  for (auto& p : doc.at("paths")) {
+    if (p.at("from") != a.at("selector") || p.at("to") != b.at("selector")) continue;
+    if (p.at("hops").empty()) return Error(BATON_UNSUPPORTED, fmt::format("{} -> {}: {}", from, to, p.at("reason").get<std::string>()), "devctl snapshot --open looks for paths");
+    a.erase("selector"), b.erase("selector");
+    return json{{"from", a}, {"to", b}, {"path", p.at("path")}, {"hops", p.at("hops")}};
+  }
+  return Error(BATON_NOT_FOUND, "the snapshot has no such path", "take it again");
+}
+
+std::string path_text(const json& doc) {
+  auto side = [](const json& d) { return fmt::format("{} ({}, {})", label(d), clean(d.at("model").get<std::string>()), kind(d)); };
   Table t({"  HOP", "PATH", ""});
-  for (size_t i = 0; i < hops.size(); ++i) t.row({fmt::format("  {}", i + 1), hops[i].path, clean(hops[i].text)});
-  c.out.print(t.text());
-  return kOk;
+  size_t n = 0;
+  for (auto& h : doc.at("hops")) t.row({fmt::format("  {}", ++n), text_of(h, "path"), text_of(h, "hop")});
+  return fmt::format("{} -> {}\n{}", side(doc.at("from")), side(doc.at("to")), t.text());
 }
 
 }  // namespace
 
-int topo(const Context& c, const std::vector<std::string>& selectors) {
-  if (selectors.size() == 2) return path_between(c, selectors[0], selectors[1]);
-  auto machine = probe_machine();
-  if (!machine) return c.out.fail(machine.error());
-  auto all = members(c.devices, selectors.empty() ? std::vector<std::string>{"all"} : selectors);
-  if (!all) return c.out.fail(all.error());
-  std::vector<std::vector<Cell>> cells(all->size());
-  for (size_t i = 0; i < all->size(); ++i)
-    for (auto& b : *all) cells[i].push_back(cell(c.devices, (*all)[i], b));
+// Disturbs nobody: a device that is opened is taken, so its paths are unknown.
+Result<json> topo_document(const Context& c) {
+  BATON_ASSIGN(auto found, c.devices.all());
+  std::vector<Member> all;
+  for (auto& d : found) all.push_back({label(d), d, {}, "not opened, so as to disturb nobody"});
+  return document(c, all);
+}
 
+Result<json> opened_topo_document(const Context& c, const std::vector<std::string>& selectors) {
+  BATON_ASSIGN(auto all, members(c.devices, selectors));
+  return document(c, all);
+}
+
+int topo(const Context& c, const TopoCall& call) {
+  const auto& names = call.selectors;
+  Result<json> doc = json();
+  if (names.size() == 2 && !c.from) doc = path_document(c, names[0], names[1]);
+  else if (c.from) doc = c.from->document("topo");
+  else doc = opened_topo_document(c, names.empty() ? std::vector<std::string>{"all"} : names);
+  if (doc && names.size() == 2 && c.from) doc = path_of(*doc, names[0], names[1]);
+  if (!doc) return c.out.fail(doc.error());
+  const bool matrix = doc->contains("machine");
+  if (!call.svg.empty()) {
+    if (!matrix) return c.out.fail(kUsage, "--svg draws a machine, not one path", "devctl topo --svg FILE");
+    std::ofstream file(call.svg);
+    file << topo_svg(*doc);
+    if (!file.flush()) return c.out.fail(Error(BATON_IO, fmt::format("{}: cannot be written", call.svg), "name a file in a folder that exists and is writable"));
+  }
   if (c.out.is_json()) {
-    json devices = json::array(), paths = json::array();
-    for (auto& m : *all) {
-      json d = m.device ? device_json(m.info) : json{{"problem", m.problem}};
-      d["selector"] = m.name;
-      devices.push_back(d);
-    }
-    for (size_t i = 0; i < all->size(); ++i)
-      for (size_t j = 0; j < all->size(); ++j)
-        paths.push_back({{"from", (*all)[i].name},
-                         {"to", (*all)[j].name},
-                         {"path", cells[i][j].path},
-                         {"hops", hops_json(cells[i][j].hops)},
-                         {"reason", cells[i][j].reason}});
-    c.out.document("topo", {{"machine", machine_json(*machine)}, {"devices", devices}, {"paths", paths}, {"startable", c.devices.startable()}});
+    c.out.document(matrix ? "topo" : "topo.path", *doc);
     return kOk;
   }
-  print_machine(c.out, *machine);
-  print_matrix(c.out, *all, cells);
-  auto emulated = c.devices.startable();
-  if (selectors.empty() && !emulated.empty())
-    c.out.print(fmt::format("{}: devctl topo {}{}\n", c.out.dim("with emulators"), all->empty() ? "" : "all ", fmt::join(emulated, " ")));
+  if (!matrix) {
+    c.out.print(path_text(*doc));
+    return kOk;
+  }
+  c.out.print(machine_text(c.out, *doc) + matrix_text(c.out, *doc));
+  const json& emulated = doc->at("startable");
+  if (names.empty() && !emulated.empty())
+    c.out.print(fmt::format("{}: devctl topo {}{}\n", c.out.dim("with emulators"), doc->at("devices").empty() ? "" : "all ", fmt::join(emulated.get<std::vector<std::string>>(), " ")));
   return kOk;
 }
 

@@ -265,7 +265,7 @@ struct Prefill {
   }
 
   // From the list of blocks to the receipt that the other process gave.
-  Result<KvMoveRow> lend(size_t index, uint32_t iterations, uint64_t* notify_ns, uint64_t* notify_asleep_ns) {
+  Result<KvMoveRow> lend(size_t index, uint32_t iterations, bool notifications) {
     const Shape& shape = shapes()[index];
     KvMoveRow r = begin("lend", shape);
     r.bytes = kMoved;
@@ -300,12 +300,13 @@ struct Prefill {
     for (uint32_t i = 0; i < 3; ++i) floors.add(floor, shape, rng);
     floors.put(r);
     r.ratio = r.yardstick_ms / r.median_ms;
-    if (notify_ns) {
+    if (notifications) {
       const std::vector<int32_t> block{0};
-      BATON_ASSIGN(double there_and_back, rounds(true, 20'001, &block));
-      *notify_ns = uint64_t(there_and_back * 500);
-      BATON_ASSIGN(double asleep, rounds(false, 301, &block));
-      *notify_asleep_ns = uint64_t(asleep * 1000);
+      BATON_ASSIGN(double there_and_back, rounds(true, std::min(20'000u, 2000 * iterations) + 1, &block));
+      r.notify_ns = there_and_back * 500;
+      BATON_ASSIGN(double asleep, rounds(false, std::min(300u, 30 * iterations) + 1, &block));
+      r.notify_asleep_ns = asleep * 1000;
+      r.wake_ns = wake_ns(std::min(300u, 30 * iterations));
     }
     return r;
   }
@@ -345,10 +346,7 @@ Result<std::vector<KvMoveRow>> prefill(const Instance& in, Endpoint& ep, const K
         rows.push_back(std::move(r));
       }
     for (size_t i = 0; i < shapes().size(); ++i) {
-      uint64_t polled = 0, asleep = 0;
-      const bool last = i + 1 == shapes().size();
-      BATON_ASSIGN(KvMoveRow r, p.lend(i, std::max(o.iterations, 1u), last ? &polled : nullptr, last ? &asleep : nullptr));
-      r.notify_ns = double(polled), r.notify_asleep_ns = double(asleep);
+      BATON_ASSIGN(KvMoveRow r, p.lend(i, std::max(o.iterations, 1u), i + 1 == shapes().size()));
       rows.push_back(std::move(r));
     }
   }

@@ -37,6 +37,7 @@ struct KvMoveRow {
   double raw_ms = 0;          // libfabric itself, a write for each block
   double open_ms = 0;         // of median_ms: agreeing
   double notify_ns = 0, notify_asleep_ns = 0; // lend, last shape: one way, polled; to a waiter that sleeps, and back by one that polls
+  double wake_ns = 0;         // beside the latter: a byte to a socket on which a thread sleeps, and its answer through memory
   std::string skipped; // not empty: why there are no numbers
 };
 

@@ -46,6 +46,9 @@ class Floor {
   Pair plain_, one_, two_;
 };
 
+// What waking a thread takes at the least: a byte to a socket on which one sleeps, and its answer through memory that this one looks at. ns, median.
+double wake_ns(uint32_t rounds);
+
 double median(std::vector<double>);
 
 }  // namespace baton::transport

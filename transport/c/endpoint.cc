@@ -44,6 +44,7 @@ Result<EndpointOptions> options_of(const baton_kv_endpoint_options& c) {
   o.accept_roles = split(text(c.accept_roles));
   o.recheck_peers_ns = c.recheck_peers_ns;
   o.seal_bulk = c.seal_bulk;
+  o.rails = text(c.rails);
   return o;
 }
 
@@ -95,6 +96,7 @@ Status find_memory(baton_kv_pool& p, const baton_kv_pool_options& o) {
       Error e;
       if (!o.buffer) return missing("buffer");
       m.bytes = baton_buffer_bytes(o.buffer);
+      m.buffer = o.buffer;
       if (baton_map(o.buffer, &m.base, &e)) return e;
       int fd = -1;
       if (!baton_export(o.buffer, &fd, &m.fd_offset, nullptr)) p.fd = Fd(fd);
@@ -267,7 +269,21 @@ int32_t baton_kv_register(baton_kv_endpoint* ep, const baton_kv_pool_options* op
     BATON_TRY(find_memory(*p, o));
     if (p->memory.bytes < p->layout.bytes())
       return Error(BATON_INVALID_ARGUMENT, "the pool has " + std::to_string(p->memory.bytes) + " bytes, its layout needs " + std::to_string(p->layout.bytes()), "see baton_kv_layout_facts");
+    p->tags.emplace(p->layout.blocks);
     *out = ep->pools.emplace_back(std::move(p)).get();
+    return {};
+  });
+}
+
+int32_t baton_kv_renew(baton_kv_pool* p, const int32_t* blocks, uint64_t count, baton_error* error) {
+  return edge(error, [&]() -> Status {
+    if (!p || (count && !blocks)) return missing("the pool or the list of blocks");
+    const std::span<const int32_t> all(blocks, count);
+    for (const int32_t b : all)
+      if (b < 0 || uint32_t(b) >= p->layout.blocks)
+        return Error(BATON_INVALID_ARGUMENT, "block " + std::to_string(b) + " of a pool of " + std::to_string(p->layout.blocks), "pass this pool's blocks");
+    p->tags->renew(all);
+    if (p->sink) p->sink->tags().renew(all);
     return {};
   });
 }

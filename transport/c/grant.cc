@@ -28,6 +28,7 @@ int32_t baton_kv_grant_blocks(baton_kv_pool* pool, const baton_kv_grant_options*
       pool->sink.emplace(std::move(sink));
     }
     BATON_ASSIGN(Incoming in, pool->sink->expect(std::vector<int32_t>(o.blocks, o.blocks + o.block_count), o.tokens, o.held_tokens));
+    pool->tags->renew({o.blocks, o.block_count}); // what was pushed from them is not there any more
     auto g = std::make_unique<baton_kv_grant>();
     g->ep = pool->ep;
     g->pool = pool;
@@ -88,6 +89,13 @@ void baton_kv_grant_cancel(baton_kv_grant* g, const baton_error* why) {
 uint32_t baton_kv_grant_quiet(baton_kv_grant* g) {
   if (!g) return 0;
   return quietly(0u, [&] { return uint32_t((g->complete || g->failed || !g->incoming->landed().value().ok()) && g->incoming->quiesced()); });
+}
+
+int32_t baton_kv_grant_intact(baton_kv_grant* g, baton_error* error) {
+  return edge(error, [&]() -> Status {
+    if (!g) return missing("the grant");
+    return g->incoming->intact();
+  });
 }
 
 void baton_kv_grant_release(baton_kv_grant* g) {

@@ -53,7 +53,8 @@ struct baton_kv_pool {
   baton::transport::Fd fd;                      // memory.fd
   baton::transport::mapped::Mapping mapping;    // of a descriptor that the caller had not mapped
   std::string model;
-  std::optional<baton::transport::KvSink> sink; // from the first grant on
+  std::optional<baton::transport::KvTags> tags; // whose the blocks are, for pushes and holds of them
+  std::optional<baton::transport::KvSink> sink; // from the first grant on; with tags of its own
 };
 
 struct baton_kv_grant {

@@ -84,7 +84,7 @@ Result<std::vector<KvSource>> sources_of(const baton_kv_endpoint* ep, const bato
       if (s.blocks[k] < 0 || uint32_t(s.blocks[k]) >= s.pool->layout.blocks)
         return Error(BATON_INVALID_ARGUMENT, name + ": block " + std::to_string(s.blocks[k]) + " of a pool of " + std::to_string(s.pool->layout.blocks), "pass this pool's blocks");
     pools.push_back(s.pool);
-    all.push_back({.memory = nullptr, .layout = s.pool->layout, .blocks = std::vector<int32_t>(s.blocks, s.blocks + s.block_count), .host = s.pool->memory});
+    all.push_back({.memory = nullptr, .layout = s.pool->layout, .blocks = std::vector<int32_t>(s.blocks, s.blocks + s.block_count), .host = s.pool->memory, .tagged = KvTagged(&*s.pool->tags, {s.blocks, s.block_count})});
   }
   return all;
 }
@@ -222,6 +222,7 @@ int32_t baton_kv_push_stats(const baton_kv_push* p, baton_kv_stats* out, baton_e
     baton_kv_stats s{};
     const KvTransfer::Stats& from = p->transfer ? p->transfer->stats() : p->last;
     s.bytes = from.bytes, s.segments = from.segments, s.layers = p->sent, s.bulk = from.bulk;
+    s.rails = uint32_t(std::count_if(from.rails.begin(), from.rails.end(), [](const RailUse& r) { return r.bytes != 0; }));
     put(s.fabric, from.fabric);
     copy_out(out, s);
     return {};

@@ -92,7 +92,7 @@ Result<Link> connect(const HostPort& hp, CarrierKind kind, uint64_t deadline_ns,
   if (!welcome) return welcome.error();
   const Welcome& w = *welcome;
   Link link;
-  link.daemon = {w.instance, w.epoch, w.capabilities, w.pid, std::max<uint8_t>(1, w.wafers), w.emulated != 0, w.same_host != 0};
+  link.daemon = {w.instance, w.epoch, w.capabilities, w.pid, w.minor, std::max<uint8_t>(1, w.wafers), w.emulated != 0, w.same_host != 0};
   if (kind == CarrierKind::shm && !w.same_host)
     return Error(BATON_UNSUPPORTED, "carrier=shm, but " + where + " is another host", "leave the option out, or carrier=tcp");
   if (kind != CarrierKind::tcp && w.same_host && (w.capabilities & kCapShm)) {

@@ -18,6 +18,7 @@ namespace baton::cs3 {
 struct DaemonInfo { // what the handshake said
   uint64_t instance = 0, epoch = 0, capabilities = 0;
   uint32_t pid = 0;
+  uint16_t minor = 0;  // of its version; what came later than that must not be sent
   uint8_t wafers = 1;  // of that daemon
   bool emulated = false, same_host = false;
 };

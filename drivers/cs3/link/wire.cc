@@ -11,7 +11,7 @@ bool terminated(const char (&s)[N]) {
 }
 
 bool known(uint16_t op) {
-  return (op >= uint16_t(Op::info) && op <= uint16_t(Op::cancel)) || (op >= uint16_t(Op::peer_key) && op <= uint16_t(Op::peer_open)) || (op >= uint16_t(Op::nop) && op <= uint16_t(Op::launch));
+  return (op >= uint16_t(Op::info) && op <= uint16_t(Op::peer_open)) || (op >= uint16_t(Op::nop) && op <= uint16_t(Op::receive));
 }
 
 }  // namespace
@@ -35,6 +35,10 @@ const char* op_name(uint16_t op) {
     case Op::load_finish: return "load_finish";
     case Op::unload: return "unload";
     case Op::cancel: return "cancel";
+    case Op::load: return "load";
+    case Op::symbol: return "symbol";
+    case Op::port: return "port";
+    case Op::fault: return "fault";
     case Op::peer_key: return "peer_key";
     case Op::peer_open: return "peer_open";
     case Op::nop: return "nop";
@@ -43,13 +47,15 @@ const char* op_name(uint16_t op) {
     case Op::copy: return "copy";
     case Op::fill: return "fill";
     case Op::launch: return "launch";
+    case Op::send: return "send";
+    case Op::receive: return "receive";
   }
   return "unknown";
 }
 
 uint32_t inline_bytes(const Submission& s) {
   const Op op = Op(s.op);
-  const bool answer = op == Op::memcpy_d2h || op == Op::info || op == Op::telemetry || op == Op::peer_key;
+  const bool answer = op == Op::memcpy_d2h || op == Op::receive || op == Op::info || op == Op::telemetry || op == Op::peer_key || (op == Op::fault && s.arg0 == 0);
   return s.where == uint8_t(Where::arena) && !answer ? s.payload_bytes : 0;
 }
 
@@ -65,16 +71,20 @@ const char* check(const Submission& s) {
     return "payload place or bytes without a payload";
   }
   const Op op = Op(s.op);
-  if (op == Op::memcpy_h2d || op == Op::memcpy_d2h) {
-    if (s.where == uint8_t(Where::none)) return "memcpy without host memory";
-    if (s.where == uint8_t(Where::arena) && s.bytes != s.payload_bytes) return "memcpy size is not the payload's";
+  if (is_transfer(op)) {
+    if (s.where == uint8_t(Where::none)) return "a transfer without host memory";
+    if (s.where == uint8_t(Where::arena) && s.bytes != s.payload_bytes) return "a transfer's size is not the payload's";
     if (s.element_bits != 0 && s.element_bits != 16 && s.element_bits != 32) return "element bits are not 16 or 32";
     if (s.order > uint8_t(Order::column_major)) return "unknown order";
-    if (s.channels > 16) return "more than 16 channels"; // SDK --channels: 1..16
+    if (s.channels > kMaxChannels) return "more than 16 channels";
     if (s.bytes > s.total) return "chunk over the total";
+    if ((s.flags & kAlongRows) && (s.flags & kAlongColumns)) return "a broadcast along rows and columns at once";
+    if ((s.flags & (kAlongRows | kAlongColumns)) && op != Op::memcpy_h2d) return "a broadcast from the wafer";
   } else if (s.where == uint8_t(Where::region)) {
     return "a region where none is used";
   }
+  if (op == Op::fault && s.arg0 > 1) return "neither reads nor writes the fault plan";
+  if (op == Op::port && s.arg0 > 1) return "a port is neither in nor out";
   if (op == Op::fill && s.arg1 != 1 && s.arg1 != 2 && s.arg1 != 4) return "fill pattern is not 1, 2 or 4 bytes";
   return nullptr;
 }

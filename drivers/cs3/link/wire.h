@@ -15,7 +15,7 @@
 namespace baton::cs3 {
 
 // A minor version adds ops and capability bits; a major version changes layouts. Majors must be equal.
-inline constexpr uint16_t kVersionMajor = 1, kVersionMinor = 0;
+inline constexpr uint16_t kVersionMajor = 1, kVersionMinor = 1;
 inline constexpr char kMagic[8] = {'B', 'A', 'T', 'O', 'N', 'W', 'L', 0};
 
 inline constexpr uint32_t kSqEntries = 512;       // submission ring; a client has at most this many commands in flight
@@ -28,15 +28,20 @@ inline constexpr uint64_t kArenaBytes = uint64_t(kSmallSlots) * kSmallBytes + ui
 inline constexpr uint32_t kMaxRegions = 16;   // host memory objects that one session has registered at a time
 inline constexpr uint32_t kMaxBindings = 128; // of one launch
 inline constexpr uint32_t kMaxArgs = 64;
+inline constexpr uint32_t kMaxChannels = 16;  // SDK --channels: 1..16 (facts/cs3 1.3)
+inline constexpr uint32_t kMaxSymbols = 64;   // of one session, ports included
+inline constexpr uint32_t kSymbolName = 64;   // bytes, with the NUL
+inline constexpr uint32_t kMaxBadRows = 64;   // that `info` can list
 
 // What a side can do beyond the base protocol.
 enum Capability : uint64_t {
   kCapShm = 1,        // carrier (a)
   kCapRegions = 2,    // host memory by descriptor
   kCapProgress = 4,   // launches report marks
-  kCapSlots = 256,    // launches that leave the command stream (kInSlot): several sequences in flight, pipelines of stages
-  kCapKept = 512,     // programs are kept by their hash: `load_begin` with one may answer that nothing has to be streamed
-  kCapRectangles = 8, // memcpy over a rectangle of PEs (x, y, w, h, elements per PE); without it, w = h = 0 and `address` is linear
+  kCapRectangles = 8, // `symbol`, and memcpy over a rectangle of PEs (x, y, w, h, elements per PE); without it, w = h = 0 and `address` is linear
+  kCapPorts = 16,     // `port`, `send`, `receive`
+  kCapFaults = 32,    // `fault`: an emulator's fault plan, read and changed while it runs
+  kCapSlots = 64,     // launches that leave the command stream (kInSlot): several sequences in flight, pipelines of stages
 };
 
 // ---- handshake -------------------------------------------------------------------------------------------------------
@@ -89,9 +94,9 @@ enum class Op : uint16_t {
   // control
   info = 1,       // -> InfoReply
   telemetry,      // -> TelemetryReply
-  get_id,         // payload: symbol name -> handle = id
-  run,            // opens the command stream
-  stop,           // closes it; what is queued is cancelled
+  get_id,         // payload: name (`bytes` of it; 0: all) -> handle = id, SymbolReply as far as there is room
+  run,            // opens the command stream, once, after load
+  stop,           // closes it for good; what is queued is cancelled
   reset,          // epoch + 1: every session's memory, programs and commands are gone
   alloc,          // bytes -> handle, address
   free,           // mem
@@ -104,8 +109,12 @@ enum class Op : uint16_t {
   load_finish,    // program -> launchable
   unload,         // program, finished or not
   cancel,         // arg0 = id of a stream command
-  peer_key = 24,  // -> 16 bytes: names this session to another one
-  peer_open,      // arg0 = number below kMaxStages; payload: key, "HOST:PORT": a session that this one's stages can send to
+  load,           // 1.1: once, before run. w, h: the rectangle of PEs that the session's symbols lie in; 0: all that are usable. Payload: an artifact's name, for a bridge
+  symbol,         // 1.1: payload: name; x, y, w, h, elements_per_pe (32-bit words): memory on those PEs -> as get_id, until the session ends
+  port,           // 1.1: payload: name; symbol, x, y: that PE's words; arg0 = 0: the host sends to it, 1: receives from it -> as get_id
+  fault,          // 1.1: arg0 = 0: -> the fault plan as JSON; 1: payload: a new plan (none: no faults)
+  peer_key,       // 1.1: -> 16 bytes: names this session to another one
+  peer_open,      // 1.1: arg0 = number below kMaxStages; payload: key, "HOST:PORT": a session that this one's stages can send to
   // stream
   nop = 32,
   memcpy_h2d,     // mem, address, bytes <- payload or region
@@ -113,8 +122,13 @@ enum class Op : uint16_t {
   copy,           // mem, address, bytes <- src_mem, src_address
   fill,           // mem, address, bytes; arg0 = pattern, arg1 = pattern bytes (1, 2, 4)
   launch,         // program, payload: LaunchHead, LaunchBinding[], int64 args
+  send,           // 1.1: symbol = port; bytes <- payload or region: an even number of 32-bit wavelets
+  receive,        // 1.1: symbol = port; bytes -> payload or region
 };
 inline bool is_stream(Op op) { return uint16_t(op) >= uint16_t(Op::nop); }
+// Host memory goes in or out: memcpy_*, send, receive; and which of the two.
+inline bool is_transfer(Op op) { return op == Op::memcpy_h2d || op == Op::memcpy_d2h || op == Op::send || op == Op::receive; }
+inline bool is_inward(Op op) { return op == Op::memcpy_h2d || op == Op::send; }
 const char* op_name(uint16_t op);
 
 enum class Where : uint8_t { none = 0, arena = 1 /* inline behind the entry on TCP */, region = 2 };
@@ -122,8 +136,10 @@ enum class Order : uint8_t { row_major = 0, column_major = 1 };
 
 enum SubmissionFlags : uint16_t {
   kWantProgress = 1, // launch
-  kInSlot = 256,     // launch: its kernel unblocks the command stream at once and runs in `slot`; a slot runs its launches in order
-  kMore = 2,         // memcpy: a chunk of a longer one; cost is counted with the last, for `total` bytes
+  kMore = 2,         // memcpy, send, receive: a chunk of a longer one; cost is counted with the last, for `total` bytes
+  kAlongRows = 4,    // memcpy_h2d of a symbol: one column of the rectangle travels (h x 1 x l), and each PE's share goes to all of its row
+  kAlongColumns = 8, // one row travels (1 x w x l), and each share goes to all of its column
+  kInSlot = 16,      // launch: its kernel unblocks the command stream at once and runs in `slot`; a slot runs its launches in order
 };
 
 struct Submission {
@@ -133,19 +149,19 @@ struct Submission {
   uint32_t tag;            // the caller's, for messages
   uint32_t mem;            // handle of alloc; launch of a stage: the peer that it sends to
   uint32_t program;        // handle of load_begin
-  uint64_t address;        // in the linear space "sram", as given by alloc (plus an offset)
+  uint64_t address;        // in the linear space "sram", as given by alloc (plus an offset); of a symbol or port: the chunk's place in the host's tensor
   uint64_t bytes;
   uint64_t total;          // memcpy: of the whole copy
   uint8_t where;
-  uint8_t element_bits;    // memcpy: 16 or 32; 0 counts as 32
+  uint8_t element_bits;    // memcpy: 16 or 32; 0 counts as 32. One element a wavelet: 16 bits are zero-extended, so half of the wire is wasted
   uint8_t order;
   uint8_t channels;        // memcpy: 0: as the daemon likes
   uint32_t region;
   uint64_t payload_offset; // in the arena or region
   uint32_t payload_bytes;  // in the arena or inline; d2h and control replies: room for the answer
-  uint16_t symbol;         // memcpy: get_id; "sram" is the linear space
+  uint16_t symbol;         // memcpy, send, receive: from get_id; 0 and 1 ("sram"): the linear space
   uint16_t zero0;
-  uint16_t x, y, w, h;     // memcpy with kCapRectangles
+  uint16_t x, y, w, h;     // memcpy of a symbol: PEs, from the corner of the program's rectangle
   uint32_t elements_per_pe;
   uint32_t src_mem;
   uint64_t src_address;
@@ -228,6 +244,7 @@ inline constexpr uint32_t kMaxStageBytes = 256u << 20; // of one message
 static_assert(sizeof(LaunchHead) == 8 && sizeof(LaunchBinding) == 88);
 static_assert(sizeof(LaunchHead) + kMaxBindings * sizeof(LaunchBinding) + kMaxArgs * 8 <= kSmallBytes);
 
+// Answers may grow at the end: `bytes` says how long the daemon's is, and what is beyond reads as zero.
 struct InfoReply {
   uint32_t bytes; // sizeof
   uint32_t emulated, lanes, progress, modelled, programs;
@@ -235,11 +252,34 @@ struct InfoReply {
   uint16_t fabric_w, fabric_h; // PEs that programs may use; 0: not modelled
   uint32_t sessions;
   char model[64], firmware[96], timing[96];
+  // 1.1
+  uint32_t lost;                  // 1: nothing runs until a reset
+  uint16_t channels;              // that work
+  uint16_t bad_row_count;         // rows of PEs that placement must route around
+  uint16_t bad_rows[kMaxBadRows]; // ascending
 };
 struct TelemetryReply {
   uint32_t bytes; // sizeof
   uint32_t zero;
   uint64_t ops_done, ops_failed, launches, bytes_in, bytes_out, busy_ns, modelled_ns;
+  // 1.1. The wire's side of memcpy, send and receive: whole transfers (chunks are parts of one), wavelets of 32 bits, and 4 bytes each.
+  uint64_t transactions, wavelets_in, wavelets_out, wire_bytes_in, wire_bytes_out;
+  uint64_t channel_bytes[kMaxChannels]; // modelled: a transfer is spread evenly over the channels that it may use
 };
+
+enum class SymbolKind : uint8_t { linear = 1, array = 2, input_port = 3, output_port = 4 };
+// Of get_id, symbol and port.
+struct SymbolReply {
+  uint32_t bytes; // sizeof
+  uint16_t id;
+  uint8_t kind;
+  uint8_t zero;
+  uint16_t x, y, w, h;      // PEs; a port has one
+  uint32_t elements_per_pe; // 32-bit words
+  uint32_t mem;             // its memory, which launches can bind; PE (i, j) has its words at base + ((j - y) * w + (i - x)) * elements_per_pe * 4
+  uint64_t base;            // in the linear space
+  char name[kSymbolName];
+};
+static_assert(sizeof(SymbolReply) == 96);
 
 }  // namespace baton::cs3

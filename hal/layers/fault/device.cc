@@ -74,12 +74,13 @@ FaultDevice::FaultDevice(Trigger& t, const baton_driver_host* to, const char* ad
   services.core_device = this;
 }
 
-int32_t FaultDevice::gate(uint32_t point, baton_error* e) {
+int32_t FaultDevice::gate(uint32_t point, baton_error* e, bool* drop) {
   if (!(points & point)) return BATON_OK;
   const Trigger::Decision d = trigger.decide(uri, point, 0, 0);
   if (!d.rule) return BATON_OK;
   switch (d.rule->action) {
     case Action::delay: nap(d.rule->delay_ns); return BATON_OK;
+    case Action::drop: *drop = true; return BATON_OK;  // plan.cc lets it match calls that ask alone
     case Action::kill: kill_self();
     case Action::lose: lose(d); [[fallthrough]];
     default: *e = Trigger::error(d); return e->code;

@@ -30,7 +30,7 @@ struct FaultOp : Cookied<FaultOp> {
 
 struct FaultDevice : baton_layered {
   FaultDevice(Trigger& trigger, const baton_driver_host* up, const char* uri);
-  int32_t gate(uint32_t point, baton_error* e);  // a call: OK, or what the plan says
+  int32_t gate(uint32_t point, baton_error* e, bool* drop = nullptr);  // a call: OK, or what the plan says; `drop`: OK, but not to be made
   int32_t reset(baton_error* e);
   int32_t open_queue(uint32_t lane, void** out, int* fd, baton_error* e);
   void close_queue(FaultQueue*);

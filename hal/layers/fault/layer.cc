@@ -59,6 +59,14 @@ struct Gated<Slot, At> {
   }
 };
 
+// A dropped one is what a fabric without a fence does.
+int32_t fence(void* device, void* mem, uint64_t offset, uint64_t bytes, baton_error* e) {
+  FaultDevice* d = self(device);
+  bool drop = false;
+  if (int32_t code = d->gate(kFence, e, &drop)) return code;
+  return drop ? BATON_OK : d->next->fence(d->device, mem, offset, bytes, e);
+}
+
 const baton_driver kSlots = {
     .struct_size = sizeof(baton_driver),
     .abi_version = BATON_ABI_VERSION,
@@ -74,6 +82,7 @@ const baton_driver kSlots = {
     .submit = [](void*, void* q, const baton_driver_op* ops, uint32_t n, uint32_t* taken,
                  baton_error* e) { return static_cast<FaultQueue*>(q)->submit(ops, n, taken, e); },
     .poll = [](void*, void* q, uint32_t budget) { return static_cast<FaultQueue*>(q)->poll(budget); },
+    .fence = fence,
 };
 
 }  // namespace

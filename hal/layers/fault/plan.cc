@@ -17,12 +17,12 @@ constexpr size_t kMaxRules = 1000;
 constexpr uint32_t kMaxBits = 64;
 
 constexpr const char* kPoints[] = {"open", "telemetry", "reset", "alloc", "map", "export", "import",
-                                   "load", "queue_open", "NOP", "COPY", "LAUNCH", "FILL"};
+                                   "load", "queue_open", "NOP", "COPY", "LAUNCH", "FILL", "fence"};
 constexpr struct {
   const char* name;
   uint32_t points;  // where it makes sense
-} kActions[] = {{"fail", ~0u},        {"delay", ~0u},          {"drop", kOps}, {"duplicate", kOps}, {"corrupt", kCopy | kFill},
-                {"lose", ~0u & ~(kOpen | kReset)}, {"kill", ~0u}};
+} kActions[] = {{"fail", ~0u},        {"delay", ~0u},          {"drop", kOps | kFence}, {"duplicate", kOps}, {"corrupt", kCopy | kFill},
+                {"lose", ~0u & ~(kOpen | kReset | kFence)}, {"kill", ~0u}};
 constexpr const char* kKeys[] = {"name", "op", "device", "tag", "lane", "nth", "every", "probability", "times", "sticky", "action", "code", "text", "delay", "bits"};
 
 template <class Names>

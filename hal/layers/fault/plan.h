@@ -5,11 +5,12 @@
 //       {"op": ["alloc", "load"], "every": 3, "times": 2, "action": "delay", "delay": "2ms"},
 //       {"op": "*", "probability": 0.01, "sticky": true, "action": "lose"}]}
 //
-// op      a call (open telemetry reset alloc map export import load queue_open) or an op (NOP COPY LAUNCH FILL); a list of them; "*": any op
+// op      a call (open telemetry reset alloc map export import load queue_open fence) or an op (NOP COPY LAUNCH FILL); a list of them; "*": any op
 // which   device ('*' stands for anything), tag and lane of ops; of those nth (from 1), every k-th, by probability; all if none is given.
 //         times: at most so often. sticky: once, then always.
 // action  fail (code, text), delay (delay), lose (the device), kill (this process), and for ops drop (never completes until cancelled),
-//         duplicate (completes twice), corrupt (bits flipped in the destination of a COPY or FILL)
+//         duplicate (completes twice), corrupt (bits flipped in the destination of a COPY or FILL). A fence that is dropped says OK and has done nothing;
+//         it cannot lose the device: it is called at any time.
 //
 // Owner    value types.   Threads  any.   Cost  once.
 // Errors   CORRUPT with line and column, INVALID_ARGUMENT with the rule and what is allowed.
@@ -27,7 +28,7 @@ namespace baton::layers {
 // What a rule may match, as bits.
 enum Point : uint32_t {
   kOpen = 1u << 0, kTelemetry = 1u << 1, kReset = 1u << 2, kAlloc = 1u << 3, kMap = 1u << 4, kExport = 1u << 5, kImport = 1u << 6,
-  kLoad = 1u << 7, kQueueOpen = 1u << 8, kNop = 1u << 9, kCopy = 1u << 10, kLaunch = 1u << 11, kFill = 1u << 12,
+  kLoad = 1u << 7, kQueueOpen = 1u << 8, kNop = 1u << 9, kCopy = 1u << 10, kLaunch = 1u << 11, kFill = 1u << 12, kFence = 1u << 13,
 };
 inline constexpr uint32_t kOps = kNop | kCopy | kLaunch | kFill;
 const char* point_name(uint32_t point);

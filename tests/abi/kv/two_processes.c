@@ -148,6 +148,7 @@ typedef struct decode {
   baton_kv_layout layout;
   uint16_t* memory;
   pid_t child;
+  char note[32]; /* of one that came before it was waited for: nothing orders it against the events of a grant */
 } decode;
 
 static void start(decode* d, const char* self) {
@@ -178,10 +179,21 @@ static baton_kv_grant* ask(decode* d, const char* how, const char* fabric, uint3
 static baton_kv_event until(decode* d, uint32_t kind, baton_kv_grant* g, uint64_t* landed) {
   uint64_t end = soon();
   baton_kv_event v = {.struct_size = sizeof v};
+  if (kind == BATON_KV_EVENT_NOTE && d->note[0]) {
+    static char text[sizeof d->note];
+    memcpy(text, d->note, sizeof text);
+    d->note[0] = 0;
+    v.kind = kind, v.text = text;
+    return v;
+  }
   while (now() < end) {
     v.struct_size = sizeof v;
     if (!baton_kv_wait(d->ep, &v, 1, end)) break;
     if (v.kind == kind && v.grant == g) return v;
+    if (v.kind == BATON_KV_EVENT_NOTE) {
+      snprintf(d->note, sizeof d->note, "%s", v.text);
+      continue;
+    }
     if (v.kind == BATON_KV_EVENT_LANDED && landed) {
       expect(v.grant == g && v.layers > *landed && v.layers <= LAYERS, "layers land in order");
       *landed = v.layers;
@@ -189,7 +201,7 @@ static baton_kv_event until(decode* d, uint32_t kind, baton_kv_grant* g, uint64_
     }
     if (v.error) e = *v.error;
     fprintf(stderr, "event %u instead of %u: %.*s\n", v.kind, kind, (int)v.byte_count, v.bytes ? (const char*)v.bytes : "");
-    if (v.kind == BATON_KV_EVENT_FAILED || v.kind == BATON_KV_EVENT_NOTE) break;
+    if (v.kind == BATON_KV_EVENT_FAILED) break;
   }
   expect(0, "the event comes");
   v.kind = 0;

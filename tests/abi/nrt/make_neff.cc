@@ -18,7 +18,7 @@ int main(int argc, char** argv) {
   auto neff = neuron::Neff::build("double", 2, program::serialize(*p), {});
   std::FILE* file = argc > 1 ? std::fopen(argv[1], "wb") : nullptr;
   if (!neff.ok() || !file) return 1;
-  const auto hash = neuron_emu::neff_hash({neff->data() + sizeof(neuron::NeffHeader), neff->bytes() - sizeof(neuron::NeffHeader)});
+  const auto hash = neuron_emu::neff_hash({neff->data() + sizeof(neuron::NeffHeader), neff->bytes() - sizeof(neuron::NeffHeader)}, neuron::kNeffPackage);
   std::memcpy(neff->data() + offsetof(neuron::NeffHeader, hash), hash.data(), hash.size());
   const bool whole = std::fwrite(neff->data(), 1, neff->bytes(), file) == neff->bytes();
   return std::fclose(file) || !whole;

@@ -61,6 +61,7 @@ INSTANTIATE_TEST_SUITE_P(, Caught, testing::Values(
   Broken{"counts-no-memory", kNeuron, "memory.AHeapCanBeUsedUpAndGivenBack"},
   Broken{"map-elsewhere", kHost, "memory.WhatIsMappedIsTheMemory"},
   Broken{"export-offset", kHost, "memory.AnExportCarriesItsOffset"},
+  Broken{"no-fence", "emu+neuron://0?visibility=0", "memory.AFenceShowsWhatOthersWrote"},
   Broken{"import-offset", kHost, "memory.AnImportIsTheSameMemory"},
   Broken{"import-takes-the-descriptor", kHost, "memory.AnImportIsTheSameMemory"},
   Broken{"out-of-order", kHost, "queue.OneQueueKeepsSubmitOrder"},

@@ -198,6 +198,10 @@ baton_driver make_slots() {
     return code;
   };
   t.import_buffer = [](void* d, int fd, uint64_t offset, uint64_t bytes, void** mem, baton_error* e) { return Wrong::of(d)->import(fd, offset, bytes, mem, e); };
+  t.fence = [](void* d, void* mem, uint64_t offset, uint64_t bytes, baton_error* e) {
+    Wrong* w = Wrong::of(d);
+    return w->is("no-fence") ? BATON_OK : w->next->fence(w->device, mem, offset, bytes, e);
+  };
   t.load = [](void* d, uint32_t lane, const void* program, uint64_t bytes, const baton_constant* constants, uint32_t count, uint32_t rank,
               uint32_t ranks, void** out, baton_error* e) { return Wrong::of(d)->load(lane, program, bytes, constants, count, rank, ranks, out, e); };
   t.queue_open = [](void* d, uint32_t lane, void** queue, int* fd, baton_error* e) { return Wrong::of(d)->open_queue(lane, queue, fd, e); };

@@ -1,0 +1,99 @@
+#include "tools/baton/metrics.hpp"
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+namespace baton::runtime {
+
+namespace {
+
+using prometheus::Counter;
+using prometheus::Gauge;
+using prometheus::Histogram;
+using Buckets = Histogram::BucketBoundaries;
+
+// Seconds; a factor of about 2 from step to step.
+const Buckets kTokens = {20e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 0.1, 0.2, 0.5, 1, 5};
+const Buckets kRequests = {1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 300};
+
+}  // namespace
+
+struct Metrics::Impl {
+  explicit Impl(const MetricsOf& of) : labels{{"role", of.role}, {"device", of.device}, {"model", of.model}} {}
+
+  prometheus::Registry registry;
+  const prometheus::Labels labels;
+
+  prometheus::Family<Counter>& counter(const char* name, const char* help) { return prometheus::BuildCounter().Name(name).Help(help).Labels(labels).Register(registry); }
+  prometheus::Family<Gauge>& gauge(const char* name, const char* help) { return prometheus::BuildGauge().Name(name).Help(help).Labels(labels).Register(registry); }
+  prometheus::Family<Histogram>& histogram(const char* name, const char* help) { return prometheus::BuildHistogram().Name(name).Help(help).Labels(labels).Register(registry); }
+
+  prometheus::Family<Counter>& requests = counter("baton_requests_total", "Requests that ended, by outcome: ok, or the code of the error");
+  prometheus::Family<Counter>& kv_bytes = counter("baton_kv_bytes_total", "Bytes of KV-cache of complete requests, by direction and fabric");
+  prometheus::Family<Counter>& rail_bytes = counter("baton_rail_bytes_total", "Bytes of KV-cache that a NIC carried");
+  prometheus::Family<Gauge>& rail_failures = gauge("baton_rail_failures", "How often a NIC has failed in the session that the last request used");
+  prometheus::Family<Gauge>& rail_up = gauge("baton_rail_up", "1: the last request left the NIC in use; 0: it is left out");
+  Counter& prompt_tokens = counter("baton_prompt_tokens_total", "Tokens of prompts that were taken").Add({});
+  Counter& tokens = counter("baton_tokens_total", "Tokens that were made").Add({});
+  Gauge& in_flight = gauge("baton_requests_in_flight", "Requests that are not done").Add({});
+  Gauge& blocks_free = gauge("baton_kv_blocks_free", "Blocks of the KV-cache that no request has").Add({});
+  Gauge& blocks_total = gauge("baton_kv_blocks", "Blocks of the KV-cache").Add({});
+  Gauge& sessions = gauge("baton_sessions", "Peers that are connected").Add({});
+  Histogram& request_s = histogram("baton_request_seconds", "From a request to its end").Add({{"clock", "wall"}}, kRequests);
+  Histogram& first_s = histogram("baton_ttft_seconds", "From a request to its first token").Add({{"clock", "wall"}}, kRequests);
+  Histogram& kv_s = histogram("baton_kv_transfer_seconds", "From the first layer on its way to the last one there").Add({{"clock", "wall"}}, kRequests);
+  prometheus::Family<Histogram>& itl = histogram("baton_itl_seconds", "From a token to the next of its request; clock: wall, or as the device's timing model has it");
+  Histogram& itl_wall = itl.Add({{"clock", "wall"}}, kTokens);
+  Histogram* itl_modelled = nullptr; // none without a timing model
+};
+
+Metrics::Metrics(const MetricsOf& of) : impl_(std::make_unique<Impl>(of)) {}
+Metrics::~Metrics() = default;
+
+void Metrics::asked(uint64_t prompt_tokens) { impl_->prompt_tokens.Increment(double(prompt_tokens)); }
+
+void Metrics::ended(const Error* why, double wall_s) {
+  impl_->requests.Add({{"outcome", why ? baton_code_name(why->code) : "ok"}}).Increment();
+  impl_->request_s.Observe(wall_s);
+}
+
+void Metrics::refused(const Error& why) { impl_->requests.Add({{"outcome", baton_code_name(why.code)}}).Increment(); }
+
+void Metrics::first_token(double wall_s) {
+  impl_->tokens.Increment();
+  impl_->first_s.Observe(wall_s);
+}
+
+void Metrics::token(double wall_s, double modelled_s) {
+  impl_->tokens.Increment();
+  if (wall_s >= 0) impl_->itl_wall.Observe(wall_s);
+  if (modelled_s < 0) return;
+  if (!impl_->itl_modelled) impl_->itl_modelled = &impl_->itl.Add({{"clock", "modelled"}}, kTokens);
+  impl_->itl_modelled->Observe(modelled_s);
+}
+
+void Metrics::kv(const char* direction, const std::string& fabric, uint64_t bytes, double wall_s) {
+  impl_->kv_bytes.Add({{"direction", direction}, {"fabric", fabric}}).Increment(double(bytes));
+  if (wall_s >= 0) impl_->kv_s.Observe(wall_s);
+}
+
+void Metrics::rail(const std::string& nic, const std::string& peer_nic, uint64_t bytes, uint32_t failures, bool up) {
+  const prometheus::Labels which{{"nic", nic}, {"peer_nic", peer_nic}};
+  impl_->rail_bytes.Add(which).Increment(double(bytes));
+  impl_->rail_failures.Add(which).Set(failures);
+  impl_->rail_up.Add(which).Set(up);
+}
+
+void Metrics::state(uint64_t in_flight, uint64_t blocks_free, uint64_t blocks_total, uint64_t sessions) {
+  impl_->in_flight.Set(double(in_flight));
+  impl_->blocks_free.Set(double(blocks_free));
+  impl_->blocks_total.Set(double(blocks_total));
+  impl_->sessions.Set(double(sessions));
+}
+
+std::string Metrics::text() const { return prometheus::TextSerializer().Serialize(impl_->registry.Collect()); }
+
+}  // namespace baton::runtime
