@@ -38,40 +38,65 @@ Result<std::unique_ptr<Device>> Device::open(const baton_driver_host* host, std:
   }
   d->free_ops_.reserve(kOps);
   for (uint32_t i = 0; i < kOps; ++i) d->free_ops_.push_back(kOps - 1 - i);
-  BATON_TRY(d->connect_link());
+  BATON_TRY(d->connect_links());
   return d;
 }
 
-Device::~Device() = default;  // closing the connection frees everything on the wafer
+Device::~Device() = default;  // closing the connections frees everything on the wafers
 
-Status Device::connect_link() {
-  carrier_.reset();
-  regions_.clear();
-  auto link = connect(options_.address, options_.carrier, deadline_in_ms(options_.timeout_ms));
+Status Device::connect_links() {
+  ++connection_;  // what was made before is gone, whether or not this succeeds
+  systems_.clear();
+  for (const HostPort& address : options_.addresses)
+    for (uint8_t wafer = 0, wafers = 1; wafer < wafers; ++wafer) {
+      if (systems_.size() == kMaxStages)
+        return Error(BATON_UNSUPPORTED, options_.shown + " has more than " + std::to_string(kMaxStages) + " wafers", "open fewer systems as one device", options_.shown);
+      auto s = std::make_unique<System>();
+      s->address = address;
+      s->wafer = wafer;
+      s->index = uint8_t(systems_.size());
+      systems_.push_back(std::move(s));
+      BATON_TRY(connect(*systems_.back()));
+      wafers = systems_.back()->daemon.wafers;
+    }
+  loss_.reset();
+  lost_told_ = false;
+  for (const auto& s : systems_) BATON_TRY(begin_stream(*s));
+  return {};
+}
+
+Status Device::connect(System& s) {
+  auto link = cs3::connect(s.address, options_.carrier, deadline_in_ms(options_.timeout_ms), s.wafer);
   if (!link) {
     Error e = link.error();
     Error::put(e.device, options_.shown);
     return e;
   }
-  carrier_ = std::move(link->carrier);
-  daemon_ = link->daemon;
-  ++connection_;
-  loss_.reset();
-  lost_told_ = reset_by_others_ = false;
-  BATON_TRY(carrier_->watch(link_epoll_.get()));
-  BATON_TRY(open_stream());
+  s.carrier = std::move(link->carrier);
+  s.daemon = link->daemon;
+  s.peers.assign(kMaxStages, false);
+  return s.carrier->watch(link_epoll_.get());
+}
+
+// Symbols are looked up by name.
+Status Device::begin_stream(System& s) {
+  BATON_TRY(open_stream(s));
   constexpr std::string_view symbol = "sram";
-  auto id = call(command(Op::get_id), std::span(reinterpret_cast<const uint8_t*>(symbol.data()), symbol.size()));
+  auto id = call(s, command(Op::get_id), std::span(reinterpret_cast<const uint8_t*>(symbol.data()), symbol.size()));
   return id ? Status() : id.error();
 }
 
+bool Device::any_broken() const {
+  return systems_.empty() || std::any_of(systems_.begin(), systems_.end(), [](const auto& s) { return s->broken(); });
+}
+
 // As SdkRuntime: load once, then the command stream opens with run().
-Status Device::open_stream() {
-  if (daemon_.minor >= 1) {
-    auto loaded = call(command(Op::load));
+Status Device::open_stream(System& s) {
+  if (s.daemon.minor >= 1) {
+    auto loaded = call(s, command(Op::load));
     if (!loaded) return loaded.error();
   }
-  auto rc = call(command(Op::run));
+  auto rc = call(s, command(Op::run));
   return rc ? Status() : rc.error();
 }
 
@@ -82,12 +107,16 @@ Error Device::error_of(const Completion& c, std::string_view text) const {
   return e;
 }
 
+// Names the first wafer that is gone.
 Error Device::lost_error() {
-  const std::string where = options_.address.host + ":" + options_.address.port;
-  std::string what = carrier_ ? std::string(carrier_->broken().what) : "not connected";
-  if (daemon_.same_host && ::kill(pid_t(daemon_.pid), 0) != 0 && errno == ESRCH) what += "; process " + std::to_string(daemon_.pid) + " has ended";
+  const auto gone = std::find_if(systems_.begin(), systems_.end(), [](const auto& s) { return s->broken(); });
+  const bool found = gone != systems_.end();
+  const std::string where = found ? (*gone)->where() : options_.addresses[0].host + ":" + options_.addresses[0].port;
+  std::string what = found && (*gone)->carrier ? std::string((*gone)->carrier->broken().what) : "not connected";
+  const DaemonInfo daemon = found ? (*gone)->daemon : DaemonInfo();
+  if (daemon.same_host && ::kill(pid_t(daemon.pid), 0) != 0 && errno == ESRCH) what += "; process " + std::to_string(daemon.pid) + " has ended";
   Error e(BATON_DEVICE_LOST, where + ": " + what, "restart it (baton-emu-cs3 --listen " + where + "), then reset or reopen the device", options_.shown);
-  e.epoch = daemon_.epoch;
+  e.epoch = daemon.epoch;
   return e;
 }
 
@@ -103,48 +132,55 @@ Status Device::wait(uint64_t deadline_ns, const std::function<bool()>& done) {
   uint64_t spin_until = now_ns() + kSpinNs;
   while (!done()) {
     if (pump()) continue;
-    if (carrier_->is_broken()) return lost_error();
-    carrier_->flush();
+    if (any_broken()) return lost_error();
+    bool shared = false;
+    for (const auto& s : systems_) {
+      s->carrier->flush();
+      shared |= s->carrier->shares_cpu();
+    }
     const uint64_t now = now_ns();
     if (now >= deadline_ns)
       return Error(BATON_DEADLINE, options_.shown + " did not answer in " + std::to_string(kAnswerNs / 1'000'000'000) + " s",
-                   "see whether process " + std::to_string(daemon_.pid) + " hangs or is stopped", options_.shown);
-    if (now < spin_until && !carrier_->shares_cpu()) {
+                   "see whether process " + std::to_string(systems_[0]->daemon.pid) + " hangs or is stopped", options_.shown);
+    if (now < spin_until && !shared) {
       __builtin_ia32_pause();
       continue;
     }
-    if (!carrier_->arm()) continue;
+    bool quiet = true;
+    for (const auto& s : systems_) quiet = s->carrier->arm() && quiet;
+    if (!quiet) continue;
     pollfd p{link_epoll_.get(), POLLIN, 0};
-    const timespec nap{0, 200'000'000};  // looks at the deadline and at the daemon now and then
+    const timespec nap{0, 200'000'000};  // looks at the deadline and at the daemons now and then
     ::ppoll(&p, 1, &nap, nullptr);
-    carrier_->disarm();
+    for (const auto& s : systems_) s->carrier->disarm();
     spin_until = 0;
   }
   return {};
 }
 
-Ticket* Device::begin_waiting(uint32_t bytes, uint64_t deadline_ns) {
+Ticket* Device::begin_waiting(System& s, uint32_t bytes, uint64_t deadline_ns) {
   Ticket* t = nullptr;
-  (void)wait(deadline_ns, [&] { return (t = carrier_->begin(bytes)) != nullptr; }).ok();
+  (void)wait(deadline_ns, [&] { return (t = s.carrier->begin(bytes)) != nullptr; }).ok();
   return t;
 }
 
-Result<Completion> Device::call(Submission s, std::span<const uint8_t> payload, void* answer, uint32_t answer_bytes) {
-  if (!carrier_ || carrier_->is_broken()) return lost_error();
+Result<Completion> Device::call(System& system, Submission s, std::span<const uint8_t> payload, void* answer, uint32_t answer_bytes) {
+  if (any_broken()) return lost_error();
   const uint64_t deadline = now_ns() + kAnswerNs;
   const uint32_t bytes = std::max(uint32_t(payload.size()), answer_bytes);
-  Ticket* t = begin_waiting(bytes, deadline);
+  Ticket* t = begin_waiting(system, bytes, deadline);
   if (!t) {
     wake();
-    return carrier_->is_broken() ? lost_error() : Error(BATON_BUSY, "no command slot became free in 30 s", "", options_.shown);
+    return any_broken() ? lost_error() : Error(BATON_BUSY, "no command slot became free in 30 s", "", options_.shown);
   }
   if (!payload.empty()) std::memcpy(t->payload, payload.data(), payload.size());
   t->owner = kWaitedOwner;
   waited_.id = t->id;
+  waited_.system = &system;
   waited_.done = false;
   waited_.answer = answer;
   waited_.answer_bytes = answer_bytes;
-  carrier_->push(*t, s);
+  system.carrier->push(*t, s);
   const Status waited = wait(deadline, [&] { return waited_.done; });
   waited_.id = 0;  // a late answer is dropped
   wake();  // other answers may have come meanwhile: the core must poll
@@ -155,24 +191,29 @@ Result<Completion> Device::call(Submission s, std::span<const uint8_t> payload, 
 
 Status Device::info(baton_device_info& out) {
   InfoReply r{};
-  auto c = call(command(Op::info), {}, &r, sizeof r);
-  if (!c) return c.error();
+  std::string places;
+  for (const auto& s : systems_) {
+    r = {};
+    auto c = call(*s, command(Op::info), {}, &r, sizeof r);
+    if (!c) return c.error();
+    out.epoch = std::max(out.epoch, r.epoch);
+    baton_heap_info& heap = out.heaps[s->index];
+    Error::put(heap.name, systems_.size() == 1 ? "sram" : "sram" + std::to_string(s->index));
+    heap.bytes_total = r.sram_bytes;
+    heap.bytes_used = r.sram_used;
+    if (s->wafer == 0) places += (places.empty() ? "" : ",") + s->where();
+  }
   r.model[sizeof r.model - 1] = r.firmware[sizeof r.firmware - 1] = r.timing[sizeof r.timing - 1] = 0;
-  const std::string place = options_.address.host + ":" + options_.address.port;
   out.emulated = r.emulated != 0;
   Error::put(out.uri, options_.shown);
   Error::put(out.name, "cs0");
   const std::string fabric = r.fabric_w ? ", " + std::to_string(r.fabric_w) + " x " + std::to_string(r.fabric_h) + " PEs" : "";
-  Error::put(out.model, r.model + fabric);
+  Error::put(out.model, (systems_.size() == 1 ? std::string(r.model) : std::to_string(systems_.size()) + " x " + r.model) + fabric);
   Error::put(out.driver, "cs3");
   Error::put(out.firmware, r.firmware);
-  Error::put(out.location, place);
-  out.epoch = r.epoch;
-  out.lanes = 1;  // one ordered command stream
-  out.heap_count = 1;
-  Error::put(out.heaps[0].name, "sram");
-  out.heaps[0].bytes_total = r.sram_bytes;
-  out.heaps[0].bytes_used = r.sram_used;
+  Error::put(out.location, places);
+  out.lanes = uint32_t(systems_.size());  // a program begins on its lane's wafer
+  out.heap_count = uint32_t(systems_.size());
   out.progress = r.progress != 0;
   out.modelled = r.modelled != 0;
   out.numa_node = UINT32_MAX;
@@ -181,58 +222,75 @@ Status Device::info(baton_device_info& out) {
 }
 
 Status Device::telemetry(baton_telemetry& out) {
-  TelemetryReply r{};
-  auto c = call(command(Op::telemetry), {}, &r, sizeof r);
-  if (!c) return c.error();
-  out.ops_done = r.ops_done;
-  out.ops_failed = r.ops_failed;
-  out.launches = r.launches;
-  out.bytes_in = r.bytes_in;
-  out.bytes_out = r.bytes_out;
-  out.busy_ns = r.busy_ns;
-  out.modelled_ns = r.modelled_ns;
+  for (const auto& s : systems_) {
+    TelemetryReply r{};
+    auto c = call(*s, command(Op::telemetry), {}, &r, sizeof r);
+    if (!c) return c.error();
+    out.ops_done += r.ops_done;
+    out.ops_failed += r.ops_failed;
+    out.launches += r.launches;
+    out.bytes_in += r.bytes_in;
+    out.bytes_out += r.bytes_out;
+    out.busy_ns += r.busy_ns;
+    out.modelled_ns += r.modelled_ns;
+  }
   return {};
 }
 
 Status Device::reset() {
   abandon_all();
-  if (!carrier_ || carrier_->is_broken()) return connect_link();  // a fresh session: nothing of the old one is left
-  if (!std::exchange(reset_by_others_, false)) {                  // else resetting again would lose it for them in turn
-    auto c = call(command(Op::reset));
-    if (!c) return c.error();
-    daemon_.epoch = c->epoch;
-    ++connection_;  // memory and programs of before are gone
+  if (any_broken()) return connect_links();  // fresh sessions: nothing of the old ones is left
+  for (const auto& s : systems_) {
+    if (!s->reset_by_other) {  // resetting again would lose it for them in turn
+      auto c = call(*s, command(Op::reset));
+      if (!c) return c.error();
+      s->daemon.epoch = c->epoch;
+    }
+    s->reset_by_other = false;
+    s->regions.clear();
   }
-  regions_.clear();
+  ++connection_;  // memory and programs of before are gone
   loss_.reset();
   lost_told_ = false;
-  return open_stream();
+  for (const auto& s : systems_) BATON_TRY(open_stream(*s));
+  return {};
 }
 
-Result<Memory*> Device::alloc(uint64_t bytes) {
+Result<Memory*> Device::alloc(uint32_t wafer, uint64_t bytes) {
   Submission s = command(Op::alloc);
   s.bytes = bytes;
-  auto c = call(s);
+  auto c = call(*systems_[wafer], s);
   if (!c) return c.error();
-  return new Memory{c->handle, connection_, c->address, bytes};
+  return new Memory{systems_[wafer].get(), c->handle, connection_, c->address, bytes};
 }
 
 void Device::free(Memory* m) {
   if (m->connection == connection_) {
     Submission s = command(Op::free);
     s.mem = m->handle;
-    (void)call(s).ok();  // if the daemon is gone, so is the memory
+    (void)call(*m->system, s).ok();  // if the daemon is gone, so is the memory
   }
   delete m;
 }
 
 void Device::unload(LoadedProgram* p) {
-  if (p->connection == connection_) {
-    Submission s = command(Op::unload);
-    s.program = p->handle;
-    (void)call(s).ok();
-  }
+  if (p->connection == connection_)
+    for (const LoadedStage& stage : p->stages) {
+      Submission s = command(Op::unload);
+      s.program = stage.handle;
+      (void)call(*stage.system, s).ok();
+    }
   delete p;
+}
+
+Device::Queue* Device::open_queue(uint32_t lane) {
+  auto q = std::make_unique<Queue>();
+  q->lane = lane;
+  std::vector<bool> taken(kMaxSlots);
+  for (const auto& other : queues_) taken[other->slot] = true;
+  q->slot = uint16_t((std::find(taken.begin(), taken.end(), false) - taken.begin()) % kMaxSlots);  // beyond 256 queues: shared
+  queues_.push_back(std::move(q));
+  return queues_.back().get();
 }
 
 }  // namespace baton::cs3

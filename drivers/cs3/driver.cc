@@ -32,8 +32,7 @@ int32_t telemetry(void* d, baton_telemetry* out, baton_error* e) { return give(e
 int32_t reset(void* d, baton_error* e) { return give(e, device(d)->reset()); }
 
 int32_t alloc(void* d, uint32_t heap, uint64_t bytes, void** mem, baton_error* e) {
-  if (heap != 0) return give(e, Error(BATON_INVALID_ARGUMENT, "heap " + std::to_string(heap) + ": a CS-3 has one, 0 (sram)", "", device(d)->options().shown));
-  auto m = device(d)->alloc(bytes);
+  auto m = device(d)->alloc(heap, bytes);
   if (!m) return give(e, m.error());
   *mem = *m;
   return BATON_OK;
@@ -41,9 +40,9 @@ int32_t alloc(void* d, uint32_t heap, uint64_t bytes, void** mem, baton_error* e
 
 void free_memory(void* d, void* mem) { device(d)->free(static_cast<Memory*>(mem)); }
 
-int32_t load(void* d, uint32_t, const void* program, uint64_t bytes, const baton_constant* constants, uint32_t count, uint32_t rank,
+int32_t load(void* d, uint32_t lane, const void* program, uint64_t bytes, const baton_constant* constants, uint32_t count, uint32_t rank,
              uint32_t ranks, void** out, baton_error* e) {
-  auto p = device(d)->load({static_cast<const uint8_t*>(program), bytes}, {constants, count}, rank, ranks);
+  auto p = device(d)->load(lane, {static_cast<const uint8_t*>(program), bytes}, {constants, count}, rank, ranks);
   if (!p) return give(e, p.error());
   *out = *p;
   return BATON_OK;
@@ -51,19 +50,18 @@ int32_t load(void* d, uint32_t, const void* program, uint64_t bytes, const baton
 
 void unload(void* d, void* program) { device(d)->unload(static_cast<LoadedProgram*>(program)); }
 
-int32_t queue_open(void* d, uint32_t, void** queue, int* fd, baton_error*) {
-  *queue = new char;  // an identity: all queues feed the one command stream
+int32_t queue_open(void* d, uint32_t lane, void** queue, int* fd, baton_error*) {
+  *queue = device(d)->open_queue(lane);
   *fd = device(d)->fd();
   return BATON_OK;
 }
 
 void queue_close(void* d, void* queue) {
-  device(d)->drop_queue(queue);
-  delete static_cast<char*>(queue);
+  device(d)->close_queue(static_cast<Device::Queue*>(queue));
 }
 
 int32_t submit(void* d, void* queue, const baton_driver_op* ops, uint32_t count, uint32_t* taken, baton_error*) {
-  *taken = device(d)->submit(queue, ops, count);
+  *taken = device(d)->submit(static_cast<Device::Queue*>(queue), ops, count);
   return BATON_OK;
 }
 
@@ -73,7 +71,7 @@ constexpr baton_driver kTable = {
     .struct_size = sizeof(baton_driver),
     .abi_version = BATON_ABI_VERSION,
     .scheme = "cs3",
-    .description = "Cerebras CS-3 over the wafer link (cs3://HOST:PORT)",
+    .description = "Cerebras CS-3 over the wafer link (cs3://HOST:PORT,...)",
     .enumerate = nullptr,  // systems on a network are named, not found
     .open = open,
     .close = close,

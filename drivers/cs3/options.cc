@@ -30,7 +30,13 @@ Result<Options> parse_options(std::string_view uri) {
   Options o;
   const size_t question = uri.find('?');
   const std::string_view place = uri.substr(scheme.size(), question == std::string_view::npos ? question : question - scheme.size());
-  BATON_ASSIGN(o.address, parse_host_port(place));
+  for (std::string_view left = place;;) {
+    const size_t comma = left.find(',');
+    BATON_ASSIGN(HostPort address, parse_host_port(left.substr(0, comma)));
+    o.addresses.push_back(std::move(address));
+    if (comma == std::string_view::npos) break;
+    left.remove_prefix(comma + 1);
+  }
   o.shown = std::string(scheme) + std::string(place);
   std::string_view rest = question == std::string_view::npos ? std::string_view() : uri.substr(question + 1);
   while (!rest.empty()) {

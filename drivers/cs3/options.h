@@ -1,4 +1,5 @@
-// options.h: cs3://HOST:PORT?carrier=any|tcp|shm&timeout_ms=N. This driver reads no environment.
+// options.h: cs3://HOST:PORT[,HOST:PORT...]?carrier=any|tcp|shm&timeout_ms=N: all wafers of these daemons, in this order. This driver reads no
+// environment.
 //
 // Owner    value type.   Threads  any.   Cost  string work at open.   Errors  INVALID_ARGUMENT with what is known.
 //
@@ -10,11 +11,12 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace baton::cs3 {
 
 struct Options {
-  HostPort address;
+  std::vector<HostPort> addresses;
   std::string shown;  // "cs3://10.0.0.5:9000"
   CarrierKind carrier = CarrierKind::any;
   uint32_t timeout_ms = 2000;  // to connect

@@ -17,53 +17,45 @@ const Memory* memory(void* handle) { return static_cast<const Memory*>(handle); 
 
 // ---- out ----
 
-bool Device::push_simple(StreamOp& o, uint32_t index, Submission& s) {
-  Ticket* t = carrier_->begin(0);
-  if (!t) return false;
-  t->owner = index;
-  s.tag = o.op.tag;
-  carrier_->push(*t, s);
-  ++o.outstanding;
-  o.pushed = true;
+// Whose stream an op is in: a copy's or fill's memory says so; a nop is in its lane's.
+System* Device::stream_of(const StreamOp& o) const {
+  switch (o.op.opcode) {
+    case BATON_OP_COPY: {
+      const Memory *to = memory(o.op.u.copy.dst.mem), *from = memory(o.op.u.copy.src.mem);
+      if (to && from && to->system != from->system) return nullptr;
+      return to ? to->system : from->system;
+    }
+    case BATON_OP_FILL: return memory(o.op.u.fill.mem)->system;
+    case BATON_OP_LAUNCH: return nullptr;
+    default: return systems_[o.queue->lane].get();
+  }
+}
+
+// A queue's ops run in order. A stream has an order of its own, and so has a slot; between them, the later op waits here.
+bool Device::may_push(const StreamOp& o) const {
+  const Queue& q = *o.queue;
+  if (q.between_out) return false;
+  if (o.op.opcode == BATON_OP_LAUNCH) return true;  // what is before it in the streams of its wafers is before it there
+  if (q.launches_out) return false;
+  for (const auto& s : systems_)
+    if (s.get() != o.system && q.streams_out[s->index]) return false;
   return true;
 }
 
-bool Device::push_launch(StreamOp& o, uint32_t index) {
-  const auto& l = o.op.u.launch;
-  if (l.binding_count > kMaxBindings || l.arg_count > kMaxArgs) {
-    fail_op(o, Error(BATON_INVALID_ARGUMENT, "a launch of " + std::to_string(l.binding_count) + " bindings and " + std::to_string(l.arg_count) +
-                                                 " arguments: a CS-3 takes " + std::to_string(kMaxBindings) + " and " + std::to_string(kMaxArgs),
-                     "", options_.shown));
-    return true;
-  }
-  const uint32_t bytes = uint32_t(sizeof(LaunchHead) + l.binding_count * sizeof(LaunchBinding) + l.arg_count * sizeof(int64_t));
-  Ticket* t = carrier_->begin(bytes);
+void Device::count(StreamOp& o, int by) {
+  Queue& q = *o.queue;
+  if (o.op.opcode == BATON_OP_LAUNCH) q.launches_out += uint32_t(by);
+  else if (o.system) q.streams_out[o.system->index] += uint32_t(by);
+  else q.between_out += uint32_t(by);
+  o.counted = by > 0;
+}
+
+bool Device::push_simple(StreamOp& o, uint32_t index, Submission& s) {
+  Ticket* t = o.system->carrier->begin(0);
   if (!t) return false;
-  uint8_t* p = t->payload;
-  const LaunchHead head{uint16_t(l.binding_count), uint16_t(l.arg_count), 0};
-  std::memcpy(p, &head, sizeof head);
-  p += sizeof head;
-  for (uint32_t i = 0; i < l.binding_count; ++i, p += sizeof(LaunchBinding)) {
-    const baton_driver_binding& b = l.bindings[i];
-    const Memory* m = memory(b.mem);
-    LaunchBinding w{{}, m->handle, 0, m->address + b.offset, b.bytes};
-    if (std::strlen(b.name) >= sizeof w.name) {
-      carrier_->end(*t);
-      fail_op(o, Error(BATON_INVALID_ARGUMENT, "the name '" + std::string(b.name, 40) + "...' of a binding is over 63 bytes", "", options_.shown));
-      return true;
-    }
-    std::strcpy(w.name, b.name);
-    std::memcpy(p, &w, sizeof w);
-  }
-  if (l.arg_count) std::memcpy(p, l.args, l.arg_count * sizeof(int64_t));
-  Submission s{};
-  s.op = uint16_t(Op::launch);
-  s.flags = l.want_progress ? kWantProgress : 0;
-  s.tag = o.op.tag;
-  s.program = static_cast<const LoadedProgram*>(l.program)->handle;
   t->owner = index;
-  carrier_->push(*t, s);
-  o.launch_id = t->id;
+  s.tag = o.op.tag;
+  o.system->carrier->push(*t, s);
   ++o.outstanding;
   o.pushed = true;
   return true;
@@ -80,6 +72,36 @@ bool Device::awaited(const void* ptr, uint64_t bytes) const {
   return false;
 }
 
+// From wafer to wafer by way of this host: all of it here, then all of it there.
+bool Device::push_between(StreamOp& o, uint32_t index) {
+  const auto& c = o.op.u.copy;
+  if (o.fetched && o.next == c.bytes) return o.pushed = true;
+  const Memory& m = *memory(o.fetched ? c.dst.mem : c.src.mem);
+  const uint64_t offset = o.fetched ? c.dst.offset : c.src.offset;
+  o.between.resize(c.bytes);
+  while (o.next < c.bytes && o.error.code == BATON_OK) {
+    const uint32_t n = uint32_t(std::min<uint64_t>(kMaxPayload, c.bytes - o.next));
+    Ticket* t = m.system->carrier->begin(n);
+    if (!t) return false;
+    if (o.fetched) std::memcpy(t->payload, o.between.data() + o.next, n);
+    Submission s{};
+    s.op = uint16_t(o.fetched ? Op::memcpy_h2d : Op::memcpy_d2h);
+    s.tag = o.op.tag;
+    s.mem = m.handle;
+    s.address = m.address + offset + o.next;
+    s.bytes = n;
+    s.total = c.bytes;
+    s.flags = o.next + n < c.bytes ? kMore : 0;
+    t->owner = index;
+    t->offset = o.next;
+    m.system->carrier->push(*t, s);
+    o.next += n;
+    ++o.outstanding;
+  }
+  o.pushed = o.fetched || o.error.code != BATON_OK;
+  return o.pushed;
+}
+
 bool Device::push_copy(StreamOp& o, uint32_t index) {
   const auto& c = o.op.u.copy;
   const bool in = c.dst.mem != nullptr, out = c.src.mem != nullptr;
@@ -92,6 +114,7 @@ bool Device::push_copy(StreamOp& o, uint32_t index) {
   const baton_driver_side& device = in ? c.dst : c.src;
   s.mem = memory(device.mem)->handle;
   s.address = memory(device.mem)->address + device.offset;
+  if (in && out && !o.system) return push_between(o, index);
   if (in && out) {
     s.op = uint16_t(Op::copy);
     s.bytes = c.bytes;
@@ -114,7 +137,7 @@ bool Device::push_copy(StreamOp& o, uint32_t index) {
     o.reading = out;
     reads_out_ += out;
     if (host.fd >= 0 && c.bytes >= kRegionFrom) {
-      if (const Region* r = regions_.use(*carrier_, host.fd, !in)) o.region = r->number;
+      if (const Region* r = o.system->regions.use(*o.system->carrier, host.fd, !in)) o.region = r->number;
     }
   }
   if (o.region) {
@@ -126,7 +149,7 @@ bool Device::push_copy(StreamOp& o, uint32_t index) {
   }
   while (o.next < c.bytes && o.error.code == BATON_OK) {
     const uint32_t n = uint32_t(std::min<uint64_t>(kMaxPayload, c.bytes - o.next));
-    Ticket* t = carrier_->begin(n);
+    Ticket* t = o.system->carrier->begin(n);
     if (!t) return false;
     if (in) std::memcpy(t->payload, static_cast<const uint8_t*>(host.ptr) + o.next, n);
     Submission chunk = s;
@@ -135,7 +158,7 @@ bool Device::push_copy(StreamOp& o, uint32_t index) {
     chunk.flags = o.next + n < c.bytes ? kMore : 0;
     t->owner = index;
     t->offset = o.next;
-    carrier_->push(*t, chunk);
+    o.system->carrier->push(*t, chunk);
     o.next += n;
     ++o.outstanding;
   }
@@ -144,6 +167,11 @@ bool Device::push_copy(StreamOp& o, uint32_t index) {
 }
 
 bool Device::push_op(StreamOp& o, uint32_t index) {
+  if (!o.counted) {
+    o.system = stream_of(o);
+    if (!may_push(o)) return false;
+    count(o, +1);
+  }
   Submission s{};
   switch (o.op.opcode) {
     case BATON_OP_NOP: s.op = uint16_t(Op::nop); return push_simple(o, index, s);
@@ -170,37 +198,47 @@ void Device::fail_op(StreamOp& o, const Error& e) {
   o.pushed = true;
 }
 
-// Commands leave in submit order: one ordered stream. Only what waits for a slot, or for host memory, holds up what comes after it.
+// Commands of a queue leave in submit order. Only what waits for a ticket, for host memory or for a launch holds up what comes after it.
 void Device::push_ops() {
-  while (!to_push_.empty()) {
-    const uint32_t index = to_push_.front();
-    StreamOp& o = ops_[index];
-    if (!o.pushed && !push_op(o, index)) break;
-    to_push_.take();
-    o.listed = false;
-    finish_if_over(index);
+  for (size_t i = 0; i < queues_.size(); ++i) {
+    Queue& q = *queues_[i];
+    while (!q.to_push.empty()) {
+      const uint32_t index = q.to_push.front();
+      StreamOp& o = ops_[index];
+      if (!o.pushed && !push_op(o, index)) break;
+      q.to_push.take();
+      o.listed = false;
+      finish_if_over(index);
+    }
   }
   if (cancels_wanted_) push_cancels();
-  carrier_->flush();
+  for (const auto& s : systems_) s->carrier->flush();
+}
+
+bool Device::to_push() const {
+  return std::any_of(queues_.begin(), queues_.end(), [](const auto& q) { return !q->to_push.empty(); });
 }
 
 void Device::push_cancels() {
   for (StreamOp& o : ops_) {
     if (!o.used || !o.cancel_wanted || o.cancelled || o.outstanding == 0) continue;
-    Ticket* t = carrier_->begin(0);
-    if (!t) return;
-    t->owner = kQuietOwner;
-    Submission s{};
-    s.op = uint16_t(Op::cancel);
-    s.arg0 = o.launch_id;
-    carrier_->push(*t, s);
+    for (; o.stages_cancelled < o.stages_pushed; ++o.stages_cancelled) {
+      Carrier& c = *o.launch_on[o.stages_cancelled]->carrier;
+      Ticket* t = c.begin(0);
+      if (!t) return;
+      t->owner = kQuietOwner;
+      Submission s{};
+      s.op = uint16_t(Op::cancel);
+      s.arg0 = o.launch_ids[o.stages_cancelled];
+      c.push(*t, s);
+    }
     o.cancelled = true;
     --cancels_wanted_;
   }
 }
 
-uint32_t Device::submit(void* queue, const baton_driver_op* ops, uint32_t count) {
-  if (loss_ || carrier_->is_broken()) {
+uint32_t Device::submit(Queue* queue, const baton_driver_op* ops, uint32_t count) {
+  if (loss_ || any_broken()) {
     tell_lost();
     return count;  // the core has failed them already
   }
@@ -213,7 +251,7 @@ uint32_t Device::submit(void* queue, const baton_driver_op* ops, uint32_t count)
     o.op = ops[taken++];
     o.queue = queue;
     o.used = o.listed = true;
-    to_push_.push(index);
+    queue->to_push.push(index);
   }
   push_ops();
   wake();
@@ -224,26 +262,31 @@ uint32_t Device::submit(void* queue, const baton_driver_op* ops, uint32_t count)
 
 bool Device::pump() {
   Event ev;
-  if (carrier_->pop(ev) != Pop::got) return false;
-  absorb(ev);
-  return true;
+  for (size_t i = 0; i < systems_.size(); ++i) {  // in turns
+    System& s = *systems_[(next_system_ + i) % systems_.size()];
+    if (s.broken() || s.carrier->pop(ev) != Pop::got) continue;
+    next_system_ = s.index + 1u;
+    absorb(s, ev);
+    return true;
+  }
+  return false;
 }
 
-void Device::absorb(const Event& ev) {
+void Device::absorb(System& system, const Event& ev) {
   if (!ev.ticket) {
-    Error e(BATON_DEVICE_LOST, options_.address.host + ":" + options_.address.port + " was reset by another client (epoch " +
+    Error e(BATON_DEVICE_LOST, system.where() + " was reset by another client (epoch " +
                                    std::to_string(ev.c.epoch) + ")",
             "reset or reopen the device, allocate and load again", options_.shown);
-    e.epoch = daemon_.epoch = ev.c.epoch;
+    e.epoch = system.daemon.epoch = ev.c.epoch;
+    system.reset_by_other = true;
     ++connection_;
     loss_ = e;
-    reset_by_others_ = true;
     return;
   }
   Ticket& t = *ev.ticket;
-  if (t.owner < kOps) return absorb_op(t.owner, ev);
+  if (t.owner < kOps) return absorb_op(system, t.owner, ev);
   if (!ev.last) return;
-  if (t.owner == kWaitedOwner && t.id == waited_.id) {
+  if (t.owner == kWaitedOwner && t.id == waited_.id && waited_.system == &system) {
     waited_.c = ev.c;
     if (ev.c.code != BATON_OK) waited_.error = error_of(ev.c, ev.text);
     else if (waited_.answer) std::memcpy(waited_.answer, t.payload, std::min({ev.c.payload_bytes, waited_.answer_bytes, t.payload_bytes}));
@@ -252,31 +295,33 @@ void Device::absorb(const Event& ev) {
     if (loads_out_) --loads_out_;
     if (ev.c.code != BATON_OK && load_error_.code == BATON_OK) load_error_ = error_of(ev.c, ev.text);
   }
-  carrier_->end(t);
+  system.carrier->end(t);
 }
 
-void Device::absorb_op(uint32_t index, const Event& ev) {
+void Device::absorb_op(System& system, uint32_t index, const Event& ev) {
   StreamOp& o = ops_[index];
-  if (!ev.last) {
-    notices_.push({index, false, ev.c.value, ev.c.cost_ns});
-    return;
-  }
+  if (!ev.last) return absorb_mark(index, uint32_t(ev.ticket->offset), ev.c);
   Ticket& t = *ev.ticket;
-  if (ev.c.code != BATON_OK && o.error.code == BATON_OK) o.error = error_of(ev.c, ev.text);
+  // Of the stages of a launch, the one that failed by itself has the cause; the others were cancelled.
+  if (ev.c.code != BATON_OK && (o.error.code == BATON_OK || (o.error.code == BATON_CANCELLED && ev.c.code != BATON_CANCELLED))) o.error = error_of(ev.c, ev.text);
   if (ev.c.code == BATON_DEVICE_LOST && !o.orphan && !loss_) loss_ = o.error;  // the wafer itself: what is on it is gone
   const Submission& s = t.s;
   if (s.op == uint16_t(Op::memcpy_d2h) && s.where == uint8_t(Where::arena) && ev.c.code == BATON_OK && !o.orphan)
-    std::memcpy(static_cast<uint8_t*>(o.op.u.copy.dst.ptr) + t.offset, t.payload, s.payload_bytes);
-  o.cost_ns += ev.c.cost_ns;
-  carrier_->end(t);
+    std::memcpy((o.between.empty() ? static_cast<uint8_t*>(o.op.u.copy.dst.ptr) : o.between.data()) + t.offset, t.payload, s.payload_bytes);
+  o.cost_ns = s.op == uint16_t(Op::launch) ? std::max(o.cost_ns, ev.c.cost_ns) : o.cost_ns + ev.c.cost_ns;
+  system.carrier->end(t);
   --o.outstanding;
+  if (!o.between.empty() && !o.fetched && o.outstanding == 0 && o.next == o.op.u.copy.bytes) {
+    o.fetched = true;
+    o.next = 0;
+  }
   finish_if_over(index);
 }
 
 void Device::finish_if_over(uint32_t index) {
   StreamOp& o = ops_[index];
   if (o.listed || o.outstanding) return;
-  if (o.region) regions_.done(o.region);
+  if (o.region) o.system->regions.done(o.region);
   if (o.reading) --reads_out_;
   o.reading = false;
   notices_.push({index, true, 0, 0});
@@ -286,17 +331,27 @@ bool Device::deliver(const Notice& n) {
   StreamOp& o = ops_[n.op];
   if (!n.done) {
     if (o.orphan) return false;
-    if (host_.progress(o.op.cookie, n.k, n.offset_ns) != 0 && !o.cancel_wanted) {
+    const uint64_t at = o.op.start_ns + n.offset_ns;
+    if (host_.progress(o.op.cookie, n.k, o.clocked ? at - std::min(at, begin_ns(o)) : n.offset_ns) != 0 && !o.cancel_wanted) {
       o.cancel_wanted = true;
       ++cancels_wanted_;
     }
     return true;
   }
   if (o.cancel_wanted && !o.cancelled) --cancels_wanted_;
+  Queue* q = o.queue;
+  const uint64_t begin = begin_ns(o), end = o.op.start_ns + o.cost_ns;
+  const uint64_t cost = o.clocked ? end - std::min(begin, end) : o.cost_ns;
+  q->end_ns = begin + cost;
+  if (o.counted) count(o, -1);
   o.used = false;
+  o.between = {};
   free_ops_.push_back(n.op);
-  if (o.orphan) return false;
-  host_.complete(o.op.cookie, o.cost_ns, o.error.code == BATON_OK ? nullptr : &o.error);
+  if (o.orphan) {
+    reap_queues();
+    return false;
+  }
+  host_.complete(o.op.cookie, cost, o.error.code == BATON_OK ? nullptr : &o.error);
   return true;
 }
 
@@ -310,9 +365,9 @@ uint32_t Device::poll(uint32_t budget) {
     }
     handled += deliver(notices_.take());
   }
-  if (!to_push_.empty() || cancels_wanted_) push_ops();
-  if (!loss_ && !carrier_->is_broken()) settle(handled);
-  if (loss_ || carrier_->is_broken()) tell_lost();
+  if (!any_broken() && (to_push() || cancels_wanted_)) push_ops();
+  if (!loss_ && !any_broken()) settle(handled);
+  if (loss_ || any_broken()) tell_lost();
   return handled;
 }
 
@@ -322,7 +377,8 @@ void Device::wake() {
   awake_until_ = now_ns() + kAwakeNs;
   if (awake_) return;
   awake_ = true;
-  carrier_->disarm();
+  for (const auto& s : systems_)
+    if (s->carrier) s->carrier->disarm();
   ring(again_.get());
 }
 
@@ -331,40 +387,51 @@ void Device::settle(uint32_t handled) {
   const uint64_t now = now_ns();
   if (now - checked_ > kAliveNs) {
     checked_ = now;
-    carrier_->check_alive();
+    for (const auto& s : systems_) s->carrier->check_alive();
   }
   if (awake_) {
     if (handled) awake_until_ = now + kAwakeNs;
-    const bool shared = carrier_->shares_cpu();
+    const bool shared = std::any_of(systems_.begin(), systems_.end(), [](const auto& s) { return s->carrier->shares_cpu(); });
     if ((now < awake_until_ && !shared) || !notices_.empty()) return;
     drain(again_.get());
     awake_ = false;
-  } else if (notices_.empty() && carrier_->armed()) {
+  } else if (notices_.empty() && std::all_of(systems_.begin(), systems_.end(), [](const auto& s) { return s->carrier->armed(); })) {
     return;
   }
-  if (!notices_.empty() || !carrier_->arm()) wake();
+  bool quiet = notices_.empty();
+  for (const auto& s : systems_) quiet = quiet && s->carrier->arm();
+  if (!quiet) wake();
 }
 
 // ---- letting go ----
 
-void Device::drop_queue(void* queue) {
+void Device::close_queue(Queue* queue) {
+  queue->closed = true;
   for (StreamOp& o : ops_) {
     if (!o.used || o.queue != queue) continue;
     o.orphan = true;
     o.pushed = true;
-    if (o.launch_id && !o.cancel_wanted) {
+    if (o.stages_pushed && !o.cancel_wanted) {
       o.cancel_wanted = true;
       ++cancels_wanted_;
     }
   }
-  if (!carrier_->is_broken()) push_ops();
+  if (!any_broken()) push_ops();
+  reap_queues();
+}
+
+// A closed queue stays until nothing of it is on a wafer: its slot is not free before.
+void Device::reap_queues() {
+  std::erase_if(queues_, [&](const auto& q) {
+    return q->closed && std::none_of(ops_.begin(), ops_.end(), [&](const StreamOp& o) { return o.used && o.queue == q.get(); });
+  });
 }
 
 // The core expects nothing any more. What the daemon still answers is absorbed without touching the core's memory.
 void Device::abandon_all() {
-  const bool dead = !carrier_ || carrier_->is_broken();
+  const bool dead = any_broken();
   notices_.clear();
-  to_push_.clear();
+  for (const auto& q : queues_) q->to_push.clear();
   cancels_wanted_ = 0;
   reads_out_ = 0;
   for (uint32_t i = 0; i < kOps; ++i) {
@@ -375,9 +442,11 @@ void Device::abandon_all() {
     o.region = 0;
     if (dead) o.outstanding = 0;
     if (o.outstanding) continue;
+    if (o.counted) count(o, -1);
     o.used = false;
     free_ops_.push_back(i);
   }
+  reap_queues();
 }
 
 }  // namespace baton::cs3

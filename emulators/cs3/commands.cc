@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace baton::cs3 {
 namespace {
@@ -17,6 +18,12 @@ constexpr uint64_t kStepBytes = 1u << 20;  // of a copy, so that other sessions 
 }  // namespace
 
 void Session::step() {
+  slot_turn_ = !slot_turn_;
+  const bool stream = stream_ready();
+  if (slot_turn_ || !stream) {
+    if (Slot* s = ready_slot()) return step_slot(*s);
+    if (!stream) return;
+  }
   Command& c = stream_.front();
   const bool part = is_transfer(Op(c.s.op)) && (c.s.flags & kMore);  // the plan counts whole transfers
   if (!c.met && !part) {
@@ -30,6 +37,7 @@ void Session::step() {
     stuck_ = false;
     return finish_stream(*host_.lost, 0);
   }
+  if (Op(c.s.op) == Op::launch && (c.s.flags & kInSlot) && !c.hang) return enter_slot(take(0));
   const uint64_t begin = now_ns();
   cost_ns_ = 0;
   auto went = advance(c);
@@ -40,13 +48,15 @@ void Session::step() {
   else if (*went == Went::over) finish_stream(Status(), cost_ns_);
 }
 
-void Session::finish_stream(const Status& st, uint64_t cost_ns) {
-  const Command c = take(0);
+void Session::finish_stream(const Status& st, uint64_t cost_ns) { finish_command(take(0), st, cost_ns, cost_ns); }
+
+// `busy_ns`: what the wafer worked of `cost_ns`, which a pipeline spends with waiting too.
+void Session::finish_command(const Command& c, const Status& st, uint64_t cost_ns, uint64_t busy_ns) {
   cost_ns += c.delay_ns;
   TelemetryReply& t = host_.wafer.counters;
   if (st.ok()) {
     if (!(c.s.flags & kMore)) ++t.ops_done;
-    t.modelled_ns += cost_ns;
+    t.modelled_ns += busy_ns + c.delay_ns;
     if (is_transfer(Op(c.s.op))) (is_inward(Op(c.s.op)) ? t.bytes_in : t.bytes_out) += c.s.bytes;
     if (Op(c.s.op) == Op::launch) ++t.launches;
   } else {
@@ -179,9 +189,10 @@ Result<Session::Went> Session::advance_fill(Command& c) {
 }
 
 // The table of bindings is copied before it is looked at: the client could change it meanwhile.
-Status Session::begin_launch(Command& c) {
+Result<Session::LaunchTable> Session::read_launch(Command& c) {
+  LaunchTable t;
+  LaunchHead& head = t.head;
   const std::vector<uint8_t> table(c.payload.data(), c.payload.data() + c.s.payload_bytes);
-  LaunchHead head{};
   if (table.size() < sizeof head) return Error(BATON_CORRUPT, "a launch without its table", "");
   std::memcpy(&head, table.data(), sizeof head);
   if (head.bindings > kMaxBindings || head.args > kMaxArgs ||
@@ -190,44 +201,75 @@ Status Session::begin_launch(Command& c) {
   const auto found = programs_.find(c.s.program);
   if (found == programs_.end() || !found->second->executable())
     return Error(BATON_INVALID_ARGUMENT, fmt::format("program {} is not loaded", c.s.program), "load it, and keep it until the launch is over");
-  std::vector<LaunchBinding> wire(head.bindings);
+  t.program = found->second.get();
+  std::vector<LaunchBinding>& wire = t.wire;
+  wire.resize(head.bindings);
   if (!wire.empty()) std::memcpy(wire.data(), table.data() + sizeof head, wire.size() * sizeof(LaunchBinding));
-  std::vector<engine::Binding> bindings;
+  bool taken[4] = {};
   for (LaunchBinding& b : wire) {
     b.name[sizeof b.name - 1] = 0;
+    const bool own = b.role && b.mem == 0;
+    if (b.role > uint32_t(Role::tokens) || (b.role && (head.stages < 2 || std::exchange(taken[b.role], true))) || (own && (b.bytes == 0 || b.bytes > kMaxStageBytes)))
+      return Error(BATON_INVALID_ARGUMENT, fmt::format("binding '{}' in role {} with {} bytes", b.name, b.role, b.bytes), "the client's bug: roles belong to stages, each once, with at most 256 MiB");
+    if (own) {
+      t.bindings.push_back({b.name, {}});
+      continue;
+    }
     auto p = host_.wafer.range(id_, b.mem, b.address, b.bytes);
     if (!p) return Error(p.error().code, fmt::format("binding '{}': {}", b.name, p.error().what), p.error().next);
-    bindings.push_back({b.name, std::span(*p, b.bytes)});
+    t.bindings.push_back({b.name, std::span(*p, b.bytes)});
   }
-  std::vector<int64_t> args(head.args);
+  std::vector<int64_t>& args = t.args;
+  args.resize(head.args);
   if (!args.empty()) std::memcpy(args.data(), table.data() + sizeof head + wire.size() * sizeof(LaunchBinding), args.size() * sizeof(int64_t));
-  engine::RunHooks hooks;
-  if (c.s.flags & kWantProgress)
-    hooks.on_mark = [this, id = c.s.id](uint64_t k, uint64_t offset_ns) {
-      Completion p{};
-      p.id = id;
-      p.kind = uint8_t(Kind::progress);
-      p.value = k;
-      p.cost_ns = offset_ns;
-      p.epoch = host_.wafer.epoch();
-      port_->post(p, "");
-      return true;  // a cancel ends the launch between two steps
-    };
-  launch_.run = std::make_unique<engine::Run>(*found->second->executable(), bindings, args, std::move(hooks));
-  launch_.program = found->second.get();
-  launch_.program->running = true;
-  for (const LaunchBinding& b : wire) {
-    launch_.buffers.push_back(b.mem);
+  return t;
+}
+
+Status Session::pin(const LaunchTable& t, Pins& pins) {
+  BATON_TRY(t.program->begin_run());
+  pins.program = t.program;
+  for (const LaunchBinding& b : t.wire) {
+    if (b.mem == 0) continue;
+    pins.buffers.push_back(b.mem);
     host_.wafer.use(b.mem, +1);
   }
   return {};
 }
 
+void Session::release(Pins& pins) {
+  for (const uint32_t b : pins.buffers) host_.wafer.use(b, -1);
+  if (pins.program) pins.program->end_run();
+  pins = Pins();
+}
+
+void Session::post_mark(uint64_t id, uint64_t k, uint64_t offset_ns) {
+  Completion p{};
+  p.id = id;
+  p.kind = uint8_t(Kind::progress);
+  p.value = k;
+  p.cost_ns = offset_ns;
+  p.epoch = host_.wafer.epoch();
+  port_->post(p, "");
+}
+
+Status Session::begin_launch(Command& c) {
+  BATON_ASSIGN(const LaunchTable t, read_launch(c));
+  if (t.head.stages > 1) return Error(BATON_INVALID_ARGUMENT, "a stage of a pipeline outside of a slot", "the client's bug: launch it with kInSlot");
+  engine::RunHooks hooks;
+  if (c.s.flags & kWantProgress)
+    hooks.on_mark = [this, id = c.s.id](uint64_t k, uint64_t offset_ns) {
+      post_mark(id, k, offset_ns);
+      return true;  // a cancel ends the launch between two steps
+    };
+  BATON_TRY(pin(t, launch_.pins));
+  launch_.run = std::make_unique<engine::Run>(*t.program->executable(), t.bindings, t.args, std::move(hooks));
+  return {};
+}
+
 void Session::end_launch() {
   if (!launch_.run) return;
-  for (const uint32_t b : launch_.buffers) host_.wafer.use(b, -1);
-  launch_.program->running = false;
-  launch_ = Launch();
+  launch_.run.reset();
+  release(launch_.pins);
 }
 
 Result<Session::Went> Session::advance_launch(Command& c) {

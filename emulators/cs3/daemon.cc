@@ -22,21 +22,29 @@ constexpr uint64_t kEventsNs = 20'000;  // how often descriptors are looked at w
 
 }  // namespace
 
-Daemon::Daemon(const DaemonOptions& o, Wafer wafer)
-    : options_(o),
-      wafer_(std::move(wafer)),
-      host_{wafer_,
-            engine::Options{.isa = o.isa, .threads = o.threads, .cost = wafer_.cost(), .numbers = o.numbers},
-            std::string("baton-emu-cs3 " BATON_VERSION_STRING ", ") + engine::isa_name(o.isa) + ", " + std::to_string(o.threads) +
-                (o.threads == 1 ? " thread" : " threads") + (o.numbers ? "" : ", mode=timing"),
-            [this](uint64_t by) { reset_wafer(by); },
-            [this] { return uint32_t(sessions_.size()); }} {}
+Daemon::Daemon(const DaemonOptions& o, std::vector<Wafer> wafers) : options_(o), wafers_(std::move(wafers)) {
+  const std::string firmware = std::string("baton-emu-cs3 " BATON_VERSION_STRING ", ") + engine::isa_name(o.isa) + ", " + std::to_string(o.threads) +
+                               (o.threads == 1 ? " thread" : " threads") + (o.numbers ? "" : ", mode=timing");
+  for (size_t i = 0; i < wafers_.size(); ++i)
+    hosts_.push_back({wafers_[i],
+                      engine::Options{.isa = o.isa, .threads = o.threads, .cost = wafers_[i].cost(), .numbers = o.numbers},
+                      firmware,
+                      [this, i](uint64_t by) { reset_wafer(i, by); },
+                      [this] { return uint32_t(sessions_.size()); },
+                      [this](const SessionKey& key) { return find(key); },
+                      [this](PeerOut& p) { return p.watch(epoll_.get(), next_id_++); }});
+}
 
 Result<std::unique_ptr<Daemon>> Daemon::start(const DaemonOptions& o, const timing::WaferModel* cost) {
-  BATON_ASSIGN(Wafer wafer, Wafer::create(o.sram_bytes(), cost, o.fabric_width, o.fabric_height));
-  BATON_ASSIGN(FaultPlan faults, FaultPlan::read(o.faults));
-  std::unique_ptr<Daemon> d(new Daemon(o, std::move(wafer)));
-  d->host_.faults = std::move(faults);
+  std::vector<Wafer> wafers;
+  for (uint32_t i = 0; i < o.wafers; ++i) {
+    BATON_ASSIGN(Wafer wafer, Wafer::create(o.sram_bytes(), cost, o.fabric_width, o.fabric_height));
+    wafers.push_back(std::move(wafer));
+  }
+  std::unique_ptr<Daemon> d(new Daemon(o, std::move(wafers)));
+  for (Host& h : d->hosts_) {  // each wafer counts for itself
+    BATON_ASSIGN(h.faults, FaultPlan::read(o.faults));
+  }
   BATON_TRY(d->listen());
   return d;
 }
@@ -97,15 +105,38 @@ void Daemon::poll_events(int timeout_ms) {
       (*s)->port().on_event(events[i].events);
       continue;
     }
+    const auto p = std::find_if(peers_.begin(), peers_.end(), [&](const PeerIn& x) { return x.id() == id; });
+    if (p != peers_.end()) {
+      if (read_peer(*p)) peers_.erase(p);
+      continue;
+    }
+    const auto out = std::find_if(sessions_.begin(), sessions_.end(), [&](const auto& x) { return x->peer(id) != nullptr; });
+    if (out != sessions_.end()) {
+      PeerOut& p = *(*out)->peer(id);
+      p.on_event(events[i].events);
+      if (!p.why().empty()) (*out)->lose_peer(p.why());
+      continue;
+    }
     const auto g = std::find_if(greetings_.begin(), greetings_.end(), [&](const auto& x) { return x.id == id; });
     if (g != greetings_.end() && read_hello(*g)) greetings_.erase(g);
   }
 }
 
 // The session that reset it goes on; the others are told. Memory goes only after every launch has ended.
-void Daemon::reset_wafer(uint64_t by_session) {
-  wafer_.next_epoch();
-  for (const auto& s : sessions_) s->reset_by_other(by_session);
+void Daemon::reset_wafer(size_t wafer, uint64_t by_session) {
+  wafers_[wafer].next_epoch();
+  for (const auto& s : sessions_)
+    if (s->wafer() == wafer) s->reset_by_other(by_session);
+}
+
+Session* Daemon::find(const SessionKey& key) {
+  const auto s = std::find_if(sessions_.begin(), sessions_.end(), [&](const auto& x) { return x->has_key(key); });
+  return s == sessions_.end() ? nullptr : s->get();
+}
+
+Session* Daemon::find(uint64_t session) {
+  const auto s = std::find_if(sessions_.begin(), sessions_.end(), [&](const auto& x) { return x->id() == session; });
+  return s == sessions_.end() ? nullptr : s->get();
 }
 
 void Daemon::drop_dead_sessions() {
@@ -115,6 +146,7 @@ void Daemon::drop_dead_sessions() {
       continue;
     }
     if (options_.verbose) std::fprintf(stderr, "session %llu ended: %s\n", static_cast<unsigned long long>((*s)->id()), (*s)->port().why().c_str());
+    const std::unique_ptr<Session> gone = std::move(*s);  // ends when it is in the list no more: its stages still have something to say to others
     s = sessions_.erase(s);
   }
 }

@@ -1,4 +1,4 @@
-// daemon.h: the wafer daemon: one thread, one loop over listeners, greetings, sessions and the wafer.
+// daemon.h: the wafer daemon: one thread, one loop over listeners, greetings, sessions and its wafers.
 //
 // The loop takes what came from every session, then makes one step for the next session that has work, round robin. With work it
 // looks at the descriptors every 20 us; idle, it spins for 50 us, then asks all clients to ring and sleeps in epoll.
@@ -38,7 +38,7 @@ class Daemon {
     Hello hello{};
   };
 
-  Daemon(const DaemonOptions& o, Wafer wafer);
+  Daemon(const DaemonOptions& o, std::vector<Wafer> wafers);
   Status listen();
   Status watch(int fd, uint64_t id);
   void poll_events(int timeout_ms);
@@ -47,7 +47,11 @@ class Daemon {
   bool read_hello(Greeting&);  // true: the greeting is over, one way or the other
   Welcome make_welcome(const Greeting&) const;
   void begin_session(Greeting&, Welcome);
-  void reset_wafer(uint64_t by_session);
+  void begin_peer(Greeting&);
+  bool read_peer(PeerIn&);  // true: it is over
+  Session* find(const SessionKey&);
+  Session* find(uint64_t session);
+  void reset_wafer(size_t wafer, uint64_t by_session);
   void drop_dead_sessions();
   bool work();
   int sleep_ms() const;
@@ -55,8 +59,8 @@ class Daemon {
   void sleep();
 
   DaemonOptions options_;
-  Wafer wafer_;
-  Host host_;
+  std::vector<Wafer> wafers_;
+  std::vector<Host> hosts_;  // by wafer
   Fd epoll_, tcp_, unix_, signals_;
   uint16_t port_ = 0;
   std::string unix_name_;
@@ -64,6 +68,7 @@ class Daemon {
   uint8_t boot_id_[16] = {};
   std::vector<std::unique_ptr<Session>> sessions_;
   std::vector<Greeting> greetings_;
+  std::vector<PeerIn> peers_;  // from stages on other daemons
   uint64_t next_id_ = 16;  // below: the daemon's own descriptors
   size_t turn_ = 0;
   bool end_ = false;

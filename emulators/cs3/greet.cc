@@ -63,7 +63,15 @@ bool Daemon::read_hello(Greeting& g) {
                                 "install baton-emu-cs3 and the driver from one release"));
     return true;
   }
+  if (!check(g.hello) && g.hello.carrier == uint8_t(CarrierKind::stage)) {
+    begin_peer(g);
+    return true;
+  }
   if (check(g.hello) || (g.hello.carrier == uint8_t(CarrierKind::shm)) != g.local) return true;
+  if (g.hello.wafer >= wafers_.size()) {
+    refuse(g.fd.get(), w, Error(BATON_NOT_FOUND, "wafer " + std::to_string(g.hello.wafer) + ": this daemon has " + std::to_string(wafers_.size()), "start it with a larger --wafers"));
+    return true;
+  }
   if (sessions_.size() >= kMaxSessions) {
     refuse(g.fd.get(), w, Error(BATON_BUSY, std::to_string(kMaxSessions) + " clients are connected, which is the most", "close one of them"));
     return true;
@@ -78,10 +86,11 @@ Welcome Daemon::make_welcome(const Greeting& g) const {
   std::memcpy(w.magic, kMagic, sizeof kMagic);
   w.major = kVersionMajor;
   w.minor = kVersionMinor;
-  w.capabilities = kCapShm | kCapRegions | kCapProgress | kCapRectangles | kCapPorts | kCapFaults;
+  w.capabilities = kCapShm | kCapRegions | kCapProgress | kCapRectangles | kCapPorts | kCapFaults | kCapSlots;
   std::memcpy(w.boot_id, boot_id_, sizeof boot_id_);
   w.instance = instance_;
-  w.epoch = wafer_.epoch();
+  w.epoch = wafers_[g.hello.wafer < wafers_.size() ? g.hello.wafer : 0].epoch();
+  w.wafers = uint8_t(wafers_.size());
   w.pid = uint32_t(::getpid());
   w.same_host = std::memcmp(g.hello.boot_id, boot_id_, sizeof boot_id_) == 0 && std::memcmp(boot_id_, kUnknown, sizeof kUnknown) != 0;
   w.emulated = 1;
@@ -107,7 +116,27 @@ void Daemon::begin_session(Greeting& g, Welcome w) {
   if (!sent || !port->watch(epoll_.get(), id).ok()) return;
   if (options_.verbose)
     std::fprintf(stderr, "session %llu by %s: pid %u, %s\n", static_cast<unsigned long long>(id), port->name(), g.hello.pid, g.hello.program);
-  sessions_.push_back(std::make_unique<Session>(id, host_, std::move(port), g.hello.minor));
+  sessions_.push_back(std::make_unique<Session>(id, hosts_[g.hello.wafer], std::move(port), g.hello.minor));
+  sessions_.back()->on_wafer(g.hello.wafer);
+}
+
+// A stage of another daemon, for a session that is here. To one that is not, the connection says so by its end.
+void Daemon::begin_peer(Greeting& g) {
+  SessionKey key;
+  std::copy(std::begin(g.hello.key), std::end(g.hello.key), key.begin());
+  const Session* to = find(key);
+  if (!to || peers_.size() >= kMaxSessions) return;
+  peers_.emplace_back(g.id, std::move(g.fd), to->id());
+}
+
+bool Daemon::read_peer(PeerIn& p) {
+  const bool on = p.read([&](StageMessage&& m) {
+    Session* to = find(p.session());
+    return to && to->deliver(std::move(m));
+  });
+  if (on) return false;
+  if (Session* to = find(p.session())) to->lose_peer(p.why());
+  return true;
 }
 
 }  // namespace baton::cs3

@@ -110,6 +110,16 @@ Status Loading::add_constant() {
   return loader_->add({constant_, std::span<const uint8_t>(staging_.get(), constant_bytes_)});
 }
 
+Status Loading::begin_run() {
+  if (runs_ == most_runs_) {
+    BATON_TRY(wafer_.charge(executable_->scratch_bytes(), program_->name));
+    charged_ += executable_->scratch_bytes();
+    ++most_runs_;
+  }
+  ++runs_;
+  return {};
+}
+
 Status Loading::finish() {
   if (error_.code != BATON_OK) return error_;
   if (!loader_ || in_constant_) return keep(out_of_order("the load ends before what it announced has come"));

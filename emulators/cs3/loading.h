@@ -31,7 +31,10 @@ class Loading {
   Status constant_chunk(uint64_t offset, std::span<const uint8_t>);
   Status finish();
   const engine::Executable* executable() const { return executable_ ? &*executable_ : nullptr; }  // once finished
-  bool running = false;
+  // A launch begins or ends. Launches that are on at once have scratch of their own, charged when there are more than ever before.
+  Status begin_run();
+  void end_run() { --runs_; }
+  bool running() const { return runs_ > 0; }
 
  private:
   Status keep(Status);  // the first error stays
@@ -52,6 +55,7 @@ class Loading {
   std::unique_ptr<uint8_t[]> staging_;  // of the largest constant so far; touched as chunks come
   uint64_t staging_bytes_ = 0, constant_bytes_ = 0, constant_received_ = 0;
   bool in_constant_ = false;
+  uint32_t runs_ = 0, most_runs_ = 1;
   std::optional<engine::Executable> executable_;
 };
 

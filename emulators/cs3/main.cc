@@ -47,11 +47,12 @@ int print_calibration(const std::string& timing, const std::string& form) {
 int main(int argc, char** argv) {
   CLI::App app{"An emulated Cerebras CS-3: executes programs, keeps 44 GB of SRAM in account, speaks the wafer link."};
   app.set_version_flag("--version", std::string("baton-emu-cs3 " BATON_VERSION_STRING));
-  std::string rest, listen, sram_gb, threads, isa, timing, fabric, clock_ghz, mode, calibration, faults;
+  std::string rest, listen, wafers, sram_gb, threads, isa, timing, fabric, clock_ghz, mode, calibration, faults;
   bool watch_stdin = false, verbose = false;
   app.add_option("REST", rest, "what follows emu+cs3:// (0?threads=2&isa=auto): a free port of 127.0.0.1, until stdin ends");
   app.add_option("--listen", listen, "HOST:PORT; port 0: any that is free");
-  app.add_option("--sram-gb", sram_gb, "SRAM in gigabytes (10^9 bytes); default 44");
+  app.add_option("--wafers", wafers, "wafers, each with SRAM of its own; default 1, at most 16");
+  app.add_option("--sram-gb", sram_gb, "SRAM of each in gigabytes (10^9 bytes); default 44");
   app.add_option("--threads", threads, "threads that compute; default 1");
   app.add_option("--isa", isa, "auto, scalar, avx512 or amx (all give equal bits)");
   app.add_option("--timing", timing, "cs3 (default), none, or the path of a model file");
@@ -74,7 +75,8 @@ int main(int argc, char** argv) {
   DaemonOptions options;
   Status st;
   if (!rest.empty()) st = parse_rest(rest, options);
-  const std::pair<const char*, const std::string*> given[] = {{"sram_gb", &sram_gb}, {"threads", &threads}, {"isa", &isa}, {"timing", &timing}, {"fabric", &fabric}, {"clock_ghz", &clock_ghz}, {"mode", &mode}, {"faults", &faults}};
+  const std::pair<const char*, const std::string*> given[] = {{"wafers", &wafers}, {"sram_gb", &sram_gb}, {"threads", &threads},     {"isa", &isa},
+                                                              {"timing", &timing}, {"fabric", &fabric}, {"clock_ghz", &clock_ghz}, {"mode", &mode}, {"faults", &faults}};
   for (const auto& [key, value] : given)
     if (st.ok() && !value->empty()) st = set_option(options, key, *value);
   if (!st.ok()) return fail(st.error());

@@ -1,5 +1,7 @@
 #include "emulators/cs3/options.h"
 
+#include "drivers/cs3/link/wire.h"
+
 #include <algorithm>
 #include <cctype>
 #include <charconv>
@@ -22,6 +24,8 @@ Error bad(std::string_view key, std::string_view value, const char* next) {
 Status set_option(DaemonOptions& o, std::string_view key, std::string_view value) {
   if (key == "threads") {
     if (!number(value, o.threads) || o.threads == 0 || o.threads > 256) return bad(key, value, "1 to 256");
+  } else if (key == "wafers") {
+    if (!number(value, o.wafers) || o.wafers == 0 || o.wafers > kMaxStages) return bad(key, value, "1 to 16");
   } else if (key == "isa") {
     BATON_ASSIGN(o.isa, engine::parse_isa(value));
   } else if (key == "sram_gb") {
@@ -41,7 +45,7 @@ Status set_option(DaemonOptions& o, std::string_view key, std::string_view value
     if (value != "full" && value != "timing") return bad(key, value, "full, or timing: nothing is computed");
     o.numbers = value == "full";
   } else {
-    return Error(BATON_INVALID_ARGUMENT, "option '" + std::string(key) + "' is not known", "options of emu+cs3://: threads, isa, sram_gb, timing, fabric, clock_ghz, mode, faults");
+    return Error(BATON_INVALID_ARGUMENT, "option '" + std::string(key) + "' is not known", "options of emu+cs3://: wafers, threads, isa, sram_gb, timing, fabric, clock_ghz, mode, faults");
   }
   return {};
 }

@@ -19,7 +19,8 @@ struct DaemonOptions {
   HostPort listen{"127.0.0.1", "0"};
   bool watch_stdin = true;  // end when it does
   bool verbose = false;     // sessions on stderr
-  double sram_gb = 44;      // 10^9 bytes; facts/cs3 2.1: vendor's headline for WSE-3
+  uint32_t wafers = 1;
+  double sram_gb = 44;      // of each wafer, 10^9 bytes; facts/cs3 2.1: vendor's headline for WSE-3
   uint32_t threads = 1;
   engine::Isa isa = engine::best_isa();
   std::string timing = "cs3";  // or "none"
@@ -30,7 +31,7 @@ struct DaemonOptions {
   uint64_t sram_bytes() const { return uint64_t(sram_gb * 1e9); }
 };
 
-Status set_option(DaemonOptions&, std::string_view key, std::string_view value);  // threads, isa, sram_gb, timing, fabric, clock_ghz, mode, faults
+Status set_option(DaemonOptions&, std::string_view key, std::string_view value);  // wafers, threads, isa, sram_gb, timing, fabric, clock_ghz, mode, faults
 Status parse_rest(std::string_view rest, DaemonOptions&);
 
 }  // namespace baton::cs3

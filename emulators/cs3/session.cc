@@ -27,6 +27,7 @@ Session::Session(uint64_t id, Host& host, std::unique_ptr<Port> port, uint16_t m
 
 Session::~Session() {
   end_launch();
+  for (auto& [number, s] : slots_) close_stage(s);
   programs_.clear();
   host_.wafer.free_session(id_);
 }
@@ -36,12 +37,14 @@ bool Session::blocked() { return port_->room() < kSqEntries + 2; }
 
 bool Session::delayed() const { return resume_ns_ != 0; }
 
-bool Session::runnable() {
-  if (stream_.empty() || (stuck_ && !host_.lost) || blocked()) return false;
+bool Session::stream_ready() {
+  if (stream_.empty() || (stuck_ && !host_.lost)) return false;
   if (resume_ns_ && now_ns() < resume_ns_) return false;
   resume_ns_ = 0;
   return true;
 }
+
+bool Session::runnable() { return !blocked() && (stream_ready() || ready_slot()); }
 
 bool Session::serve() {
   bool any = false;
@@ -111,6 +114,8 @@ Status Session::serve_control(const Submission& s, const Payload& payload, Compl
       host_.lost.reset();
       host_.reset(id_);
       break;
+    case Op::peer_key:
+    case Op::peer_open: st = control_peer(s, payload, c); break;
     case Op::cancel: cancel(s.arg0); break;
     case Op::alloc:
     case Op::free: st = control_memory(s, c); break;
@@ -230,7 +235,7 @@ Status Session::control_load(const Submission& s, const Payload& payload, Comple
     case Op::load_chunk: return l.constant_chunk(s.address, data);
     case Op::load_finish: return l.finish();
     default:
-      if (l.running) return Error(BATON_BUSY, fmt::format("program {} is running", s.program), "wait for the launch, or cancel it");
+      if (l.running()) return Error(BATON_BUSY, fmt::format("program {} is running", s.program), "wait for the launch, or cancel it");
       programs_.erase(found);
       return {};
   }
@@ -250,10 +255,20 @@ void Session::cancel(uint64_t id) {
     }
     return;
   }
+  for (auto& [number, s] : slots_)
+    for (size_t i = 0; i < s.waiting.size(); ++i) {
+      if (s.waiting[i].s.id != id) continue;
+      const Error e(BATON_CANCELLED, "cancelled by the client");
+      if (i == 0) return end_stage(s, e);
+      finish_command(s.waiting.take(i), e, 0, 0);
+      return;
+    }
 }
 
 void Session::drop_everything(const Error& why) {
   end_launch();
+  for (auto& [number, s] : slots_)
+    while (!s.waiting.empty()) end_stage(s, why);
   const Error cause = because_of_hang(why);
   stuck_ = false;
   resume_ns_ = 0;

@@ -1,7 +1,8 @@
 // session.h: one client on the wafer: its commands, buffers, programs and registered host memory. All go with it.
 //
 // Control commands are served as they arrive, between two steps of whatever runs; stream commands run in order, one step at a time:
-// a step is one op of a program or at most 1 MiB of a copy.
+// a step is one op of a program or at most 1 MiB of a copy. A launch in a slot (kInSlot) leaves the stream, and takes turns with it and
+// with the other slots (stages.cc); it may be one stage of a pipeline whose other stages are sessions on other wafers.
 //
 // Owner    The daemon.   Threads  the event loop's.
 // Cost     serve(): one cache line when nothing came. step(): microseconds to milliseconds, as the program's ops are.
@@ -13,6 +14,7 @@
 #include "drivers/cs3/link/fifo.h"
 #include "emulators/cs3/loading.h"
 #include "emulators/cs3/fault.h"
+#include "emulators/cs3/peers.h"
 #include "emulators/cs3/port.h"
 #include "emulators/cs3/symbols.h"
 #include "emulators/cs3/wafer.h"
@@ -20,11 +22,14 @@
 #include <signal.h>
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <unordered_map>
 
 namespace baton::cs3 {
+
+class Session;
 
 struct Host { // what a session needs of its daemon
   Wafer& wafer;
@@ -32,6 +37,8 @@ struct Host { // what a session needs of its daemon
   std::string firmware;
   std::function<void(uint64_t by_session)> reset;  // of the whole wafer: every session's reset_by_other()
   std::function<uint32_t()> sessions;
+  std::function<Session*(const SessionKey&)> find{};      // of this daemon, on any of its wafers
+  std::function<Status(PeerOut&)> watch_peer{};
   FaultPlan faults{};
   std::optional<Error> lost{};  // the wafer, by the fault plan; a reset clears it
   std::function<void()> die = [] { ::raise(SIGKILL); };
@@ -47,11 +54,19 @@ class Session {
   bool over() const { return port_->broken(); }
 
   bool serve();           // takes what came; true: something did
-  bool runnable();        // a stream command can make a step now
+  bool runnable();        // a stream command or a slot can make a step now
   bool blocked();         // waits for the client to take completions
   bool delayed() const;   // by the fault plan: the command at the head waits for the clock
   void step();
   void reset_by_other(uint64_t by_session);
+
+  void on_wafer(size_t w) { wafer_ = w; }
+  size_t wafer() const { return wafer_; }  // of the daemon's
+  // Stages on other wafers.
+  bool has_key(const SessionKey& k) const { return has_key_ && key_ == k; }
+  bool deliver(StageMessage&&);  // false: more than is taken
+  void lose_peer(const std::string& why);
+  PeerOut* peer(uint64_t event_id);  // whose socket that is
 
  private:
   struct Command {
@@ -63,10 +78,33 @@ class Session {
     uint64_t delay_ns = 0; // by it
     std::optional<Fault> hang;
   };
-  struct Launch {
+  struct Pins {  // what a launch keeps from being freed or unloaded
     std::vector<uint32_t> buffers;
     Loading* program = nullptr;
+  };
+  struct Launch {  // at the head of the stream
+    Pins pins;
     std::unique_ptr<engine::Run> run;
+  };
+  struct LaunchTable {
+    LaunchHead head{};
+    std::vector<LaunchBinding> wire;
+    std::vector<engine::Binding> bindings;  // as `wire`; empty data: the wafer's own
+    std::vector<int64_t> args;
+    Loading* program = nullptr;
+  };
+  struct Slot {
+    Fifo<Command> waiting;         // the first one is that of `stage`
+    std::unique_ptr<Stage> stage;  // on
+    Pins pins;
+    Inbox inbox;
+    uint64_t ended = 0;            // number of the last launch that is over
+    uint64_t end_ns = 0;           // modelled
+    bool pipelined = false;
+  };
+  struct Peer {
+    std::unique_ptr<PeerOut> out;         // of another daemon,
+    std::optional<SessionKey> session{};  // or of this one
   };
   enum class Went : uint8_t { on, over };
   // SdkRuntime's: load once, run once, stop once.
@@ -89,7 +127,9 @@ class Session {
   void cancel(uint64_t id);
   void finish(const Submission&, const Status&, Completion c);
   void finish_stream(const Status&, uint64_t cost_ns);
+  void finish_command(const Command&, const Status&, uint64_t cost_ns, uint64_t busy_ns);
   Command take(size_t index);
+  bool stream_ready();
   bool running() const { return life_ == Life::running; }
   // Says of a command that ends here that the stream was never unblocked, if so.
   Error because_of_hang(Error);
@@ -105,11 +145,27 @@ class Session {
   Result<Went> advance_copy(Command&);
   Result<Went> advance_fill(Command&);
   Result<Went> advance_launch(Command&);
+  Result<LaunchTable> read_launch(Command&);
+  Status pin(const LaunchTable&, Pins&);
+  void release(Pins&);
+  void post_mark(uint64_t id, uint64_t k, uint64_t offset_ns);
   Status begin_launch(Command&);
   void end_launch();
+
+  // stages.cc
+  void enter_slot(Command);
+  bool slot_ready(Slot&);
+  Slot* ready_slot();
+  void step_slot(Slot&);
+  Status begin_stage(Slot&, Command&);
+  void end_stage(Slot&, const Status&);
+  void close_stage(Slot&);
+  void send_to_peer(Peer&, StageMessage&&);
+  Status control_peer(const Submission&, const Payload&, Completion&);
   void end_transfer(const Submission&, const Rectangle*);
 
   const uint64_t id_;
+  size_t wafer_ = 0;
   Host& host_;
   std::unique_ptr<Port> port_;
   const uint16_t minor_;
@@ -123,6 +179,14 @@ class Session {
   uint32_t next_program_ = 1;
   Fd regions_[kMaxRegions];
   Launch launch_;
+  std::map<uint16_t, Slot> slots_;
+  uint16_t last_slot_ = 0;
+  bool slot_turn_ = false;
+  Calendar calendar_;
+  SessionKey key_{};
+  bool has_key_ = false;
+  Peer peers_[kMaxStages];                // where this session's stages send to
+  std::string peer_lost_;                    // "": no
   uint64_t cost_ns_ = 0;  // of the command at the head, once it is over
 };
 

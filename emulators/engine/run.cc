@@ -2,6 +2,7 @@
 #include "emulators/engine/run.h"
 
 #include <cmath>
+#include <cstring>
 
 namespace baton::engine {
 
@@ -25,6 +26,14 @@ static void begin_iteration(Run::Impl& r) {
   fill_ropes(r);
 }
 
+// The rest of the token buffer says to the next launch in turn that it is over.
+static void end_at_once(Run::Impl& r) {
+  if (!r.x.options.numbers) return;
+  for (const program::Op& op : r.x.program.ops)
+    if (op.code == program::OpCode::embed && !op.stops.empty() && r.s->base[op.in[0]])
+      std::memset(r.s->base[op.in[0]] + sizeof(int32_t), 0xff, uint64_t(r.steps) * sizeof(int32_t));
+}
+
 Step Run::step() {
   Impl& r = *impl_;
   if (r.state == Impl::State::failed) return Step::failed;
@@ -33,6 +42,11 @@ Step Run::step() {
   if (r.state == Impl::State::ready) {
     r.state = Impl::State::running;
     if (r.x.options.cost) r.modelled += r.x.options.cost->launch_ns();
+    if (r.over) {
+      end_at_once(r);
+      r.state = Impl::State::done;
+      return Step::done;
+    }
     begin_iteration(r);
   }
   while (r.op < ops && !r.s->live[r.op]) ++r.op;

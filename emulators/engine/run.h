@@ -23,6 +23,7 @@ struct Run::Impl {
 
   uint32_t op = 0, iteration = 0;
   bool stopped = false;    // a stop token was drawn: this iteration is the last
+  bool over = false;       // a loop that begins with a stop token: it makes no step
   uint64_t marks = 0;
   double modelled = 0;     // ns
 

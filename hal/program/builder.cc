@@ -33,8 +33,8 @@ uint32_t Builder::emit(Op op, DType dtype, std::vector<int64_t> shape) {
   return out;
 }
 
-uint32_t Builder::embed(uint32_t ids, uint32_t table) {
-  Op op{.code = OpCode::embed, .in = {ids, table}};
+uint32_t Builder::embed(uint32_t ids, uint32_t table, std::vector<int32_t> stops) {
+  Op op{.code = OpCode::embed, .in = {ids, table}, .stops = std::move(stops)};
   int64_t rows = p_.loop ? 1 : axis(shape_of(p_, ids), 0);
   return emit(std::move(op), DType::f32, {rows, axis(shape_of(p_, table), 1)});
 }

@@ -54,6 +54,7 @@ std::string attributes(const Op& op) {
     case OpCode::attention:
       return fmt::format(" layer={} act={} heads={} kv_heads={} head_dim={} scale={} window={} {}", op.layer, act_name(op.act),
                          op.heads, op.kv_heads, op.head_dim, op.scale, op.window, view_text(op.view));
+    case OpCode::embed:
     case OpCode::sample: return op.stops.empty() ? "" : fmt::format(" stops={}", fmt::join(op.stops, ","));
     default: return "";
   }

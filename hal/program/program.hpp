@@ -73,7 +73,8 @@ struct KvView {
 
 // in -> out by index into Program::values. Shapes: T = kTokens rows (1 in a loop), H hidden.
 enum class OpCode : uint8_t {
-  embed = 1,   // [ids i32[T], table[V,H]] -> x f32[T,H].  In a loop ids is the token buffer i32[kSteps+1...]: reads ids[iteration]
+  embed = 1,   // [ids i32[T], table[V,H]] -> x f32[T,H].  In a loop ids is the token buffer i32[kSteps+1...]: reads ids[iteration].
+               //   A loop with arg stop that begins with one of `stops`, or with -1, makes no step: so a launch may be queued behind one that stops
   rms_norm,    // [x f32[T,W], weight[D]] -> y f32[T,W]; rows of D: W is a multiple of D (Qwen3 q/k norm: D = head_dim); eps
   matmul,      // [x f32[T,K], w[N,K], (bias[N])] -> y f32[T,N] (leading axis may be kSteps: row `iteration`); segments, act
   rope,        // [x f32[T,heads*head_dim], inv_freq f32[head_dim/2]] -> same shape; rotates (i, i+head_dim/2) by
@@ -86,6 +87,7 @@ enum class OpCode : uint8_t {
   take_last,   // [x f32[T,H]] -> f32[1,H]: the last row
   sample,      // [logits f32[1 or kSteps,V]] -> token i32[1], or in a loop the token buffer: writes [iteration+1].
                //   args temperature (0: greedy, lowest index wins), top_p, seed, position; stop ends the loop after this iteration
+               //   and leaves -1 in the rest of the buffer
   mark,        // [] -> []: progress. Mark k of a launch is the k-th executed
   all_gather,     // [x f32[T,N]] -> f32[T,ranks*N]: of each row, the columns of all ranks in rank order
   reduce_scatter, // [x f32[T,ranks*N]] -> f32[T,N]: this rank's columns of what all_reduce gives, bit for bit
@@ -113,7 +115,7 @@ struct Op {
   uint32_t layer = 0;     // kv_store, attention
   uint32_t window = 0;    // attention: sliding window in tokens, 0: none
   KvView view;            // kv_store, attention
-  std::vector<int32_t> stops; // sample: stop tokens
+  std::vector<int32_t> stops; // sample; embed in a loop: stop tokens
 };
 
 // What a launch passes, in the order of Program::args, as int64 (floats as the bits of a double).
@@ -176,7 +178,7 @@ class Builder {
   // A value that a load passes; returns its index.
   uint32_t constant(std::string name, DType, std::vector<int64_t> shape);
 
-  uint32_t embed(uint32_t ids, uint32_t table);              // OpCode::embed
+  uint32_t embed(uint32_t ids, uint32_t table, std::vector<int32_t> stops = {}); // OpCode::embed
   uint32_t rms_norm(uint32_t x, uint32_t weight, float eps); // OpCode::rms_norm
   // OpCode::matmul. bias -1: none. into: the value to write, -1: a new one.
   uint32_t matmul(uint32_t x, uint32_t w, Act, uint32_t segments = 1, int64_t bias = -1, int64_t into = -1);

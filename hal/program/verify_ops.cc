@@ -56,7 +56,15 @@ Status Rules::token_buffer(const Value& v) const {
   return fail(fmt::format("{}: in a loop this is the token buffer, i32[S] or i32[{} or more] (max_steps + 1)", shown(v), p_.max_steps + 1));
 }
 
-Status Rules::embed() {
+Status Rules::stops(const Op& op, int64_t vocabulary) const {
+  if (op.stops.size() > kMaxStops) return fail(fmt::format("{} stop tokens, the limit is {}", op.stops.size(), kMaxStops));
+  if (p_.loop && !op.stops.empty()) BATON_TRY(need(Arg::stop));
+  for (int32_t s : op.stops)
+    if (s < 0 || s >= vocabulary) return fail(fmt::format("stop token {} is outside of the vocabulary of {}", s, vocabulary));
+  return {};
+}
+
+Status Rules::embed(const Op& op) {
   const Value &ids = in(0), &table = in(1), &x = out(0);
   if (table.shape.size() != 2) return fail(fmt::format("table {} must be [vocabulary, hidden]", shown(table)));
   BATON_TRY(rows(x, "output"));
@@ -67,7 +75,8 @@ Status Rules::embed() {
     return fail(fmt::format("ids {} must be one id for each row of {}", shown(ids), shown(x)));
   }
   if (x.shape[1] != table.shape[1]) return fail(fmt::format("output {} must be as wide as table {}", shown(x), shown(table)));
-  return {};
+  if (!op.stops.empty() && !(p_.loop && ids.storage == Storage::inout)) return fail(fmt::format("stop tokens without a loop's token buffer ({})", shown(ids)));
+  return stops(op, table.shape[0]);
 }
 
 Status Rules::rms_norm() {
@@ -195,18 +204,14 @@ Status Rules::sample(const Op& op) {
     BATON_TRY(need(Arg::seed));
     BATON_TRY(need(Arg::position));
   }
-  if (op.stops.size() > kMaxStops) return fail(fmt::format("{} stop tokens, the limit is {}", op.stops.size(), kMaxStops));
-  if (p_.loop && !op.stops.empty()) BATON_TRY(need(Arg::stop));
-  for (int32_t s : op.stops)
-    if (s < 0 || s >= logits.shape[1]) return fail(fmt::format("stop token {} is outside of the vocabulary of {}", s, logits.shape[1]));
-  return {};
+  return stops(op, logits.shape[1]);
 }
 
 Status Rules::op(size_t index) {
   op_ = index;
   const Op& o = p_.ops[index];
   switch (o.code) {
-    case OpCode::embed: return embed();
+    case OpCode::embed: return embed(o);
     case OpCode::rms_norm: return rms_norm();
     case OpCode::matmul: return matmul(o);
     case OpCode::rope: return rope(o);

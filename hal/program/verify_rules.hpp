@@ -25,7 +25,8 @@ class Rules {
   static uint64_t elements(const Program& p, const Value& v);
 
  private:
-  Status embed();
+  Status embed(const Op& op);
+  Status stops(const Op& op, int64_t vocabulary) const;
   Status rms_norm();
   Status matmul(const Op& op);
   Status rope(const Op& op);

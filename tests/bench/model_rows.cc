@@ -75,13 +75,13 @@ class Stage {
 
   Result<Work> load_prefill() {
     program_.reset();
-    BATON_ASSIGN(Program p, model::prefill_program(case_.m, numbers_, shard_, layout_, bounds_));
+    BATON_ASSIGN(Program p, model::prefill_program(case_.m, numbers_, shard_, {layout_}, bounds_));
     BATON_TRY(load(p));
     return work_of(p, case_.prompt, (case_.prompt + 1) / 2.0);
   }
   Result<Work> load_decode() {
     program_.reset();
-    BATON_ASSIGN(Program p, model::decode_program(case_.m, numbers_, shard_, layout_, bounds_));
+    BATON_ASSIGN(Program p, model::decode_program(case_.m, numbers_, shard_, {layout_}, bounds_));
     BATON_TRY(load(p));
     return work_of(p, 1, case_.prompt + case_.steps / 2.0);
   }

@@ -10,3 +10,5 @@ if(TARGET baton_transport)
     target_include_directories(kv_${part}_test PRIVATE ${PROJECT_SOURCE_DIR}/tests/unit)
   endforeach()
 endif()
+baton_test(decode_soak_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/decode_soak_test.cc LIBS baton_runtime baton_test_support LABELS fault TIMEOUT 300
+           DEPENDS product LOCKS devshm)

@@ -29,7 +29,7 @@ void core_addresses(std::string_view text) {
 }
 
 void driver_addresses(std::string_view text) {
-  if (auto o = cs3::parse_options(text)) FUZZ_CHECK(o->timeout_ms >= 1 && o->timeout_ms <= 600'000 && !o->address.host.empty() && !o->address.port.empty());
+  if (auto o = cs3::parse_options(text)) FUZZ_CHECK(o->timeout_ms >= 1 && o->timeout_ms <= 600'000 && !o->addresses.empty() && std::none_of(o->addresses.begin(), o->addresses.end(), [](auto& a) { return a.host.empty() || a.port.empty(); }));
   else fuzz::sound(o);
   if (auto o = host_driver::parse_options(text)) FUZZ_CHECK(o->threads >= 1 && o->label.size() <= 24);
   else fuzz::sound(o);

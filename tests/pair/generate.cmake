@@ -12,3 +12,5 @@ baton_test(generate_cli_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_cli.cc L
            TIMEOUT 120 DEPENDS ${generate_needs} LOCKS devshm)
 baton_test(generate_identity_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_identity.cc LIBS baton_test_support nlohmann_json::nlohmann_json LABELS pair
            TIMEOUT 240 DEPENDS baton_cli devctl baton-driver-host LOCKS devshm)
+baton_test(generate_wafers_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_wafers.cc LIBS baton_runtime baton_test_support LABELS pair TIMEOUT 240
+           DEPENDS ${generate_needs})

@@ -70,7 +70,7 @@ class Chips : public ::testing::Test {
       const Device& d = chips_[r % over];
       BATON_ASSIGN(model::Shard shard, model::Shard::make(m.config, r, ranks));
       const auto layout = kv_layout(m.config, numbers, shard, transport::KvOrder::token_major, 16, blocks);
-      BATON_ASSIGN(program::Program p, prefill_program(m, numbers, shard, layout, {kRows, kRows}));
+      BATON_ASSIGN(program::Program p, prefill_program(m, numbers, shard, {layout}, {kRows, kRows}));
       if (scatter) p = scattered(std::move(p));
       BATON_ASSIGN(model::Constants constants, model::Constants::gather(m, shard));
       Lane l;

@@ -308,14 +308,14 @@ TEST(Socket, DescriptorsBeyondThreeAreClosedNotLeaked) {
 TEST(Address, OptionsAreCheckedAndKnownOnesListed) {
   auto o = parse_options("cs3://10.0.0.5:9000?carrier=tcp&timeout_ms=50");
   ASSERT_TRUE(o.ok());
-  EXPECT_EQ(o->address.host, "10.0.0.5");
-  EXPECT_EQ(o->address.port, "9000");
+  EXPECT_EQ(o->addresses[0].host, "10.0.0.5");
+  EXPECT_EQ(o->addresses[0].port, "9000");
   EXPECT_EQ(o->shown, "cs3://10.0.0.5:9000");
   EXPECT_EQ(o->carrier, CarrierKind::tcp);
   EXPECT_EQ(o->timeout_ms, 50u);
   auto six = parse_options("cs3://[::1]:9000");
   ASSERT_TRUE(six.ok());
-  EXPECT_EQ(six->address.host, "::1");
+  EXPECT_EQ(six->addresses[0].host, "::1");
   for (const char* bad : {"cs3://", "cs3://host", "cs3://:9000", "cs3://host:", "cs3://host:99999", "cs3://host:9x", "cs3://h:1?carrier=usb",
                           "cs3://h:1?timeout_ms=0", "cs3://h:1?timeout_ms=1s", "tcp://h:1"}) {
     auto r = parse_options(bad);

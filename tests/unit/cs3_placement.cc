@@ -27,7 +27,7 @@ Shape shape_of_config(const model::ModelConfig& c) {
   auto numbers = model::Numbers::of(*m, model::Precision::automatic);
   auto shard = model::Shard::make(c, 0, 1);
   auto layout = kv_layout(c, *numbers, *shard, transport::KvOrder::token_major, 16, 2);
-  auto p = decode_program(*m, *numbers, *shard, layout, {1, 32});
+  auto p = decode_program(*m, *numbers, *shard, {layout}, {1, 32});
   EXPECT_TRUE(p.ok()) << p.error().what;
   auto s = shape_of(*p);
   EXPECT_TRUE(s.ok()) << s.error().what;

@@ -148,7 +148,7 @@ TEST(DaemonOptions, RestIsCheckedAndKnownOptionsListed) {
   for (const char* bad : {"", "x", "0?threads=0", "0?threads=two", "0?isa=mmx", "0?sram_gb=-1", "0?sram_gb=nan", "0?timing=", "0?fabric=762", "0?fabric=762x", "0?fabric=70000x9", "0?clock_ghz=0", "0?clock_ghz=fast", "0?mode=quick"}) EXPECT_FALSE(parse_rest(bad, o).ok()) << bad;
   const Status unknown = parse_rest("0?thread=2", o);
   ASSERT_FALSE(unknown.ok());
-  EXPECT_STREQ(unknown.error().next, "options of emu+cs3://: threads, isa, sram_gb, timing, fabric, clock_ghz, mode, faults");
+  EXPECT_STREQ(unknown.error().next, "options of emu+cs3://: wafers, threads, isa, sram_gb, timing, fabric, clock_ghz, mode, faults");
 }
 
 }  // namespace

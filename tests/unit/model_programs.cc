@@ -95,7 +95,7 @@ TEST(Programs, VerifyForEveryFamilyAndRank) {
         auto s = Shard::make(c, ranks - 1, ranks);
         ASSERT_TRUE(n.ok() && s.ok());
         auto layout = kv_layout(c, *n, *s, order, 16, 8);
-        auto p = prefill_program(*m, *n, *s, layout, {32, 64});
+        auto p = prefill_program(*m, *n, *s, {layout}, {32, 64});
         ASSERT_TRUE(p.ok()) << p.error().text();
         EXPECT_EQ(count(*p, program::OpCode::mark), c.layers);
         EXPECT_EQ(count(*p, program::OpCode::all_reduce), ranks > 1 ? 2 * c.layers : 0);
@@ -103,7 +103,7 @@ TEST(Programs, VerifyForEveryFamilyAndRank) {
         auto at = std::find_if(p->ops.begin(), p->ops.end(), [](auto& o) { return o.code == program::OpCode::kv_store; });
         EXPECT_EQ((at + 1)->code, program::OpCode::mark);
         if (ranks > 1) continue;
-        auto d = decode_program(*m, *n, *s, layout, {1, 64});
+        auto d = decode_program(*m, *n, *s, {layout}, {1, 64});
         ASSERT_TRUE(d.ok()) << d.error().text();
         EXPECT_TRUE(d->loop);
         EXPECT_EQ(count(*d, program::OpCode::mark), 1u);

@@ -21,7 +21,7 @@ Run add_version(CLI::App&);
 // What generate and worker share: model, precision, layout.
 struct EngineFlags {
   std::string model_dir, precision = "auto", order = "token_major";
-  uint32_t context = 0, blocks = 0, block_tokens = 16, chunk = 2048, launch_tokens = 32, tp = 1;
+  uint32_t context = 0, blocks = 0, block_tokens = 16, chunk = 2048, launch_tokens = 32, tp = 1, stages = 0;
   void add(CLI::App&);
   Result<EngineOptions> options() const;
 };

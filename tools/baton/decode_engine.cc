@@ -12,6 +12,35 @@ using model::Constants;
 using model::Numbers;
 using model::Shard;
 
+// Over how many wafers, and where the KV of each layer is.
+Status DecodeEngine::place(const EngineOptions& o, const model::ModelConfig& c, const Numbers& numbers, const Shard& whole, uint64_t weights) {
+  const DeviceInfo& info = device_->info;
+  const uint32_t heaps = std::max(1u, info.heap_count);
+  const uint64_t heap = info.heap_count ? info.heaps[0].bytes_total : 0, block_bytes = kv_layout(c, numbers, whole, o.order, o.block_tokens, 1).bytes();
+  if (o.stages > std::min(heaps, c.layers))
+    return fail(BATON_INVALID_ARGUMENT, "lower --stages", "{} stages; {} has {} wafers, the model {} layers", o.stages, device_->given, heaps, c.layers);
+  uint32_t stages = o.stages, blocks = 0;
+  for (uint32_t n = std::max(1u, stages); n <= std::min(heaps, c.layers); ++n) {
+    stages = n;
+    blocks = blocks_of(o, context_, block_bytes, heap * n);
+    if (o.stages || !heap || weights + blocks * block_bytes <= heap * n) break;
+  }
+  layout_ = kv_layout(c, numbers, whole, o.order, o.block_tokens, blocks);
+  BATON_TRY(layout_.check());
+  const bool reached = info.heap_count && info.heaps[0].mappable && info.heaps[0].exportable;
+  if (!reached || stages > 1) { BATON_ASSIGN(landing_, shelf_.stage(layout_.bytes())); }
+  for (const transport::KvLayout& l : model::cut_layers(layout_, stages)) {
+    Stage s{.layout = l, .kv = {}, .ingress = {}, .queue = {}};
+    BATON_ASSIGN(s.kv, device_->device.alloc(l.bytes(), uint32_t(stages_.size())));
+    if (copies()) {
+      BATON_ASSIGN(s.ingress, transport::KvPlan::compile(layout_, l));
+      BATON_ASSIGN(s.queue, device_->device.queue(stages > 1 ? uint32_t(stages_.size()) : 0));
+    }
+    stages_.push_back(std::move(s));
+  }
+  return {};
+}
+
 Result<std::unique_ptr<DecodeEngine>> DecodeEngine::open(Shelf& shelf, SpanLog& log, const std::string& uri, const model::Model& m,
                                                          const EngineOptions& o, const Shared* shared) {
   std::unique_ptr<DecodeEngine> e(new DecodeEngine(shelf, log));
@@ -20,58 +49,62 @@ Result<std::unique_ptr<DecodeEngine>> DecodeEngine::open(Shelf& shelf, SpanLog& 
   BATON_ASSIGN(Shard whole, Shard::make(m.config, 0, 1));
   BATON_ASSIGN(e->device_, shelf.get(uri));
   const Device& d = e->device_->device;
-  const DeviceInfo& info = e->device_->info;
-  const baton_heap_info heap = info.heap_count ? info.heaps[0] : baton_heap_info{};
   e->vocab_ = m.config.vocab;
   e->stops_ = m.config.eos;
   e->launch_tokens_ = o.launch_tokens;
+  BATON_ASSIGN(Constants constants, Constants::gather(m, whole));
   if (shared) {
     e->layout_ = shared->layout;
     e->shared_ = shared->kv;
+    e->stages_.push_back({.layout = shared->layout, .kv = {}, .ingress = {}, .queue = {}});
   } else {
-    uint64_t block_bytes = kv_layout(m.config, numbers, whole, o.order, o.block_tokens, 1).bytes();
-    e->layout_ = kv_layout(m.config, numbers, whole, o.order, o.block_tokens, blocks_of(o, e->context_, block_bytes, heap.bytes_total));
-    BATON_TRY(e->layout_.check());
-    BATON_ASSIGN(e->kv_, d.alloc(e->layout_.bytes()));
-    if (!heap.mappable || !heap.exportable) { BATON_ASSIGN(e->landing_, shelf.stage(e->layout_.bytes())); }
+    uint64_t weights = 0;
+    for (const baton_constant& c : constants.list()) weights += c.bytes;
+    BATON_TRY(e->place(o, m.config, numbers, whole, weights));
   }
   e->pool_.emplace(e->layout_.blocks, e->layout_.block_tokens);
-  BATON_ASSIGN(program::Program p, decode_program(m, numbers, whole, e->layout_, {1, e->context_}));
-  BATON_ASSIGN(Constants constants, Constants::gather(m, whole));
+  model::Layouts layouts;
+  for (const Stage& s : e->stages_) layouts.push_back(s.layout);
+  BATON_ASSIGN(program::Program p, decode_program(m, numbers, whole, layouts, {1, e->context_}));
   BATON_ASSIGN(e->program_, d.load(program::serialize(p), constants.list()));
   BATON_ASSIGN(e->queue_, d.queue(0));
+  BATON_ASSIGN(e->read_back_, d.queue(0));
   return e;
 }
 
 DecodeEngine::~DecodeEngine() { queue_.reset(); }
 
-// Memory is written before it is read: a run that stops early leaves the rest of its batch untouched.
-Status DecodeEngine::clear(const Buffer& b) {
+// Memory is written before it is read: a run that stops early leaves the rest of its logits untouched.
+Status DecodeEngine::clear(const Buffer& b, const Queue& q) {
   BATON_ASSIGN(Timeline t, shelf_.instance().timeline("clear"));
-  BATON_TRY(queue_.submit(fill(b, 0, b.bytes() / 4 * 4, 0, 4).signal(t, 1)));
+  BATON_TRY(q.submit(fill(b, 0, b.bytes() / 4 * 4, 0, 4).signal(t, 1)));
   return t.wait_until(1, deadline_in_ms(10000));
 }
 
 Result<std::unique_ptr<DecodeRun::Slot>> DecodeEngine::take_slot(bool logits) {
   std::unique_ptr<DecodeRun::Slot> s;
+  const Device& d = device_->device;
   if (!slots_.empty()) {
     s = std::move(slots_.back());
     slots_.pop_back();
   } else {
     s = std::make_unique<DecodeRun::Slot>();
-    const Device& d = device_->device;
     uint64_t tokens = uint64_t(context_ + 1) * 4, table = uint64_t(pool_->blocks_for(context_)) * 4;
     BATON_ASSIGN(s->tokens, d.alloc(tokens));
-    BATON_ASSIGN(s->table, d.alloc(table));
+    for (uint32_t i = 0; i < stages(); ++i) {
+      BATON_ASSIGN(Buffer b, d.alloc(table, i));
+      s->tables.push_back(std::move(b));
+    }
     BATON_ASSIGN(s->tokens_host, shelf_.stage(tokens));
     BATON_ASSIGN(s->table_host, shelf_.stage(table));
-    BATON_TRY(clear(s->tokens));
+    if (stages() > 1) { BATON_ASSIGN(s->queue, d.queue(0)); }
+    BATON_TRY(clear(s->tokens, queue_));
   }
   if (logits && !s->logits) {
     uint64_t bytes = uint64_t(rows()) * vocab_ * 4;
-    BATON_ASSIGN(s->logits, device_->device.alloc(bytes));
+    BATON_ASSIGN(s->logits, d.alloc(bytes, stages() - 1)); // where the last layers are
     BATON_ASSIGN(s->logits_host, shelf_.stage(bytes));
-    BATON_TRY(clear(s->logits));
+    BATON_TRY(clear(s->logits, queue_));
   }
   return s;
 }
@@ -87,86 +120,130 @@ Result<std::unique_ptr<DecodeRun>> DecodeEngine::start(DecodeJob job) {
   return run;
 }
 
+const Queue& DecodeRun::queue() const { return slot_ && slot_->queue ? slot_->queue : engine_.queue_; }
+
+std::vector<Timeline*> DecodeRun::timelines() {
+  std::vector<Timeline*> all{&order_, &launched_, &read_, &marks_};
+  for (Timeline& t : ingress_) all.push_back(&t);
+  std::erase_if(all, [](Timeline* t) { return !*t; });
+  return all;
+}
+
 Status DecodeRun::prepare(DecodeJob job) {
   job_ = std::move(job);
   DecodeEngine& e = engine_;
   const Instance& in = e.shelf_.instance();
   tag_ = e.log_.open();
   BATON_ASSIGN(order_, in.timeline("decode"));
+  BATON_ASSIGN(launched_, in.timeline("launches"));
+  BATON_ASSIGN(read_, in.timeline("read back"));
   BATON_ASSIGN(marks_, in.timeline("tokens"));
   BATON_ASSIGN(begun_, in.timeline("first token"));
   BATON_ASSIGN(slot_, e.take_slot(job_.logits));
   std::memset(slot_->table_host.data, 0, slot_->table_host.buffer.bytes());
   std::memcpy(slot_->table_host.data, job_.blocks.data(), std::min<uint64_t>(job_.blocks.size() * 4, slot_->table_host.buffer.bytes()));
-  return e.queue_.submit(copy(slot_->table_host.buffer, 0, slot_->table, 0, slot_->table.bytes()).signal(order_, ++chain_).tagged(tag_));
+  for (const Buffer& table : slot_->tables) {
+    Op op = copy(slot_->table_host.buffer, 0, table, 0, table.bytes()).tagged(tag_);
+    if (chain_) op = op.wait(order_, chain_);
+    BATON_TRY(queue().submit(op.signal(order_, chain_ + 1)));
+    ++chain_;
+  }
+  return {};
 }
 
-Status DecodeRun::land(const Timeline& landed, const transport::KvMove& move) {
+Status DecodeRun::land(const Timeline& landed, std::span<const int32_t> blocks, uint32_t tokens) {
   DecodeEngine& e = engine_;
   if (!e.copies()) return {};
-  std::vector<Op> ops;
-  for (uint32_t l = 0; l < e.layout_.layers; ++l)
-    for (const transport::KvSegment& s : move.layer(l)) {
-      Op op = copy(e.landing_.buffer, s.src, e.kv_, s.dst, s.bytes).wait(landed, l + 1).wait(order_, chain_).tagged(tag_);
-      ops.push_back(op.signal(order_, ++chain_));
-    }
-  return e.queue_.submit(ops);
+  for (const DecodeEngine::Stage& stage : e.stages_) {
+    BATON_ASSIGN(transport::KvMove move, stage.ingress->instantiate(blocks, blocks, 0, tokens));
+    BATON_ASSIGN(Timeline there, e.shelf_.instance().timeline("ingress"));
+    std::vector<Op> ops;
+    for (uint32_t l = 0; l < e.layout_.layers; ++l)
+      for (const transport::KvSegment& s : move.layer(l)) {
+        Op op = copy(e.landing_.buffer, s.src, stage.kv, s.dst, s.bytes).wait(landed, l + 1).tagged(tag_);
+        if (!ops.empty()) op = op.wait(there, ops.size());
+        ops.push_back(op.signal(there, ops.size() + 1));
+      }
+    BATON_TRY(stage.queue.submit(ops));
+    ingress_.push_back(std::move(there));
+    // Nothing runs before all stages have all of it.
+    BATON_TRY(queue().submit(nop().wait(ingress_.back(), ops.size()).wait(order_, chain_).signal(order_, chain_ + 1).tagged(tag_)));
+    ++chain_;
+  }
+  return {};
 }
 
 Status DecodeRun::begin(int32_t first, uint64_t modelled_ns, const Timeline* landed, uint32_t layers) {
-  DecodeEngine& e = engine_;
   begun_flag_ = true;
   std::memcpy(slot_->tokens_host.data, &first, 4);
   begun_.signal(1, modelled_ns);
   Op op = copy(slot_->tokens_host.buffer, 0, slot_->tokens, 0, 4).wait(begun_, 1).wait(order_, chain_).tagged(tag_);
-  BATON_TRY(e.queue_.submit(op.signal(order_, chain_ + 1)));
+  BATON_TRY(queue().submit(op.signal(order_, chain_ + 1)));
   ++chain_;
   if (landed) {
-    BATON_TRY(e.queue_.submit(nop().wait(*landed, layers).wait(order_, chain_).signal(order_, chain_ + 1).tagged(tag_)));
+    BATON_TRY(queue().submit(nop().wait(*landed, layers).wait(order_, chain_).signal(order_, chain_ + 1).tagged(tag_)));
     ++chain_;
   }
-  stopped_ = job_.stop && std::find(e.stops_.begin(), e.stops_.end(), first) != e.stops_.end();
+  stopped_ = job_.stop && std::find(engine_.stops_.begin(), engine_.stops_.end(), first) != engine_.stops_.end();
   return {};
 }
 
+// The next launch goes to the queue behind the one that runs: it begins with the token that that one ends with.
 Status DecodeRun::submit_batch() {
   DecodeEngine& e = engine_;
-  uint32_t limit = e.launch_tokens_ ? e.launch_tokens_ : e.context_;
-  batch_ = std::min({e.launch_tokens_ ? next_batch_ : limit, limit, job_.steps - done_});
+  const uint32_t limit = e.launch_tokens_ ? e.launch_tokens_ : e.context_, at = submitted_;
+  const uint32_t n = std::min({e.launch_tokens_ ? next_batch_ : limit, limit, job_.steps - at});
   next_batch_ = std::min(next_batch_ * 2, limit);
-  uint64_t at = uint64_t(done_) * 4, row = uint64_t(e.vocab_) * 4;
-  std::vector<baton_binding> bindings = {bind("tokens", slot_->tokens, at, uint64_t(batch_ + 1) * 4), bind("table", slot_->table), bind("cache", e.kv())};
-  if (job_.logits) bindings.push_back(bind("logits", slot_->logits, 0, batch_ * row));
-  int64_t args[] = {int64_t(job_.position) + done_, int64_t(batch_), float_arg(job_.sampling.temperature), float_arg(job_.sampling.top_p),
+  uint64_t from = uint64_t(at) * 4, row = uint64_t(e.vocab_) * 4;
+  std::vector<std::string> names; // outlive the bindings
+  for (uint32_t i = 0; i < e.stages(); ++i)
+    for (const char* what : {"table", "cache"}) names.push_back(model::binding_name(what, i, e.stages()));
+  std::vector<baton_binding> bindings = {bind("tokens", slot_->tokens, from, uint64_t(n + 1) * 4)};
+  for (uint32_t i = 0; i < e.stages(); ++i) {
+    bindings.push_back(bind(names[2 * i].c_str(), slot_->tables[i]));
+    bindings.push_back(bind(names[2 * i + 1].c_str(), e.kv(i)));
+  }
+  if (job_.logits) bindings.push_back(bind("logits", slot_->logits, 0, n * row));
+  int64_t args[] = {int64_t(job_.position) + at, int64_t(n), float_arg(job_.sampling.temperature), float_arg(job_.sampling.top_p),
                     int64_t(job_.sampling.seed), job_.stop ? 1 : 0};
-  Op op = launch(e.program_, bindings, args).progress(marks_, done_).wait(order_, chain_).signal(order_, chain_ + 1).tagged(tag_);
-  BATON_TRY(e.queue_.submit(op));
+  Op op = launch(e.program_, bindings, args).progress(marks_, at).wait(order_, chain_).signal(launched_, launches_ + 1).tagged(tag_);
+  // Handed over once the batch before the last one is back: two are in flight. One with logits waits for those before it to be read.
+  const uint64_t back = job_.logits ? launches_ : launches_ ? launches_ - 1 : 0;
+  if (back) op = op.wait(read_, back);
+  BATON_TRY(queue().submit(op));
+  ++launches_;
+  batches_.push_back({at, n});
+  submitted_ += n;
+  Op tokens = copy(slot_->tokens, from + 4, slot_->tokens_host.buffer, from + 4, uint64_t(n) * 4).wait(launched_, launches_).tagged(tag_);
+  if (launches_ > 1) tokens = tokens.wait(read_, launches_ - 1);
+  if (!job_.logits) return e.read_back_.submit(tokens.signal(read_, launches_));
+  Op rows = copy(slot_->logits, 0, slot_->logits_host.buffer, 0, n * row).wait(launched_, launches_).tagged(tag_);
+  BATON_TRY(e.read_back_.submit(rows.signal(order_, chain_ + 1)));
   ++chain_;
-  Op back = copy(slot_->tokens, at + 4, slot_->tokens_host.buffer, at + 4, uint64_t(batch_) * 4).wait(order_, chain_).signal(order_, chain_ + 1).tagged(tag_);
-  BATON_TRY(e.queue_.submit(back));
-  ++chain_;
-  if (!job_.logits) return {};
-  Op rows = copy(slot_->logits, 0, slot_->logits_host.buffer, 0, batch_ * row).wait(order_, chain_).signal(order_, chain_ + 1).tagged(tag_);
-  BATON_TRY(e.queue_.submit(rows));
-  ++chain_;
-  return {};
+  return e.read_back_.submit(tokens.wait(order_, chain_).signal(read_, launches_));
 }
 
-// Takes the tokens of the batch that is back, with the times of their marks.
+// Takes the tokens of the first batch, which is back, with the times of their marks.
 Status DecodeRun::harvest() {
   DecodeEngine& e = engine_;
+  const Batch b = batches_.front();
+  batches_.pop_front();
+  ++harvested_;
+  if (stopped_) return {}; // it made nothing
   const std::vector<Span>& spans = e.log_.spans(tag_);
-  std::vector<Token> times;
   for (; spans_seen_ < spans.size(); ++spans_seen_)
-    if (spans[spans_seen_].what == "mark") times.push_back({0, spans[spans_seen_].wall_end, spans[spans_seen_].modelled_end});
-  uint64_t now = now_ns(), modelled = order_.modelled_ns(chain_);
+    if (spans[spans_seen_].what == "mark") times_.push_back({0, spans[spans_seen_].wall_end, spans[spans_seen_].modelled_end});
+  uint64_t now = now_ns(), modelled = launched_.modelled_ns(harvested_);
   uint32_t taken = 0;
-  for (; taken < batch_ && !stopped_; ++taken) {
+  for (; taken < b.tokens && !stopped_; ++taken) {
     Token t{0, now, modelled};
-    if (taken < times.size()) t = times[taken];
-    std::memcpy(&t.id, slot_->tokens_host.data + uint64_t(done_ + taken + 1) * 4, 4);
+    if (!times_.empty()) {
+      t = times_.front();
+      times_.pop_front();
+    }
+    std::memcpy(&t.id, slot_->tokens_host.data + uint64_t(b.at + taken + 1) * 4, 4);
     if (t.id < 0 || uint32_t(t.id) >= e.vocab_)
-      return fail(BATON_FAILED, "report this: the device returned what is no token", "step {} of {} gave token {}, the vocabulary has {}", done_ + taken + 1, job_.steps, t.id, e.vocab_);
+      return fail(BATON_FAILED, "report this: the device returned what is no token", "step {} of {} gave token {}, the vocabulary has {}", b.at + taken + 1, job_.steps, t.id, e.vocab_);
     tokens_.push_back(t);
     stopped_ = job_.stop && std::find(e.stops_.begin(), e.stops_.end(), t.id) != e.stops_.end();
   }
@@ -174,8 +251,6 @@ Status DecodeRun::harvest() {
     auto* rows = reinterpret_cast<const float*>(slot_->logits_host.data);
     logits_.insert(logits_.end(), rows, rows + uint64_t(taken) * e.vocab_);
   }
-  done_ += batch_;
-  batch_ = 0;
   return {};
 }
 
@@ -186,17 +261,20 @@ Status DecodeRun::alive() const {
 
 RunState DecodeRun::step() {
   if (state_ != RunState::running) return state_;
-  auto v = order_.value();
-  if (!v) {
-    cancel(v.error());
+  auto order = order_.value(), launched = launched_.value(), read = read_.value();
+  for (const auto* v : {&order, &launched, &read}) {
+    if (*v) continue;
+    cancel(v->error());
     return state_;
   }
-  if (!begun_flag_ || *v < chain_) return state_;
+  if (!begun_flag_ || (launches_ == 0 && *order < chain_)) return state_;
   if (!ready_wall_ns_) ready_wall_ns_ = now_ns();
   Status s;
-  if (batch_) s = harvest();
-  if (s.ok() && (stopped_ || done_ >= job_.steps)) return state_ = RunState::done;
-  if (s.ok()) s = submit_batch();
+  while (s.ok() && harvested_ < *read) s = harvest();
+  // What is queued behind a stop token is over as soon as it begins; its memory is not given away before.
+  if (s.ok() && batches_.empty() && (stopped_ || submitted_ >= job_.steps)) return state_ = RunState::done;
+  const size_t ahead = job_.logits ? 1 : 2;
+  while (s.ok() && !stopped_ && submitted_ < job_.steps && batches_.size() < ahead) s = submit_batch();
   if (!s.ok()) cancel(s.error());
   return state_;
 }
@@ -205,14 +283,20 @@ void DecodeRun::cancel(const Error& cause) {
   if (state_ != RunState::running) return;
   error_ = cause;
   state_ = RunState::failed;
-  if (order_) order_.poison(cause);
-  if (marks_) marks_.poison(cause);
-  fence_.start(engine_.shelf_.instance(), engine_.queue_);
+  for (Timeline* t : timelines()) t->poison(cause);
+  const auto fence = [&](const Queue& q) {
+    fences_.emplace_back();
+    fences_.back().start(engine_.shelf_.instance(), q);
+  };
+  fence(queue());
+  fence(engine_.read_back_);
+  for (const DecodeEngine::Stage& s : engine_.stages_)
+    if (s.queue) fence(s.queue);
 }
 
 bool DecodeRun::drained() {
   if (state_ == RunState::running) return false;
-  return state_ == RunState::done || fence_.passed();
+  return state_ == RunState::done || std::all_of(fences_.begin(), fences_.end(), [](const Fence& f) { return f.passed(); });
 }
 
 DecodeRun::~DecodeRun() {

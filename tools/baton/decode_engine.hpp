@@ -1,16 +1,20 @@
 // decode_engine.hpp: one token after the other on one device, from a KV-cache that was landed or prefilled there.
 //
 // Tokens are made by launches of a looping program: 1, 2, 4, ... up to launch_tokens each, so that the first ones are seen early and a
-// wafer is not launched for each. After a launch its tokens (and logits) are copied back.
+// wafer is not launched for each. The next launch is queued while one runs, so that its way to the device costs no token time; if a stop token
+// ends the one before, it makes nothing. After a launch its tokens (and logits) are copied back, beside what runs.
 //
-// Owner    the engine owns program, queue and (unless it shares a prefill engine's) the cache; runs borrow it. Several runs may be on: the
-//          lane takes their launches in turn.
+// On a device of several wafers the layers may be cut into stages: each has its KV-cache on its own wafer, where layers land as they come. Every
+// run then has a queue of its own, and as many runs as stages keep all wafers at work.
+//
+// Owner    the engine owns program, queues and (unless it shares a prefill engine's) the caches; runs borrow them. Several runs may be on: one
+//          lane takes their launches in turn, a pipeline overlaps them.
 // Threads  as the Instance.   Cost  a launch and a copy for each batch of tokens.
 // Errors   CAPACITY from the device; a lost device fails every run: drop the engine, open it again.
 //
 //     BATON_ASSIGN(auto engine, DecodeEngine::open(shelf, log, "emu+cs3://0", model, options, nullptr));
 //     BATON_ASSIGN(auto run, engine->start({.blocks = ids, .position = prompt, .steps = 63}));
-//     run->land(landed, move);   ...   run->begin(first, modelled_ns);
+//     run->land(landed, blocks, prompt);   ...   run->begin(first, modelled_ns);
 //     while (run->step() == RunState::running) in.poll_wait(deadline);
 #pragma once
 
@@ -19,6 +23,7 @@
 #include "tools/baton/shelf.hpp"
 #include "tools/baton/span_log.hpp"
 
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -45,8 +50,8 @@ class DecodeEngine;
 class DecodeRun {
  public:
   ~DecodeRun();
-  // Where the cache is not the landing buffer: copies each layer to the device as `landed` rises.
-  Status land(const Timeline& landed, const transport::KvMove& move);
+  // Where the cache is not the landing buffer: copies each layer of these blocks to its wafer as `landed` rises.
+  Status land(const Timeline& landed, std::span<const int32_t> blocks, uint32_t tokens);
   // The token to continue from, known to this host since `modelled_ns`. `landed` (may be none) must have reached `layers`.
   Status begin(int32_t first, uint64_t modelled_ns, const Timeline* landed, uint32_t layers);
   RunState step();
@@ -67,23 +72,36 @@ class DecodeRun {
   Status prepare(DecodeJob job);
   Status submit_batch();
   Status harvest();
+  const Queue& queue() const;
+  std::vector<Timeline*> timelines();
 
   struct Slot { // buffers of one run, kept for the next
-    Buffer tokens, table, logits;
+    Buffer tokens, logits;
+    std::vector<Buffer> tables; // by stage
     Staging tokens_host, table_host, logits_host;
+    Queue queue; // of a pipeline
+  };
+  struct Batch {
+    uint32_t at, tokens;
   };
   DecodeEngine& engine_;
   DecodeJob job_;
   std::unique_ptr<Slot> slot_;
-  Timeline order_;         // the chain: copies in, then launches and copies back
+  Timeline order_;         // the chain of copies in
+  Timeline launched_;      // launches that are over
+  Timeline read_;          // batches whose tokens are on this host
   Timeline marks_;         // raised token by token
   Timeline begun_;
+  std::vector<Timeline> ingress_; // by stage: KV on its wafer
   uint64_t chain_ = 0;     // value of order_ that the last submitted op signals
-  Fence fence_;
+  std::vector<Fence> fences_;
   RunState state_ = RunState::running;
   std::optional<Error> error_;
   bool begun_flag_ = false, stopped_ = false;
-  uint32_t done_ = 0, batch_ = 0, next_batch_ = 1; // tokens harvested, in flight, of the next launch
+  uint32_t submitted_ = 0, next_batch_ = 1; // tokens asked for, and of the next launch
+  std::deque<Batch> batches_;               // in flight
+  uint64_t launches_ = 0, harvested_ = 0;
+  std::deque<Token> times_;                 // of marks whose tokens are not back yet
   std::vector<Token> tokens_;
   std::vector<float> logits_;
   uint64_t ready_wall_ns_ = 0;
@@ -107,15 +125,23 @@ class DecodeEngine {
   const Buffer& landing() const { return landing_.buffer ? landing_.buffer : kv(); }
   bool copies() const { return bool(landing_.buffer); }
   BlockPool& pool() { return *pool_; }
+  uint32_t stages() const { return uint32_t(stages_.size()); }
   const OpenDevice& device() const { return *device_; }
   const std::vector<int32_t>& stops() const { return stops_; }
 
  private:
   friend class DecodeRun;
   DecodeEngine(Shelf& shelf, SpanLog& log) : shelf_(shelf), log_(log) {}
-  const Buffer& kv() const { return shared_ ? *shared_ : kv_; }
+  struct Stage {
+    transport::KvLayout layout;
+    Buffer kv;
+    std::optional<transport::KvPlan> ingress; // from the landing buffer
+    Queue queue;                              // its ingress
+  };
+  const Buffer& kv(size_t stage = 0) const { return shared_ ? *shared_ : stages_[stage].kv; }
+  Status place(const EngineOptions&, const model::ModelConfig&, const model::Numbers&, const model::Shard&, uint64_t weights);
   Result<std::unique_ptr<DecodeRun::Slot>> take_slot(bool logits);
-  Status clear(const Buffer&);
+  Status clear(const Buffer&, const Queue&);
   uint32_t rows() const { return launch_tokens_ ? std::min(launch_tokens_, context_) : context_; } // of a logits buffer
   Shelf& shelf_;
   SpanLog& log_;
@@ -125,10 +151,11 @@ class DecodeEngine {
   transport::KvLayout layout_;
   std::optional<BlockPool> pool_;
   const Buffer* shared_ = nullptr;
-  Buffer kv_;
+  std::vector<Stage> stages_;
   Staging landing_;
   Program program_;
   std::vector<std::unique_ptr<DecodeRun::Slot>> slots_;
+  Queue read_back_;
   Queue queue_; // closed first
 };
 

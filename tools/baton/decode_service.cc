@@ -91,9 +91,7 @@ Result<std::string> DecodeService::reserve(Peer& peer, Reserve ask) {
   BATON_ASSIGN(transport::Incoming in, sink_->expect(landing, ask.prompt_tokens));
   r->incoming.emplace(std::move(in));
   if (engine_->copies()) {
-    BATON_ASSIGN(transport::KvPlan plan, transport::KvPlan::compile(engine_->layout(), engine_->layout()));
-    BATON_ASSIGN(transport::KvMove move, plan.instantiate(landing, landing, 0, ask.prompt_tokens));
-    BATON_TRY(r->run->land(r->incoming->landed(), move));
+    BATON_TRY(r->run->land(r->incoming->landed(), landing, ask.prompt_tokens));
   }
   r->ask = std::move(ask);
   metrics_->asked(r->ask.prompt_tokens);

@@ -21,6 +21,7 @@ struct EngineOptions {
   uint32_t tp = 1;             // prefill: ranks
   uint32_t chunk = 2048;       // prefill: tokens of one launch
   uint32_t launch_tokens = 32; // decode: tokens of one launch, at most; 0: all
+  uint32_t stages = 0;         // decode: wafers that share the layers; 0: the fewest that hold the model
 };
 inline constexpr uint32_t kDefaultContext = 8192; // tokens: bounds the KV-cache of models with contexts of 128k; --context raises it
 

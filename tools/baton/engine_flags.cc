@@ -13,6 +13,7 @@ void EngineFlags::add(CLI::App& app) {
   app.add_option("--blocks", blocks, "blocks of the KV-cache (default: four contexts)");
   app.add_option("--prefill-chunk", chunk, "tokens of one prefill launch")->check(CLI::Range(1, 1 << 20));
   app.add_option("--launch-tokens", launch_tokens, "tokens of one decode launch, at most; 0: all in one");
+  app.add_option("--stages", stages, "decode: wafers of the device that share the layers as a pipeline; 0: the fewest that hold the model")->check(CLI::Range(0, 16));
 }
 
 Result<EngineOptions> EngineFlags::options() const {
@@ -25,6 +26,7 @@ Result<EngineOptions> EngineFlags::options() const {
   o.tp = tp;
   o.chunk = chunk;
   o.launch_tokens = launch_tokens;
+  o.stages = stages;
   return o;
 }
 

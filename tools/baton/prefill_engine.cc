@@ -19,7 +19,7 @@ Status PrefillEngine::open_rank(const Model& m, const EngineOptions& o, uint32_t
   Rank rank;
   rank.layout = kv_layout(m.config, numbers, shard, o.order, o.block_tokens, pool_->total());
   BATON_TRY(rank.layout.check());
-  BATON_ASSIGN(program::Program p, prefill_program(m, numbers, shard, rank.layout, {chunk_, context_}));
+  BATON_ASSIGN(program::Program p, prefill_program(m, numbers, shard, {rank.layout}, {chunk_, context_}));
   BATON_ASSIGN(Constants constants, Constants::gather(m, shard));
   const Device& d = device_->device;
   uint32_t heap = std::min(r, std::max(1u, device_->info.heap_count) - 1); // a lane's home heap has its number

@@ -47,9 +47,9 @@ Result<Needed> build(const model::Model& m, const ArtifactsCall& call, uint32_t 
   n.role = prefill ? "prefill" : "decode";
   n.kv_bytes = layout.bytes();
   if (prefill) {
-    BATON_ASSIGN(n.program, prefill_program(m, numbers, shard, layout, {std::clamp(call.chunk, 1u, context), context}));
+    BATON_ASSIGN(n.program, prefill_program(m, numbers, shard, {layout}, {std::clamp(call.chunk, 1u, context), context}));
   } else {
-    BATON_ASSIGN(n.program, decode_program(m, numbers, shard, layout, {1, context}));
+    BATON_ASSIGN(n.program, decode_program(m, numbers, shard, {layout}, {1, context}));
   }
   for (const program::Value& v : n.program.values) {
     if (v.storage != program::Storage::constant) continue;

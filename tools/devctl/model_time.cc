@@ -39,10 +39,10 @@ class Rank {
     BATON_ASSIGN(r.table_, d.alloc(uint64_t(blocks) * 4));
     BATON_ASSIGN(r.token_, d.alloc(4));
     if (!call.decode_alone) {
-      BATON_ASSIGN(program::Program prefill, prefill_program(m, r.numbers_, r.shard_, r.layout_, {std::min(call.chunk, call.input), context}));
+      BATON_ASSIGN(program::Program prefill, prefill_program(m, r.numbers_, r.shard_, {r.layout_}, {std::min(call.chunk, call.input), context}));
       BATON_ASSIGN(r.prefill_, d.load(program::serialize(prefill), {}, 0, 0, call.tp));
     }
-    BATON_ASSIGN(program::Program decode, decode_program(m, r.numbers_, r.shard_, r.layout_, {1, context}));
+    BATON_ASSIGN(program::Program decode, decode_program(m, r.numbers_, r.shard_, {r.layout_}, {1, context}));
     BATON_ASSIGN(r.decode_, d.load(program::serialize(decode), {}, 0, 0, call.tp));
     BATON_ASSIGN(r.queue_, d.queue(0));
     BATON_TRY(r.prepare(c, blocks));

@@ -64,7 +64,7 @@ Result<cs3::Shape> shape(const model::Model& m) {
   BATON_ASSIGN(const model::Numbers numbers, model::Numbers::of(m, model::Precision::automatic));
   BATON_ASSIGN(const model::Shard whole, model::Shard::make(m.config, 0, 1));
   const transport::KvLayout layout = kv_layout(m.config, numbers, whole, transport::KvOrder::token_major, kBlockTokens, kBlocks);
-  BATON_ASSIGN(const program::Program decode, decode_program(m, numbers, whole, layout, {1, kBlockTokens * kBlocks}));
+  BATON_ASSIGN(const program::Program decode, decode_program(m, numbers, whole, {layout}, {1, kBlockTokens * kBlocks}));
   return cs3::shape_of(decode);
 }
 

@@ -18,8 +18,7 @@ namespace {
 // Both programs are the same layers around other ends.
 class Transformer {
  public:
-  Transformer(const Model& m, const Numbers& n, const Shard& s, const transport::KvLayout& layout, const program::KvView& view, const Bounds& bounds, bool loop)
-      : c_(m.config), n_(n), s_(s), view_(view), m_(m), b_(loop ? "decode" : "prefill") {
+  Transformer(const Model& m, const Numbers& n, const Shard& s, const Bounds& bounds, bool loop) : c_(m.config), n_(n), s_(s), m_(m), b_(loop ? "decode" : "prefill") {
     program::Program& p = b_.program();
     p.ranks = s.ranks;
     p.loop = loop;
@@ -28,10 +27,21 @@ class Transformer {
     p.max_context = bounds.max_context;
     if (loop) p.args = {Arg::position, Arg::steps, Arg::temperature, Arg::top_p, Arg::seed, Arg::stop};
     else p.args = {Arg::tokens, Arg::position, Arg::temperature, Arg::top_p, Arg::seed};
-    int64_t blocks = (int64_t(bounds.max_context) + layout.block_tokens - 1) / layout.block_tokens;
-    int64_t elements = int64_t(layout.bytes() / program::dtype_bytes(layout.dtype));
-    table_ = b_.value("table", DType::i32, Storage::input, {blocks});
-    cache_ = b_.value("cache", n.kv, Storage::cache, {elements});
+  }
+
+  // Layer by layer: where its K and V are.
+  Status caches(const Layouts& layouts, uint32_t max_context) {
+    for (size_t i = 0; i < layouts.size(); ++i) {
+      const transport::KvLayout& layout = layouts[i];
+      BATON_ASSIGN(const program::KvView view, layout.view());
+      int64_t blocks = (int64_t(max_context) + layout.block_tokens - 1) / layout.block_tokens;
+      int64_t elements = int64_t(layout.bytes() / program::dtype_bytes(layout.dtype));
+      Place place{view, b_.value(binding_name("table", i, layouts.size()), DType::i32, Storage::input, {blocks}), 0, 0};
+      place.cache = b_.value(binding_name("cache", i, layouts.size()), n_.kv, Storage::cache, {elements});
+      for (; place.layer < layout.layers_held(); ++place.layer) kv_.push_back(place);
+    }
+    if (kv_.size() != c_.layers) return fail(BATON_INVALID_ARGUMENT, "cut_layers() of the whole layout", "layouts of {} layers for a model of {}", kv_.size(), c_.layers);
+    return {};
   }
 
   Status constants() {
@@ -63,12 +73,13 @@ class Transformer {
       uint32_t k = linear(h, w + "k"), v = linear(h, w + "v");
       if (c_.qk_norm) k = norm(k, w + "k_norm");
       k = b_.rope(k, freq_, s_.kv_heads, c_.head_dim, 1);
-      b_.kv_store(k, v, table_, cache_, l, s_.kv_heads, c_.head_dim, view_);
+      const Place& at = kv_[l];
+      b_.kv_store(k, v, at.table, at.cache, at.layer, s_.kv_heads, c_.head_dim, at.view);
       if (mark_kv) b_.mark();
       uint32_t q = linear(h, w + "q");
       if (c_.qk_norm) q = norm(q, w + "q_norm");
       q = b_.rope(q, freq_, s_.heads, c_.head_dim, 1);
-      uint32_t a = b_.attention(q, cache_, table_, n_.act, l, s_.heads, s_.kv_heads, c_.head_dim, scale, c_.window[l], view_);
+      uint32_t a = b_.attention(q, at.cache, at.table, n_.act, at.layer, s_.heads, s_.kv_heads, c_.head_dim, scale, c_.window[l], at.view);
       x = b_.add(x, joined(linear(a, w + "o", s_.o_segments)));
       h = norm(x, w + "mlp_norm");
       uint32_t f = b_.silu_mul(linear(h, w + "gate"), linear(h, w + "up"));
@@ -76,7 +87,7 @@ class Transformer {
     }
     return x;
   }
-  uint32_t embed(uint32_t ids) { return b_.embed(ids, weights_.at("embed")); }
+  uint32_t embed(uint32_t ids, std::vector<int32_t> stops = {}) { return b_.embed(ids, weights_.at("embed"), std::move(stops)); }
   void head(uint32_t x, uint32_t logits) { b_.matmul(norm(x, "norm"), weights_.at(c_.tied ? "embed" : "head"), n_.act, 1, -1, int64_t(logits)); }
   Builder& builder() { return b_; }
 
@@ -84,12 +95,16 @@ class Transformer {
   const ModelConfig& c_;
   const Numbers& n_;
   const Shard& s_;
-  program::KvView view_;
   const Model& m_;
   Builder b_;
   std::map<std::string, uint32_t> weights_;
   std::optional<DType> matrix_;
-  uint32_t table_ = 0, cache_ = 0, freq_ = 0;
+  struct Place {
+    program::KvView view;
+    uint32_t table = 0, cache = 0, layer = 0; // of that cache
+  };
+  std::vector<Place> kv_; // by layer of the model
+  uint32_t freq_ = 0;
 };
 
 }  // namespace
@@ -123,9 +138,23 @@ transport::KvLayout kv_layout(const ModelConfig& c, const Numbers& n, const Shar
   return l;
 }
 
-Result<program::Program> prefill_program(const Model& m, const Numbers& n, const Shard& s, const transport::KvLayout& layout, Bounds bounds) {
-  BATON_ASSIGN(const program::KvView view, layout.view());
-  Transformer t(m, n, s, layout, view, bounds, false);
+Layouts cut_layers(const transport::KvLayout& whole, uint32_t stages) {
+  Layouts all;
+  for (uint32_t i = 0, at = 0; i < stages; ++i) {
+    transport::KvLayout l = whole;
+    l.layer_begin = at;
+    l.layer_count = whole.layers / stages + (i < whole.layers % stages);
+    at += l.layer_count;
+    if (stages > 1) all.push_back(l);
+  }
+  return stages > 1 ? all : Layouts{whole};
+}
+
+std::string binding_name(const char* what, size_t i, size_t of) { return of > 1 ? fmt::format("{}{}", what, i) : what; }
+
+Result<program::Program> prefill_program(const Model& m, const Numbers& n, const Shard& s, const Layouts& layouts, Bounds bounds) {
+  Transformer t(m, n, s, bounds, false);
+  BATON_TRY(t.caches(layouts, bounds.max_context));
   Builder& b = t.builder();
   uint32_t ids = b.value("ids", DType::i32, Storage::input, {kTokens});
   uint32_t token = b.value("token", DType::i32, Storage::output, {1});
@@ -136,14 +165,14 @@ Result<program::Program> prefill_program(const Model& m, const Numbers& n, const
   return std::move(b).finish();
 }
 
-Result<program::Program> decode_program(const Model& m, const Numbers& n, const Shard& s, const transport::KvLayout& layout, Bounds bounds) {
-  BATON_ASSIGN(const program::KvView view, layout.view());
-  Transformer t(m, n, s, layout, view, bounds, true);
+Result<program::Program> decode_program(const Model& m, const Numbers& n, const Shard& s, const Layouts& layouts, Bounds bounds) {
+  Transformer t(m, n, s, bounds, true);
+  BATON_TRY(t.caches(layouts, bounds.max_context));
   Builder& b = t.builder();
   uint32_t tokens = b.value("tokens", DType::i32, Storage::inout, {kSteps});
   uint32_t logits = b.value("logits", DType::f32, Storage::output, {kSteps, int64_t(m.config.vocab)}, true);
   BATON_TRY(t.constants());
-  t.head(t.layers(t.embed(tokens), false), logits);
+  t.head(t.layers(t.embed(tokens, m.config.eos), false), logits);
   b.sample(logits, tokens, m.config.eos);
   b.mark();
   return std::move(b).finish();

@@ -3,7 +3,8 @@
 // prefill  binds ids i32[tokens], table i32[blocks], cache, token i32[1], (logits f32[1,vocab]); args tokens, position, temperature,
 //          top_p, seed; mark l+1 once layer l's K and V of these tokens are in the cache.
 // decode   binds tokens i32[steps+1] (row 0: the token to continue from), table, cache, (logits f32[steps,vocab]); args position, steps,
-//          temperature, top_p, seed, stop; mark n once token n of this launch is in `tokens`.
+//          temperature, top_p, seed, stop; mark n once token n of this launch is in `tokens`. One that begins with a stop token makes none.
+// Both     over several layouts, each with its run of layers, bind table0, cache0, table1, ...: a device that is a pipeline cuts there.
 //
 // Owner    plain data.   Threads  any.   Cost  microseconds a layer.
 // Errors   as shard.hpp; UNSUPPORTED: matrices of mixed dtypes, named.
@@ -31,13 +32,19 @@ struct Numbers {
   static Result<Numbers> of(const Model&, Precision);
 };
 
+// Layers of one rank's caches, in the order of the model: one cache for all, or one for each stage of a pipeline.
+using Layouts = std::vector<transport::KvLayout>;
+// Cut into so many, as evenly as whole layers allow; the first ones have one more, since the last one has the head.
+Layouts cut_layers(const transport::KvLayout& whole, uint32_t stages);
+// "cache", or "cache2" of several.
+std::string binding_name(const char* what, size_t i, size_t of);
 // The layout of one rank's cache.
 transport::KvLayout kv_layout(const ModelConfig&, const Numbers&, const Shard&, transport::KvOrder, uint32_t block_tokens, uint32_t blocks);
 
 struct Bounds {
   uint32_t max_tokens = 1, max_context = 0;
 };
-Result<program::Program> prefill_program(const Model&, const Numbers&, const Shard&, const transport::KvLayout&, Bounds);
-Result<program::Program> decode_program(const Model&, const Numbers&, const Shard&, const transport::KvLayout&, Bounds);
+Result<program::Program> prefill_program(const Model&, const Numbers&, const Shard&, const Layouts&, Bounds);
+Result<program::Program> decode_program(const Model&, const Numbers&, const Shard&, const Layouts&, Bounds);
 
 }  // namespace baton::model

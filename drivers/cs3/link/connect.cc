@@ -6,20 +6,22 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
 namespace baton::cs3 {
 
-Hello make_hello(CarrierKind carrier) {
+Hello make_hello(CarrierKind carrier, uint8_t wafer) {
   Hello h{};
   std::memcpy(h.magic, kMagic, sizeof kMagic);
   h.major = kVersionMajor;
   h.minor = kVersionMinor;
   h.hello_bytes = sizeof h;
-  h.capabilities = kCapShm | kCapRegions | kCapProgress;
+  h.capabilities = kCapShm | kCapRegions | kCapProgress | kCapSlots;
   read_boot_id(h.boot_id);
   h.carrier = uint8_t(carrier);
+  h.wafer = wafer;
   h.pid = uint32_t(::getpid());
   Error::put(h.program, "libbaton-driver-cs3 " BATON_VERSION_STRING);
   return h;
@@ -46,8 +48,8 @@ Status judge(const Welcome& w, const std::string& where) {
 
 namespace {
 
-Result<Welcome> handshake(int fd, CarrierKind carrier, const std::string& where, uint64_t deadline_ns) {
-  const Hello hello = make_hello(carrier);
+Result<Welcome> handshake(int fd, CarrierKind carrier, uint8_t wafer, const std::string& where, uint64_t deadline_ns) {
+  const Hello hello = make_hello(carrier, wafer);
   Welcome w{};
   Status s = write_exact(fd, &hello, sizeof hello, deadline_ns);
   if (s.ok()) s = read_exact(fd, &w, sizeof w, deadline_ns);
@@ -61,10 +63,10 @@ Result<Welcome> handshake(int fd, CarrierKind carrier, const std::string& where,
   return w;
 }
 
-Result<std::unique_ptr<Carrier>> upgrade(const std::string& unix_name, uint64_t instance, uint64_t deadline_ns) {
+Result<std::unique_ptr<Carrier>> upgrade(const std::string& unix_name, uint64_t instance, uint8_t wafer, uint64_t deadline_ns) {
   const std::string where = "unix socket @" + unix_name;
   BATON_ASSIGN(Fd fd, connect_abstract(unix_name));
-  const Hello hello = make_hello(CarrierKind::shm);
+  const Hello hello = make_hello(CarrierKind::shm, wafer);
   BATON_TRY(write_exact(fd.get(), &hello, sizeof hello, deadline_ns));
   BATON_TRY(await(fd.get(), POLLIN, deadline_ns));
   Welcome w{};
@@ -83,18 +85,18 @@ Result<std::unique_ptr<Carrier>> upgrade(const std::string& unix_name, uint64_t 
 
 }  // namespace
 
-Result<Link> connect(const HostPort& hp, CarrierKind kind, uint64_t deadline_ns) {
+Result<Link> connect(const HostPort& hp, CarrierKind kind, uint64_t deadline_ns, uint8_t wafer) {
   const std::string where = hp.host + ":" + hp.port;
   BATON_ASSIGN(Fd fd, connect_tcp(hp.host, hp.port, deadline_ns));
-  auto welcome = handshake(fd.get(), CarrierKind::tcp, where, deadline_ns);
+  auto welcome = handshake(fd.get(), CarrierKind::tcp, wafer, where, deadline_ns);
   if (!welcome) return welcome.error();
   const Welcome& w = *welcome;
   Link link;
-  link.daemon = {w.instance, w.epoch, w.capabilities, w.pid, w.minor, w.emulated != 0, w.same_host != 0};
+  link.daemon = {w.instance, w.epoch, w.capabilities, w.pid, w.minor, std::max<uint8_t>(1, w.wafers), w.emulated != 0, w.same_host != 0};
   if (kind == CarrierKind::shm && !w.same_host)
     return Error(BATON_UNSUPPORTED, "carrier=shm, but " + where + " is another host", "leave the option out, or carrier=tcp");
   if (kind != CarrierKind::tcp && w.same_host && (w.capabilities & kCapShm)) {
-    auto up = upgrade(w.unix_name, w.instance, deadline_ns);
+    auto up = upgrade(w.unix_name, w.instance, wafer, deadline_ns);
     if (up) {
       link.carrier = std::move(*up);
       return link;

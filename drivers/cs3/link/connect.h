@@ -19,6 +19,7 @@ struct DaemonInfo { // what the handshake said
   uint64_t instance = 0, epoch = 0, capabilities = 0;
   uint32_t pid = 0;
   uint16_t minor = 0;  // of its version; what came later than that must not be sent
+  uint8_t wafers = 1;  // of that daemon
   bool emulated = false, same_host = false;
 };
 
@@ -27,9 +28,10 @@ struct Link {
   DaemonInfo daemon;
 };
 
-Result<Link> connect(const HostPort&, CarrierKind, uint64_t deadline_ns);
+// One connection is one wafer's.
+Result<Link> connect(const HostPort&, CarrierKind, uint64_t deadline_ns, uint8_t wafer = 0);
 
-Hello make_hello(CarrierKind);
+Hello make_hello(CarrierKind, uint8_t wafer = 0);
 // What the answer of `where` says: nothing wrong, or the refusal, or that it is no wafer daemon of this version.
 Status judge(const Welcome&, const std::string& where);
 // "the daemon speaks wafer link 2.0, this side 1.0"

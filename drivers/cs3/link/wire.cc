@@ -11,7 +11,7 @@ bool terminated(const char (&s)[N]) {
 }
 
 bool known(uint16_t op) {
-  return (op >= uint16_t(Op::info) && op <= uint16_t(Op::fault)) || (op >= uint16_t(Op::nop) && op <= uint16_t(Op::receive));
+  return (op >= uint16_t(Op::info) && op <= uint16_t(Op::peer_open)) || (op >= uint16_t(Op::nop) && op <= uint16_t(Op::receive));
 }
 
 }  // namespace
@@ -39,6 +39,8 @@ const char* op_name(uint16_t op) {
     case Op::symbol: return "symbol";
     case Op::port: return "port";
     case Op::fault: return "fault";
+    case Op::peer_key: return "peer_key";
+    case Op::peer_open: return "peer_open";
     case Op::nop: return "nop";
     case Op::memcpy_h2d: return "memcpy_h2d";
     case Op::memcpy_d2h: return "memcpy_d2h";
@@ -53,7 +55,7 @@ const char* op_name(uint16_t op) {
 
 uint32_t inline_bytes(const Submission& s) {
   const Op op = Op(s.op);
-  const bool answer = op == Op::memcpy_d2h || op == Op::receive || op == Op::info || op == Op::telemetry || (op == Op::fault && s.arg0 == 0);
+  const bool answer = op == Op::memcpy_d2h || op == Op::receive || op == Op::info || op == Op::telemetry || op == Op::peer_key || (op == Op::fault && s.arg0 == 0);
   return s.where == uint8_t(Where::arena) && !answer ? s.payload_bytes : 0;
 }
 
@@ -100,8 +102,17 @@ const char* check(const Completion& c) {
 const char* check(const Hello& h) {
   if (std::memcmp(h.magic, kMagic, sizeof kMagic) != 0) return "not a wafer link";
   if (h.hello_bytes != sizeof(Hello)) return "hello of another size";
-  if (h.carrier > uint8_t(CarrierKind::shm)) return "unknown carrier";
+  if (h.carrier > uint8_t(CarrierKind::stage)) return "unknown carrier";
   if (!terminated(h.program)) return "program name without an end";
+  return nullptr;
+}
+
+const char* check(const PeerFrame& f) {
+  if (f.bytes > kMaxStageBytes) return "a message of a stage over 256 MiB";
+  if (f.slot >= kMaxSlots) return "unknown slot";
+  if (f.kind < uint8_t(StageSays::data) || f.kind > uint8_t(StageSays::failed)) return "unknown kind of message";
+  for (const uint8_t z : f.zero)
+    if (z) return "reserved bytes are not zero";
   return nullptr;
 }
 

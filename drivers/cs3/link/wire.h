@@ -41,11 +41,12 @@ enum Capability : uint64_t {
   kCapRectangles = 8, // `symbol`, and memcpy over a rectangle of PEs (x, y, w, h, elements per PE); without it, w = h = 0 and `address` is linear
   kCapPorts = 16,     // `port`, `send`, `receive`
   kCapFaults = 32,    // `fault`: an emulator's fault plan, read and changed while it runs
+  kCapSlots = 64,     // launches that leave the command stream (kInSlot): several sequences in flight, pipelines of stages
 };
 
 // ---- handshake -------------------------------------------------------------------------------------------------------
 
-enum class CarrierKind : uint8_t { any = 0, tcp = 1, shm = 2 };
+enum class CarrierKind : uint8_t { any = 0, tcp = 1, shm = 2, stage = 3 /* from another daemon: PeerFrames */ };
 
 // 128 bytes, from the client, first on every connection.
 struct Hello {
@@ -55,10 +56,11 @@ struct Hello {
   uint64_t capabilities;
   uint8_t boot_id[16];   // of the client's host; zero: unknown
   uint8_t carrier;       // CarrierKind that this connection will carry
-  uint8_t zero0[3];
+  uint8_t wafer;         // of the daemon's: one connection, one wafer, one command stream
+  uint8_t zero0[2];
   uint32_t pid;
   char program[64];      // of the client, for messages
-  uint8_t zero[16];
+  uint8_t key[16];       // carrier `stage`: of the session that its messages are for (peer_key)
 };
 static_assert(sizeof(Hello) == 128);
 
@@ -76,7 +78,8 @@ struct Welcome {
   uint32_t pid;
   uint8_t same_host;      // boot ids are equal: try carrier (a) at `unix_name`
   uint8_t emulated;
-  uint8_t zero0[2];
+  uint8_t wafers;         // of this daemon; 0 counts as 1
+  uint8_t zero0;
   char unix_name[100];    // abstract, without the leading NUL
   uint32_t segment_bytes; // unix socket only
   uint8_t zero[88];
@@ -110,6 +113,8 @@ enum class Op : uint16_t {
   symbol,         // 1.1: payload: name; x, y, w, h, elements_per_pe (32-bit words): memory on those PEs -> as get_id, until the session ends
   port,           // 1.1: payload: name; symbol, x, y: that PE's words; arg0 = 0: the host sends to it, 1: receives from it -> as get_id
   fault,          // 1.1: arg0 = 0: -> the fault plan as JSON; 1: payload: a new plan (none: no faults)
+  peer_key,       // 1.1: -> 16 bytes: names this session to another one
+  peer_open,      // 1.1: arg0 = number below kMaxStages; payload: key, "HOST:PORT": a session that this one's stages can send to
   // stream
   nop = 32,
   memcpy_h2d,     // mem, address, bytes <- payload or region
@@ -134,6 +139,7 @@ enum SubmissionFlags : uint16_t {
   kMore = 2,         // memcpy, send, receive: a chunk of a longer one; cost is counted with the last, for `total` bytes
   kAlongRows = 4,    // memcpy_h2d of a symbol: one column of the rectangle travels (h x 1 x l), and each PE's share goes to all of its row
   kAlongColumns = 8, // one row travels (1 x w x l), and each share goes to all of its column
+  kInSlot = 16,      // launch: its kernel unblocks the command stream at once and runs in `slot`; a slot runs its launches in order
 };
 
 struct Submission {
@@ -141,7 +147,7 @@ struct Submission {
   uint16_t op;
   uint16_t flags;
   uint32_t tag;            // the caller's, for messages
-  uint32_t mem;            // handle of alloc
+  uint32_t mem;            // handle of alloc; launch of a stage: the peer that it sends to
   uint32_t program;        // handle of load_begin
   uint64_t address;        // in the linear space "sram", as given by alloc (plus an offset); of a symbol or port: the chunk's place in the host's tensor
   uint64_t bytes;
@@ -193,19 +199,48 @@ const char* check(const Submission&);
 const char* check(const Completion&);
 const char* check(const Hello&);   // magic and size; the version is compared by the caller, which names both
 const char* check(const Welcome&);
+struct PeerFrame;
+const char* check(const PeerFrame&);
 
 // ---- payloads --------------------------------------------------------------------------------------------------------
 
+// A launch with kInSlot: arg0 = its modelled start (ns) on the client's clock, from which its costs count; arg1 = its number in the slot, rising.
+// With `stages` over 1 it is one stage of a pipeline: the same slot and number on each wafer. What a stage makes goes to the peer with
+// number `mem`; the last stage sends its token back to the first.
 struct LaunchHead {
   uint16_t bindings, args;
-  uint32_t zero;
+  uint16_t slot;         // below kMaxSlots
+  uint8_t stage, stages; // 0, 0: no pipeline
+};
+inline constexpr uint32_t kMaxSlots = 256, kMaxStages = 16;
+enum class Role : uint32_t {
+  memory = 0, // of the session
+  input = 1,  // what the stage before made; memory of the wafer's own, mem = address = 0
+  output = 2, // what the next stage gets; the same
+  tokens = 3, // the token buffer: in the first stage memory of the session, in the last the wafer's own
 };
 struct LaunchBinding {
   char name[64]; // NUL-terminated
   uint32_t mem;
-  uint32_t zero;
+  uint32_t role;
   uint64_t address, bytes;
 };
+// Between two daemons, behind a Hello whose carrier is `stage`: then `bytes` of payload.
+struct PeerFrame {
+  uint64_t number, time_ns; // of the launch; when it is there, modelled
+  uint32_t iteration, bytes;
+  uint16_t slot;
+  uint8_t kind;             // StageSays
+  uint8_t zero[5];
+};
+static_assert(sizeof(PeerFrame) == 32);
+enum class StageSays : uint8_t {
+  data = 1, // what it made in this iteration, or the token
+  last,     // the token after which the loop ends
+  end,      // nothing more comes: the loop has ended before
+  failed,   // nothing more comes: it failed
+};
+inline constexpr uint32_t kMaxStageBytes = 256u << 20; // of one message
 static_assert(sizeof(LaunchHead) == 8 && sizeof(LaunchBinding) == 88);
 static_assert(sizeof(LaunchHead) + kMaxBindings * sizeof(LaunchBinding) + kMaxArgs * 8 <= kSmallBytes);
 

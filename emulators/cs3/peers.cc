@@ -1,0 +1,91 @@
+#include "emulators/cs3/peers.h"
+
+#include "drivers/cs3/link/connect.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace baton::cs3 {
+
+static constexpr uint64_t kConnectMs = 2000;
+
+Result<std::unique_ptr<PeerOut>> PeerOut::open(const HostPort& to, const SessionKey& key) {
+  auto p = std::make_unique<PeerOut>();
+  p->where_ = to.host + ":" + to.port;
+  const uint64_t deadline = deadline_in_ms(kConnectMs);
+  BATON_ASSIGN(p->socket_, connect_tcp(to.host, to.port, deadline));
+  Hello hello = make_hello(CarrierKind::stage);
+  std::memcpy(hello.key, key.data(), key.size());
+  BATON_TRY(write_exact(p->socket_.get(), &hello, sizeof hello, deadline));
+  return p;
+}
+
+Status PeerOut::watch(int epoll, uint64_t id) {
+  epoll_ = epoll;
+  id_ = id;
+  epoll_event ev{.events = EPOLLRDHUP, .data = {.u64 = id}};
+  return ::epoll_ctl(epoll, EPOLL_CTL_ADD, socket_.get(), &ev) == 0 ? Status() : Status(io_error("epoll_ctl", errno));
+}
+
+void PeerOut::fail(std::string why) {
+  if (why_.empty()) why_ = "the stage on " + where_ + ": " + why;
+  socket_.reset();
+}
+
+void PeerOut::send(const StageMessage& m) {
+  if (!why_.empty()) return;
+  const auto* head = reinterpret_cast<const uint8_t*>(&m.frame);
+  out_.insert(out_.end(), head, head + sizeof m.frame);
+  out_.insert(out_.end(), m.payload.begin(), m.payload.end());
+  flush();
+}
+
+void PeerOut::flush() {
+  while (sent_ < out_.size()) {
+    const ssize_t n = ::send(socket_.get(), out_.data() + sent_, out_.size() - sent_, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n > 0) sent_ += size_t(n);
+    else if (n < 0 && errno == EAGAIN) break;
+    else if (n < 0 && errno != EINTR) return fail(io_error("its daemon is gone", errno).what);
+  }
+  const bool whole = sent_ == out_.size();
+  epoll_event ev{.events = whole ? uint32_t(EPOLLRDHUP) : uint32_t(EPOLLRDHUP | EPOLLOUT), .data = {.u64 = id_}};
+  ::epoll_ctl(epoll_, EPOLL_CTL_MOD, socket_.get(), &ev);
+  if (!whole) return;
+  out_.clear();
+  sent_ = 0;
+}
+
+void PeerOut::on_event(uint32_t events) {
+  if (!why_.empty()) return;
+  if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) return fail("its daemon is gone, or its client is");
+  if (events & EPOLLOUT) flush();
+}
+
+bool PeerIn::read(const std::function<bool(StageMessage&&)>& deliver) {
+  for (;;) {
+    const bool in_head = got_ < sizeof message_.frame;
+    uint8_t* to = in_head ? reinterpret_cast<uint8_t*>(&message_.frame) + got_ : message_.payload.data() + (got_ - sizeof message_.frame);
+    const size_t left = in_head ? sizeof message_.frame - got_ : sizeof message_.frame + message_.payload.size() - got_;
+    if (left) {
+      const ssize_t n = ::recv(socket_.get(), to, left, MSG_DONTWAIT);
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0 && errno == EAGAIN) return true;
+      if (n <= 0) return why_ = "the stage before is gone with its daemon, or its client is", false;
+      got_ += size_t(n);
+    }
+    if (got_ < sizeof message_.frame) continue;
+    if (in_head) {
+      if (const char* wrong = check(message_.frame)) return why_ = std::string("the stage before said what cannot be: ") + wrong, false;
+      message_.payload.resize(message_.frame.bytes);
+    }
+    if (got_ < sizeof message_.frame + message_.payload.size()) continue;
+    if (!deliver(std::move(message_))) return why_ = "the stage before sends more than is taken", false;
+    message_ = {};
+    got_ = 0;
+  }
+}
+
+}  // namespace baton::cs3

@@ -1,0 +1,186 @@
+// A session's slots: launches that have left the command stream, and what stages on other wafers send to them.
+#include "emulators/cs3/session.h"
+
+#include <fmt/format.h>
+#include <sys/random.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace baton::cs3 {
+namespace {
+
+constexpr size_t kInboxMessages = 64;             // of a slot: an honest pipeline has one or two under way
+constexpr uint64_t kInboxBytes = 512ull << 20;    // of a session
+
+}  // namespace
+
+// The launch at the head of the stream goes on in its slot: its kernel has unblocked the stream.
+void Session::enter_slot(Command c) {
+  LaunchHead head{};
+  if (c.s.payload_bytes >= sizeof head) std::memcpy(&head, c.payload.data(), sizeof head);
+  if (head.slot >= kMaxSlots) return finish_command(c, Error(BATON_INVALID_ARGUMENT, fmt::format("slot {}: there are {}", head.slot, kMaxSlots)), 0, 0);
+  slots_[head.slot].waiting.push(std::move(c));
+}
+
+bool Session::slot_ready(Slot& s) {
+  if (host_.lost) return !s.waiting.empty();
+  if (s.stage) return !peer_lost_.empty() || s.stage->ready(s.inbox);
+  return !s.waiting.empty();
+}
+
+Session::Slot* Session::ready_slot() {
+  auto from = slots_.upper_bound(last_slot_);
+  for (size_t i = 0; i < slots_.size(); ++i, ++from) {
+    if (from == slots_.end()) from = slots_.begin();
+    if (!slot_ready(from->second)) continue;
+    last_slot_ = from->first;
+    return &from->second;
+  }
+  return nullptr;
+}
+
+void Session::step_slot(Slot& s) {
+  const uint64_t begin = now_ns();
+  Status st;
+  bool over = false;
+  if (host_.lost) st = *host_.lost;
+  else if (!s.stage) st = begin_stage(s, s.waiting.front());
+  if (s.stage && !peer_lost_.empty() && s.pipelined) st = Error(BATON_PEER_LOST, peer_lost_, "the client sees that daemon's loss too: reopen the device");
+  else if (st.ok() && s.stage && s.stage->ready(s.inbox)) over = s.stage->step(s.inbox) == Stage::Went::over;
+  const uint64_t wall = now_ns() - begin;
+  s.waiting.front().wall_ns += wall;
+  host_.wafer.counters.busy_ns += wall;
+  if (over && s.stage->error().code != BATON_OK) st = s.stage->error();
+  if (over || !st.ok()) end_stage(s, st);
+}
+
+void Session::end_stage(Slot& s, const Status& st) {
+  const Command c = s.waiting.take();
+  uint64_t cost = 0, busy = 0;
+  if (s.stage) {
+    cost = s.stage->now_ns() - std::min(s.stage->now_ns(), c.s.arg0);
+    busy = s.stage->busy_ns();
+    s.end_ns = std::max(s.end_ns, s.stage->now_ns());
+    close_stage(s);
+  }
+  s.ended = std::max(s.ended, c.s.arg1);
+  finish_command(c, st, cost, busy);
+}
+
+void Session::close_stage(Slot& s) {
+  if (!s.stage) return;
+  const uint64_t own = s.stage->own_bytes();
+  s.stage.reset();  // tells the others, if it failed
+  release(s.pins);
+  host_.wafer.uncharge(own);
+}
+
+Status Session::begin_stage(Slot& s, Command& c) {
+  BATON_ASSIGN(LaunchTable t, read_launch(c));
+  const uint32_t stages = std::max<uint32_t>(1, t.head.stages);
+  if (t.head.stage >= stages || stages > kMaxStages || c.s.arg1 <= s.ended)
+    return Error(BATON_INVALID_ARGUMENT, fmt::format("stage {} of {}, number {} after {}", t.head.stage, t.head.stages, c.s.arg1, s.ended),
+                 "the client's bug: numbers of a slot rise, stages are counted from 0");
+  const engine::CostModel* cost = host_.wafer.cost();
+  Stage::Plan plan;
+  plan.number = c.s.arg1;
+  plan.slot = t.head.slot;
+  plan.stage = t.head.stage;
+  plan.stages = uint8_t(stages);
+  plan.launch_ns = cost ? uint64_t(std::llround(cost->launch_ns())) : 0;
+  // A launch that was there before the slot was free has its way to the wafer behind it.
+  plan.start_ns = std::max(c.s.arg0, s.end_ns > plan.launch_ns ? s.end_ns - plan.launch_ns : 0);
+  plan.progress = (c.s.flags & kWantProgress) != 0;
+  const char* names[4] = {};
+  uint64_t own = 0;
+  std::optional<std::span<uint8_t>>* const places[4] = {nullptr, &plan.input, &plan.output, &plan.tokens};
+  std::vector<engine::Binding> bindings;
+  for (size_t i = 0; i < t.wire.size(); ++i) {
+    const LaunchBinding& b = t.wire[i];
+    if (b.role) {
+      names[b.role] = b.name;
+      *places[b.role] = t.bindings[i].data;
+      if (b.mem == 0) plan.own_bytes[b.role] = b.bytes, own += b.bytes;
+    }
+    if (b.mem != 0) bindings.push_back(t.bindings[i]);
+  }
+  const bool pipelined = stages > 1;
+  if (pipelined && ((plan.stage > 0) != plan.input.has_value() || (plan.stage + 1u < stages) != plan.output.has_value()))
+    return Error(BATON_INVALID_ARGUMENT, fmt::format("stage {} of {} without its input or output", t.head.stage, stages), "the client's bug: all stages but the first have an input, all but the last an output");
+  if (pipelined && (c.s.mem >= kMaxStages || (!peers_[c.s.mem].out && !peers_[c.s.mem].session)))
+    return Error(BATON_INVALID_ARGUMENT, "a stage of a pipeline, and nowhere to send to", "the client's bug: send peer_open first");
+  BATON_TRY(host_.wafer.charge(own, t.program->executable()->program().name));
+  if (Status st = pin(t, s.pins); !st.ok()) {
+    host_.wafer.uncharge(own);
+    return st;
+  }
+  s.pipelined = pipelined;
+  Stage::Tell tell;
+  if (pipelined) tell.send = [this, to = c.s.mem](StageMessage&& m) { send_to_peer(peers_[to], std::move(m)); };
+  tell.mark = [this, id = c.s.id, start = c.s.arg0](uint64_t k, uint64_t at_ns) { post_mark(id, k, at_ns - std::min(at_ns, start)); };
+  s.stage = std::make_unique<Stage>(plan, *t.program->executable(), std::move(bindings), t.args, names, calendar_, cost, std::move(tell));
+  return {};
+}
+
+// ---- peers ----
+
+void Session::send_to_peer(Peer& p, StageMessage&& m) {
+  if (p.out) {
+    p.out->send(m);
+    if (!p.out->why().empty()) lose_peer(p.out->why());
+  } else if (p.session) {
+    Session* to = host_.find(*p.session);
+    if (!to || !to->deliver(std::move(m))) lose_peer("the session of another stage is over");
+  }
+}
+
+PeerOut* Session::peer(uint64_t event_id) {
+  for (const Peer& p : peers_)
+    if (p.out && p.out->id() == event_id) return p.out.get();
+  return nullptr;
+}
+
+bool Session::deliver(StageMessage&& m) {
+  if (m.frame.slot >= kMaxSlots) return false;
+  Slot& s = slots_[m.frame.slot];
+  if (m.frame.number <= s.ended) return true;  // for a launch that is over here
+  uint64_t bytes = m.payload.size();
+  for (auto& [number, slot] : slots_)
+    for (size_t i = 0; i < slot.inbox.size(); ++i) bytes += slot.inbox[i].payload.size();
+  if (s.inbox.size() >= kInboxMessages || bytes > kInboxBytes) return false;
+  s.inbox.push(std::move(m));
+  return true;
+}
+
+void Session::lose_peer(const std::string& why) {
+  if (peer_lost_.empty()) peer_lost_ = why;
+}
+
+Status Session::control_peer(const Submission& s, const Payload& payload, Completion& c) {
+  if (Op(s.op) == Op::peer_key) {
+    if (!has_key_ && ::getrandom(key_.data(), key_.size(), 0) != ssize_t(key_.size())) return io_error("getrandom", errno);
+    has_key_ = true;
+    c.payload_bytes = std::min<uint32_t>(s.payload_bytes, uint32_t(key_.size()));
+    if (c.payload_bytes) std::memcpy(port_->answer(s), key_.data(), c.payload_bytes);
+    return {};
+  }
+  SessionKey key{};
+  if (s.payload_bytes < key.size() || s.payload_bytes > 1024 || s.arg0 >= kMaxStages) return Error(BATON_INVALID_ARGUMENT, "peer_open without a key, or with a number over 15");
+  std::memcpy(key.data(), payload.data(), key.size());
+  Peer& p = peers_[s.arg0];
+  p = {};
+  peer_lost_.clear();
+  if (host_.find(key)) {  // of this daemon
+    p.session = key;
+    return {};
+  }
+  BATON_ASSIGN(HostPort to, parse_host_port(std::string_view(reinterpret_cast<const char*>(payload.data()) + key.size(), s.payload_bytes - key.size())));
+  auto opened = PeerOut::open(to, key);
+  if (!opened) return Error(BATON_PEER_LOST, fmt::format("{}:{}: {}", to.host, to.port, opened.error().what), "see that the daemons of one device reach each other");
+  p.out = std::move(*opened);
+  return host_.watch_peer(*p.out);
+}
+
+}  // namespace baton::cs3
