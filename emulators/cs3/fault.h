@@ -9,7 +9,7 @@
 //       {"call": "*", "nth": 50, "action": "kill"}]}
 //
 // dead_channels  of 0 to 15: bandwidth falls, nothing else     slow_ingress  host to wafer takes so many times as long (modelled)
-// bad_rows       rows of PEs: listed by `info`, refused to symbols and copies
+// bad_rows       rows of PEs: listed by `info`, refused to symbols and copies; programs that come later are laid out around them
 // call    names of the link's commands (PROTOCOL.md), or "*": any but info, telemetry, fault and reset
 // which   of those nth (from 1), every k-th, or by probability; all if none is given. times: at most so often
 // action  fail (code, by name)   delay (a stream command by delay_ms, also in the modelled cost)   kill (the daemon, SIGKILL)

@@ -21,7 +21,8 @@ uint64_t dense_bytes(const program::Value& v) {
 
 }  // namespace
 
-Loading::Loading(Wafer& wafer, engine::Options options, uint64_t program_bytes) : wafer_(wafer), options_(options) {
+Loading::Loading(Wafer& wafer, engine::Options options, uint64_t program_bytes, std::span<const uint16_t> bad_rows) : wafer_(wafer), options_(options) {
+  for (const uint16_t row : bad_rows) bad_rows_.push_back(wafer.data().reserved_north + row);
   if (program_bytes == 0 || program_bytes > program::kMaxBytes)
     error_ = Error(BATON_INVALID_ARGUMENT, fmt::format("a program of {} bytes", program_bytes), "1 byte to 256 MiB");
   else
@@ -67,7 +68,7 @@ Status Loading::parse_program() {
 // On rectangles of PEs, each of which holds what its layer keeps; the time of an op goes by the one on which it runs.
 Status Loading::lay_out(const program::Program& p) {
   BATON_ASSIGN(const Shape shape, shape_of(p));
-  BATON_ASSIGN(const Placement placement, place(wafer_.data(), shape, {.wafers = 1}));
+  BATON_ASSIGN(const Placement placement, place(wafer_.data(), shape, {.wafers = 1, .bad_rows = bad_rows_}));
   if (!wafer_.cost()) return {};
   BATON_ASSIGN(cost_, wafer_.cost()->placed(p, grounds_of(shape, placement)));
   options_.cost = cost_.get();

@@ -23,7 +23,8 @@ namespace baton::cs3 {
 
 class Loading {
  public:
-  Loading(Wafer& wafer, engine::Options options, uint64_t program_bytes);
+  // bad_rows: of those that programs may use; the program is laid out around them.
+  Loading(Wafer& wafer, engine::Options options, uint64_t program_bytes, std::span<const uint16_t> bad_rows = {});
   ~Loading();
   Loading(const Loading&) = delete;
   Status program_chunk(uint64_t offset, std::span<const uint8_t>);
@@ -44,6 +45,7 @@ class Loading {
 
   Wafer& wafer_;
   engine::Options options_;
+  std::vector<uint32_t> bad_rows_;  // of the fabric
   Error error_;
   uint64_t charged_ = 0;
   std::vector<uint8_t> bytes_;

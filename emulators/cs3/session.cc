@@ -220,7 +220,7 @@ Status Session::control_load(const Submission& s, const Payload& payload, Comple
   if (Op(s.op) == Op::load_begin) {
     if (programs_.size() >= kMaxPrograms) return Error(BATON_CAPACITY, fmt::format("{} programs are loaded already", kMaxPrograms), "unload some");
     while (next_program_ == 0 || programs_.count(next_program_)) ++next_program_;
-    auto loading = std::make_unique<Loading>(host_.wafer, host_.engine, s.bytes);
+    auto loading = std::make_unique<Loading>(host_.wafer, host_.engine, s.bytes, host_.faults.conditions().bad_rows);
     c.handle = next_program_++;
     programs_[c.handle] = std::move(loading);
     return {};

@@ -2,6 +2,7 @@
 #include "emulators/cs3/calibration.h"
 #include "emulators/cs3/case_program.h"
 #include "emulators/cs3/ground.h"
+#include "emulators/cs3/loading.h"
 
 #include <gtest/gtest.h>
 
@@ -79,6 +80,30 @@ TEST(Ground, ATokenCrossesEachBorderOnce) {
   EXPECT_EQ(hops(1, Ends::spread), 0u);
   EXPECT_EQ(hops(4, Ends::pinned), 4u) << "three borders, and the token back to the first";
   EXPECT_EQ(hops(4, Ends::spread), 6u) << "out to all wafers, three borders, to all for the logits, and the best of them back";
+}
+
+// One matrix that takes nearly all of a wafer: with ten rows less it does not fit, and the refusal says where and by how much.
+TEST(Loading, LaysOutAroundBadRows) {
+  auto p = case_program({.matrix = 147'000}, 1, 1);
+  ASSERT_TRUE(p.ok()) << p.error().what;
+  const std::vector<uint8_t> bytes = program::serialize(*p);
+  auto model = timing::load_wafer_model("cs3");
+  auto wafer = Wafer::create(44'000'000'000, model->get());
+  ASSERT_TRUE(wafer.ok()) << wafer.error().what;
+  const engine::Options options{.cost = model->get(), .numbers = false};
+  {
+    Loading whole(*wafer, options, bytes.size());
+    const Status st = whole.program_chunk(0, bytes);
+    EXPECT_TRUE(st.ok()) << st.error().what;
+    EXPECT_TRUE(whole.finish().ok());
+  }
+  const std::vector<uint16_t> bad = {0, 1, 2, 3, 4, 600, 601, 602, 603, 1169};
+  Loading less(*wafer, options, bytes.size(), bad);
+  const Status st = less.program_chunk(0, bytes);
+  ASSERT_FALSE(st.ok());
+  EXPECT_EQ(st.error().code, BATON_CAPACITY);
+  EXPECT_NE(std::string(st.error().what).find("755 x 1160 PEs"), std::string::npos) << st.error().what;
+  EXPECT_EQ(wafer->used(), 0u) << "nothing is charged for what was refused";
 }
 
 TEST(CaseProgram, WithoutADimensionThereIsNone) {
