@@ -47,6 +47,21 @@ program::Program doubling() {
   return std::move(*p);
 }
 
+// Two ranks that meet in every way there is.
+program::Program meeting() {
+  program::Builder b("meet");
+  b.program().ranks = 2;
+  b.program().args = {program::Arg::tokens};
+  b.program().max_tokens = 4;
+  const uint32_t x = b.value("x", program::DType::f32, program::Storage::input, {program::kTokens, 8});
+  const uint32_t y = b.value("y", program::DType::f32, program::Storage::output, {program::kTokens, 8});
+  const uint32_t whole = b.all_gather(b.reduce_scatter(b.all_reduce(x)));
+  b.program().ops.push_back({.code = program::OpCode::add, .in = {x, whole}, .out = {y}});
+  auto p = std::move(b).finish();
+  FUZZ_CHECK(p.ok());
+  return std::move(*p);
+}
+
 void programs() {
   for (const bool loop : {false, true})
     for (const bool odd : {false, true}) {
@@ -67,6 +82,7 @@ void programs() {
     }
   program::Program p = doubling();
   put("program", "double", text_of(program::serialize(p)));
+  put("program", "meet", text_of(program::serialize(meeting())));
   put("engine", "double", ProgramWriter().all(p).bytes + "abcdefghijklmnopqrstuvwxyz");
 }
 
@@ -74,6 +90,10 @@ void containers() {
   const std::vector<uint8_t> program = program::serialize(doubling());
   const uint8_t data[16] = {1, 2, 3};
   const baton_constant c[] = {{"w", data, sizeof data}, {"v", data, 3}};
+  const baton_constant input[] = {{"w", nullptr, sizeof data}};
+  auto inputs = neuron::Neff::build("double", 2, program, input);
+  FUZZ_CHECK(inputs.ok());
+  put("neff", "inputs", std::string(1, '\0') + text_of({inputs->data(), inputs->bytes()}));
   for (const size_t constants : {0, 2}) {
     auto neff = neuron::Neff::build("double", 2, program, std::span(c, constants));
     FUZZ_CHECK(neff.ok());
