@@ -228,6 +228,10 @@ TEST_F(Artifacts, TheListIsWhatTheRuntimeLoads) {
   EXPECT_EQ(j["programs"][1]["found"], true);
   EXPECT_EQ(devctl({"--context", "256", "--artifacts", folder.path()}, 1)["missing"], 1) << "of one rank another prefill";
 
+  j = devctl({"--role", "decode", "--context", "256"}, 0);
+  ASSERT_EQ(j["programs"].size(), 1u);
+  EXPECT_EQ(j["programs"][0]["role"], "decode");
+
   auto generate = [&](const std::string& prefill) {
     Process p({tool("baton"), "generate", "--prefill", prefill, "--decode", "emu+cs3://0", "--tp", "2", "--context", "256", "--max-tokens", "8", "--ignore-eos", "It is a truth"});
     p.close_stdin();

@@ -75,8 +75,8 @@ Result<std::vector<Needed>> needed(const model::Model& m, const ArtifactsCall& c
     same->ranks.push_back(rank);
     return {};
   };
-  for (uint32_t r = 0; r < call.tp; ++r) BATON_TRY(add(r, true));
-  BATON_TRY(add(0, false));
+  for (uint32_t r = 0; r < call.tp && call.role != "decode"; ++r) BATON_TRY(add(r, true));
+  if (call.role != "prefill") BATON_TRY(add(0, false));
   return all;
 }
 

@@ -119,6 +119,7 @@ void add_artifacts(CLI::App& app, Arguments& a, Verb& verb) {
   p->add_option("FOLDER", call.folder, "A folder with the model's config.json; weights, if they are there, say the dtype")->required();
   p->add_option("--artifacts", call.artifacts, "A folder of compiled programs, FINGERPRINT.neff (the driver's artifacts=)")->check(CLI::ExistingDirectory);
   p->add_option("--programs", call.programs, "Write the portable programs there, FINGERPRINT.program: what a compiler reads")->check(CLI::ExistingDirectory);
+  p->add_option("--role", call.role, "prefill, decode (of one device) or both")->check(CLI::IsMember({"prefill", "decode", "both"}))->capture_default_str();
   p->add_option("--tp", call.tp, "Prefill ranks")->check(CLI::Range(1, 4096))->capture_default_str();
   p->add_option("--context", call.context, "Tokens that a request may reach (default: the model's, at most 8192)");
   p->add_option("--blocks", call.blocks, "Blocks of the KV-cache (default: four contexts; baton takes less where a heap is short)");

@@ -84,7 +84,7 @@ struct SnapshotCall {
 struct ArtifactsCall {
   std::string folder;                // of a model
   std::string artifacts, programs;   // folders: of compiled programs, to be looked at; for what a compiler reads, to be written. "": not
-  std::string order = "token_major", precision = "auto", dtype = "BF16";
+  std::string role = "both", order = "token_major", precision = "auto", dtype = "BF16";
   uint32_t tp = 1, context = 0, blocks = 0, block_tokens = 16, chunk = 2048;
 };
 
