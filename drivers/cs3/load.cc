@@ -9,6 +9,14 @@ namespace {
 
 constexpr uint64_t kChunkNs = 60'000'000'000;  // for a slot to become free: packing one large constant may take seconds
 
+// Of a load that failed at a stage; what a wafer alone would say to do next is not what a pipeline can.
+Error named(Error e, size_t stage, size_t of) {
+  Error::put(e.what, "stage " + std::to_string(stage) + " of " + std::to_string(of) + ": " + std::string(e.what));
+  if (e.code == BATON_CAPACITY)
+    Error::put(e.next, "more wafers than " + std::to_string(of) + " ('devctl place' says how many), fewer sequences, a shorter context, or spill KV to host memory");
+  return e;
+}
+
 std::span<const uint8_t> bytes_of(const char* text) { return {reinterpret_cast<const uint8_t*>(text), std::strlen(text)}; }
 
 }  // namespace
@@ -137,8 +145,9 @@ Result<LoadedProgram*> Device::load(uint32_t lane, std::span<const uint8_t> prog
       std::vector<baton_constant> own;
       for (const baton_constant& c : constants)
         if (has(s, c.name)) own.push_back(c);
-      BATON_ASSIGN(const uint32_t handle, load_on(system, program::serialize(s.program), own));
-      LoadedStage stage{&system, handle, s.marks_before, s.marks, s.in_bytes, s.out_bytes, {}, s.tokens};
+      const auto handle = load_on(system, program::serialize(s.program), own);
+      if (!handle) return named(handle.error(), loaded->stages.size(), stages.list.size());
+      LoadedStage stage{&system, *handle, s.marks_before, s.marks, s.in_bytes, s.out_bytes, {}, s.tokens};
       for (const program::Value& v : s.program.values)
         if (v.storage != program::Storage::constant && v.storage != program::Storage::scratch) stage.names.push_back(v.name);
       loaded->stages.push_back(std::move(stage));

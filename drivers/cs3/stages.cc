@@ -51,14 +51,14 @@ struct Cut {
   uint32_t value;  // that crosses
 };
 
-// Between the last use of one cache and the first of the next: where fewest bytes cross.
+// Between the last use of one cache and the first of the next: where fewest bytes cross, and of such places the last, where a layer is whole.
 Result<Cut> best_cut(const Program& p, size_t from, size_t to) {
   std::optional<Cut> best;
   uint64_t least = UINT64_MAX;
   for (size_t at = from; at <= to; ++at) {
     const auto values = crossing(p, at);
     if (values.size() != 1 || p.values[values[0]].dtype != program::DType::f32) continue;
-    if (const uint64_t n = row_bytes(p.values[values[0]]); n < least) least = n, best = Cut{at, values[0]};
+    if (const uint64_t n = row_bytes(p.values[values[0]]); n <= least) least = n, best = Cut{at, values[0]};
   }
   if (!best) return unsupported(p, "more than one value would cross between ops " + std::to_string(from) + " and " + std::to_string(to));
   return *best;

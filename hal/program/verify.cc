@@ -65,7 +65,8 @@ Status check_value(const Program& p, const Value& v) {
   for (size_t i = 0; i < v.shape.size(); ++i) {
     int64_t d = v.shape[i];
     bool open = d == kTokens || d == kSteps;
-    if (!open && (d <= 0 || uint64_t(d) > kMaxAxis)) return bad(fmt::format("axis {} is {}, must be 1..2^31", i, d));
+    const bool cache = v.storage == Storage::cache; // a KvView reaches into it by 64 bits
+    if (!open && (d <= 0 || uint64_t(d) > (cache ? kMaxElements : kMaxAxis))) return bad(fmt::format("axis {} is {}, must be 1..2^{}", i, d, cache ? 40 : 31));
     if (open && i) return bad("only axis 0 may be T or S");
     if (open && (v.storage == Storage::constant || v.storage == Storage::cache)) return bad("a constant or cache has fixed axes");
     if (d == kSteps && !p.loop) return bad("an S axis in a program that is not a loop");

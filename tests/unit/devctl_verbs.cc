@@ -132,6 +132,22 @@ TEST(DevctlVerbs, ModelOfAWafer) {
   EXPECT_NE(one_wafer.err.find("next: 4 wafers"), std::string::npos) << one_wafer.err;
 }
 
+// A 70B does not fit on three wafers; on four it runs, with room for about a hundred thousand tokens of KV.
+TEST(DevctlVerbs, ModelOverSeveralWafers) {
+  if (!emulator("cs3")) GTEST_SKIP();
+  const std::string shapes = std::string(BATON_SOURCE_DIR) + "/models/llama-3.3-70b", three = "emu+cs3://0?mode=timing&wafers=3", four = "emu+cs3://0?mode=timing&wafers=4";
+  const Ran refused = devctl({"model", shapes, "--device", three, "--decode"});
+  EXPECT_EQ(refused.code, 5) << refused.err;
+  EXPECT_NE(refused.err.find("next: more wafers than 3"), std::string::npos) << refused.err;
+  json j = document({"model", shapes, "--device", four, "--decode", "--input", "1024", "--output", "64"}, "model");
+  EXPECT_NEAR(1e9 / j["tpot_ns"].get<double>() / 450, 1, 0.25) << "the vendor's figure";
+  json full = document({"model", shapes, "--device", four, "--decode", "--input", "90000", "--output", "8"}, "model");
+  EXPECT_GT(full["tpot_ns"].get<double>(), j["tpot_ns"].get<double>());
+  EXPECT_GT(full["kv_bytes_per_lane"].get<uint64_t>(), 29'000'000'000u);
+  const Ran beyond = devctl({"model", shapes, "--device", four, "--decode", "--input", "125000", "--output", "8"});
+  EXPECT_EQ(beyond.code, 5) << beyond.err;
+}
+
 TEST(DevctlVerbs, ModelBesidePublishedFigures) {
   if (!emulator("cs3")) GTEST_SKIP();
   Ran r = devctl({"model", "--calibration", "cs3", "-o", "json"});

@@ -28,21 +28,28 @@ class Rank {
  public:
   static Result<Rank> open(const Context& c, const Device& d, const model::Model& m, const ModelCall& call) {
     Rank r;
+    r.device_ = &d;
     BATON_ASSIGN(r.numbers_, model::Numbers::of(m, model::Precision::automatic));
     BATON_ASSIGN(r.shard_, model::Shard::make(m.config, 0, call.tp));
     const uint32_t context = call.input + call.output, blocks = (context + kBlockTokens - 1) / kBlockTokens;
-    r.layout_ = kv_layout(m.config, r.numbers_, r.shard_, transport::KvOrder::token_major, kBlockTokens, blocks);
-    BATON_TRY(r.layout_.check());
+    const auto whole = kv_layout(m.config, r.numbers_, r.shard_, transport::KvOrder::token_major, kBlockTokens, blocks);
+    BATON_TRY(whole.check());
     BATON_ASSIGN(r.order_, c.devices.instance().timeline("model"));
-    BATON_ASSIGN(r.kv_, d.alloc(r.layout_.bytes()));
+    BATON_ASSIGN(DeviceInfo info, d.info());
+    r.layouts_ = model::cut_layers(whole, is_pipeline(info) ? std::min(info.heap_count, m.config.layers) : 1); // a stage on each wafer
+    for (uint32_t i = 0; i < r.layouts_.size(); ++i) {
+      BATON_ASSIGN(Buffer kv, d.alloc(r.layouts_[i].bytes(), i));
+      BATON_ASSIGN(Buffer table, d.alloc(uint64_t(blocks) * 4, i));
+      r.kv_.push_back(std::move(kv));
+      r.tables_.push_back(std::move(table));
+    }
     BATON_ASSIGN(r.tokens_, d.alloc(uint64_t(context + 1) * 4));
-    BATON_ASSIGN(r.table_, d.alloc(uint64_t(blocks) * 4));
-    BATON_ASSIGN(r.token_, d.alloc(4));
+    BATON_ASSIGN(r.token_, d.alloc(4, uint32_t(r.layouts_.size()) - 1)); // where the last layers are
     if (!call.decode_alone) {
-      BATON_ASSIGN(program::Program prefill, prefill_program(m, r.numbers_, r.shard_, {r.layout_}, {std::min(call.chunk, call.input), context}));
+      BATON_ASSIGN(program::Program prefill, prefill_program(m, r.numbers_, r.shard_, r.layouts_, {std::min(call.chunk, call.input), context}));
       BATON_ASSIGN(r.prefill_, d.load(program::serialize(prefill), {}, 0, 0, call.tp));
     }
-    BATON_ASSIGN(program::Program decode, decode_program(m, r.numbers_, r.shard_, {r.layout_}, {1, context}));
+    BATON_ASSIGN(program::Program decode, decode_program(m, r.numbers_, r.shard_, r.layouts_, {1, context}));
     BATON_ASSIGN(r.decode_, d.load(program::serialize(decode), {}, 0, 0, call.tp));
     BATON_ASSIGN(r.queue_, d.queue(0));
     BATON_TRY(r.prepare(c, blocks));
@@ -54,7 +61,8 @@ class Rank {
     const double before = now();
     for (uint32_t at = 0; at < call.input; at += call.chunk) {
       const uint32_t rows = std::min(call.chunk, call.input - at);
-      std::vector<baton_binding> b = {bind("ids", tokens_, uint64_t(at) * 4, uint64_t(rows) * 4), bind("table", table_), bind("cache", kv_), bind("token", token_)};
+      std::vector<baton_binding> b = {bind("ids", tokens_, uint64_t(at) * 4, uint64_t(rows) * 4), bind("token", token_)};
+      const std::vector<std::string> names = bind_caches(b);
       int64_t args[] = {rows, at, float_arg(0), float_arg(1), 0};
       BATON_TRY(queue_.submit(next(launch(prefill_, b, args))));
       BATON_TRY(settled());
@@ -67,7 +75,8 @@ class Rank {
     const double before = now();
     for (uint32_t i = 0; i < call.output && !interrupted(); i += per_launch) {
       const uint32_t steps = std::min(per_launch, call.output - i);
-      std::vector<baton_binding> b = {bind("tokens", tokens_, uint64_t(i) * 4, uint64_t(steps + 1) * 4), bind("table", table_), bind("cache", kv_)};
+      std::vector<baton_binding> b = {bind("tokens", tokens_, uint64_t(i) * 4, uint64_t(steps + 1) * 4)};
+      const std::vector<std::string> names = bind_caches(b);
       int64_t args[] = {int64_t(call.input) + i, steps, float_arg(0), float_arg(1), 0, 0};
       BATON_TRY(queue_.submit(next(launch(decode_, b, args))));
       BATON_TRY(settled());
@@ -75,7 +84,11 @@ class Rank {
     return (now() - before) / call.output;
   }
 
-  uint64_t kv_bytes() const { return layout_.bytes(); }
+  uint64_t kv_bytes() const {
+    uint64_t n = 0;
+    for (const auto& l : layouts_) n += l.bytes();
+    return n;
+  }
   uint64_t weight_bytes(const model::Model& m) const {
     uint64_t n = 0;
     for (const model::WeightPart& p : weight_parts(m.config, shard_)) {
@@ -87,6 +100,19 @@ class Rank {
   }
 
  private:
+  // A device whose memories are one behind the other, as wafers are; a chip's are beside each other, for its lanes.
+  static bool is_pipeline(const DeviceInfo& d) { return std::string_view(d.driver) == "cs3" && d.heap_count > 1; }
+  // The names, which are to outlive the launch.
+  std::vector<std::string> bind_caches(std::vector<baton_binding>& b) const {
+    std::vector<std::string> names;
+    for (size_t i = 0; i < layouts_.size(); ++i)
+      for (const char* what : {"table", "cache"}) names.push_back(model::binding_name(what, i, layouts_.size()));
+    for (size_t i = 0; i < layouts_.size(); ++i) {
+      b.push_back(bind(names[2 * i].c_str(), tables_[i]));
+      b.push_back(bind(names[2 * i + 1].c_str(), kv_[i]));
+    }
+    return names;
+  }
   Op next(Op op) {
     if (value_) op.wait(order_, value_);
     return op.signal(order_, ++value_);
@@ -99,16 +125,23 @@ class Rank {
     BATON_ASSIGN(Buffer table, host.alloc(uint64_t(blocks) * 4));
     BATON_ASSIGN(void* at, table.map());
     for (uint32_t i = 0; i < blocks; ++i) static_cast<int32_t*>(at)[i] = int32_t(i);
-    BATON_TRY(queue_.submit({next(fill(tokens_, 0, tokens_.bytes(), 0)), next(copy(table, 0, table_, 0, uint64_t(blocks) * 4))}));
+    BATON_TRY(queue_.submit(next(fill(tokens_, 0, tokens_.bytes(), 0))));
+    for (size_t i = 0; i < tables_.size(); ++i) {
+      BATON_ASSIGN(Queue to, device_->queue(tables_.size() > 1 ? uint32_t(i) : 0));
+      BATON_TRY(to.submit(next(copy(table, 0, tables_[i], 0, uint64_t(blocks) * 4))));
+      BATON_TRY(settled());
+    }
     return settled();
   }
 
   model::Numbers numbers_;
   model::Shard shard_;
-  transport::KvLayout layout_;
+  const Device* device_ = nullptr;
+  model::Layouts layouts_; // one, or one for each stage
   Timeline order_;
   uint64_t value_ = 0;
-  Buffer kv_, tokens_, table_, token_;
+  std::vector<Buffer> kv_, tables_; // by stage
+  Buffer tokens_, token_;
   Program prefill_, decode_;
   Queue queue_;
 };
