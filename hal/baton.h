@@ -698,6 +698,24 @@ typedef void (*baton_finding_fn)(void* user, const baton_finding*);
  */
 BATON_API int32_t baton_set_finding_callback(baton_instance*, baton_finding_fn, void* user, baton_error*);
 
+/* ---- statistics: what other processes see -------------------------------------------------------------------------- */
+
+/* Every instance keeps a page that other processes of this user may read while it runs, and after it was killed: its open devices, its
+ * queues, and values that you name. hal/stats.h is its layout; `devctl who`, `stats` and `top` show it. BATON_RUN_DIR names the folder ("":
+ * no file), else it is XDG_RUNTIME_DIR/baton, else /dev/shm/baton-run-UID. */
+
+/* The word of a value in this instance's page, 0 at first; the same word for the same name. A name is as Prometheus has them, with labels
+ * if there are any: baton_requests, baton_itl_wall_seconds{quantile="0.5"}; values that are seconds there are nanoseconds here.
+ * Owner    the instance: good until it is destroyed.
+ * Threads  any; store and add atomically where several threads do.
+ * Errors   none: NULL for NULL. Where there is no room (448 rows) the word is shared.
+ *
+ *     *baton_stats_value(in, "baton_requests") = 3;
+ */
+BATON_API uint64_t* baton_stats_value(baton_instance*, const char* name);
+/* The folder that this instance's page is in, "" if it has no file. Owned by the instance. */
+BATON_API const char* baton_stats_folder(baton_instance*);
+
 #ifdef __cplusplus
 }
 #endif

@@ -424,6 +424,10 @@ class Instance : public Handle<baton_instance, baton_instance_destroy> {
     if (baton_set_finding_callback(h_, fn, user, &e)) return e;
     return {};
   }
+  // baton_stats_value: a word in this instance's statistics page, for other processes to see.
+  uint64_t* stats_value(const std::string& name) const { return baton_stats_value(h_, name.c_str()); }
+  // baton_stats_folder: where that page is.
+  std::string stats_folder() const { return baton_stats_folder(h_); }
   // baton_poll: makes progress, never sleeps; returns how many events it handled.
   uint32_t poll(uint32_t budget = 64) const { return baton_poll(h_, budget); }
   // baton_poll_wait: sleeps until something was handled, or the deadline.

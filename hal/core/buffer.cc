@@ -15,6 +15,7 @@ void destroy(baton_buffer* b) {
     DriverCall call(d);
     if (d->driver->free) d->driver->free(d->handle, b->memory);
   }
+  add(d->stats->memory_bytes, uint64_t(0) - b->bytes), add(d->stats->buffers, uint64_t(0) - 1);
   dispose(d->instance, b);
 }
 
@@ -25,6 +26,7 @@ int32_t make_buffer(baton_device* d, void* memory, uint32_t heap, uint64_t bytes
   b->heap = heap;
   b->bytes = bytes;
   b->epoch = epoch;
+  add(d->stats->memory_bytes, bytes), add(d->stats->buffers, 1);
   host_address(b, nullptr);  // while no lock but the device's is needed
   Hold hold(d->instance);
   d->buffers.insert(b);

@@ -18,6 +18,7 @@ namespace {
 
 void destroy_device(baton_device* d) {
   d->instance->devices.erase(d);
+  d->instance->stats.give(d->stats);
   {
     DriverCall call(d);
     if (d->driver->close) d->driver->close(d->handle);
@@ -90,6 +91,8 @@ void lose_device(baton_device* d, const baton_error& cause) {
   d->gone = true;
   ++d->epoch;
   d->cause.epoch = d->epoch;
+  put(d->stats->epoch, d->epoch);
+  put(d->stats->lost, 1);
   for (baton_queue* q : in->queues) {
     if (!q || q->device != d || q->epoch == d->epoch) continue;
     in->waker.remove(q->fd);  // a dead descriptor is readable for ever
@@ -157,6 +160,8 @@ int32_t baton_open(baton_instance* in, const char* text, baton_device** out, bat
     return code;
   }
   if (d->info.epoch) d->epoch = d->info.epoch;
+  d->stats = in->stats.take(BATON_STATS_DEVICE, d->shown);
+  put(d->stats->epoch, d->epoch);
   Hold hold(in);
   in->devices.insert(d.get());
   *out = d.release();
@@ -261,6 +266,7 @@ int32_t baton_reset(baton_device* d, baton_error* error) {
   }
   Hold hold(in);
   d->gone = false;
+  put(d->stats->lost, 0);
   return ok(error);
 }
 

@@ -31,6 +31,7 @@ struct baton_device {
   std::atomic<uint32_t> children{0};
   baton::core::List<baton_buffer> buffers;
   baton::core::List<baton_program> programs;
+  baton_stats_row* stats = nullptr;  // never NULL once open
   baton_device *prev = nullptr, *next = nullptr;
 };
 

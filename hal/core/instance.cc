@@ -12,7 +12,7 @@
 
 using namespace baton::core;
 
-baton_instance::baton_instance(Options options) : registry(std::move(options)), services(make_services()), batch(64) {}
+baton_instance::baton_instance(Options options) : registry(options), stats(options.run_folder), services(make_services()), batch(64) {}
 baton_instance::~baton_instance() = default;
 
 int32_t baton_instance_create(const baton_instance_options* options, baton_instance** out, baton_error* error) {

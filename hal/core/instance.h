@@ -12,6 +12,7 @@
 #include "hal/core/lock.h"
 #include "hal/core/op.h"
 #include "hal/core/registry.h"
+#include "hal/core/stats.h"
 #include "hal/core/timeline.h"
 #include "hal/core/waker.h"
 
@@ -36,6 +37,7 @@ struct baton_instance {
   bool took_posted = false;             // let in, and not yet run
   baton::core::Waker waker;
   baton::core::Registry registry;
+  baton::core::StatsPage stats;
   baton::core::Layers layers;
   baton::core::OpPool ops{this};
 

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -42,12 +43,19 @@ std::vector<std::string> folders(const char* given, const char* variable) {
 
 }  // namespace
 
+// BATON_RUN_DIR ("" for none), else a folder of this user's in memory.
+static std::string run_folder() {
+  if (const char* given = getenv("BATON_RUN_DIR")) return given;
+  const char* runtime = getenv("XDG_RUNTIME_DIR");
+  return runtime && runtime[0] == '/' ? std::string(runtime) + "/baton" : "/dev/shm/baton-run-" + std::to_string(geteuid());
+}
+
 Options read_options(const baton_instance_options* given) {
   baton_instance_options o{};
   if (given) std::memcpy(&o, given, given->struct_size ? std::min<size_t>(given->struct_size, sizeof o) : sizeof o);
   const char* layers = o.layers ? o.layers : getenv("BATON_LAYERS");
   return {folders(o.driver_path, "BATON_DRIVER_PATH"), folders(o.emulator_path, "BATON_EMULATOR_PATH"), layers ? layers : "",
-          !o.layers && layers};
+          run_folder(), !o.layers && layers};
 }
 
 std::optional<std::string> take_layer(std::string& layers, const std::string& name) {

@@ -18,6 +18,8 @@ int32_t register_queue(std::unique_ptr<baton_queue> q, baton_queue** out, baton_
   baton_instance* in = q->instance;
   if (in->validator) q->door.store(baton_queue::kValidated, std::memory_order_relaxed);
   if (Status s = in->waker.add(q->fd); !s) return fail(error, s.error());
+  constexpr baton_stats_kind kKinds[] = {BATON_STATS_LANE, BATON_STATS_LINK, BATON_STATS_TABLE};  // QueueKind
+  q->stats = in->stats.take(kKinds[size_t(q->kind)], q->name, q->device ? q->device->stats : nullptr);
   Hold hold(in);
   in->queues.push_back(q.get());
   *out = q.release();
@@ -120,6 +122,7 @@ void close_queue(baton_queue* q, const baton_error& cause) {
         if (*inner) close_queue(*inner, cause);
     link = std::move(q->link);
     close_driver_queue(q);
+    in->stats.give(q->stats);  // while its device has a row
     if (q->device) drop_child(q->device);
     unregister(q);
     drain(in);

@@ -45,6 +45,7 @@ struct baton_queue {
   static constexpr uint8_t kClosing = 1, kValidated = 2;
   bool closing() const { return door.load(std::memory_order_seq_cst) & kClosing; }
   bool dead = false;      // closed inside a poll
+  baton_stats_row* stats = nullptr;  // never NULL once registered
   uint64_t end_ns = 0;    // modelled end of the latest op
   uint64_t wall_end = 0;  // of the latest op, for spans
   std::unique_ptr<baton::core::Link> link;

@@ -196,6 +196,16 @@ void watch_end(Op* op, uint64_t end_ns, const baton_error* error) {
   if (in->validator) in->validator->ended(op, error);
 }
 
+// For whoever looks from outside (stats.h).
+void count_end(const Op* op, uint64_t end_ns, const baton_error* error) {
+  baton_stats_row& row = *op->queue->stats;
+  count(row.done);
+  if (error) count(row.failed);
+  else if (op->bytes) count(row.bytes, op->bytes);
+  if (end_ns) put(row.modelled_ns, end_ns);
+  put(row.changed_ns, coarse_ns());
+}
+
 // Moves ready ops to the batch; they count as issued from here on, since a driver may complete them inside submit.
 uint32_t fill_batch(baton_queue* q) {
   baton_instance* in = q->instance;
@@ -300,6 +310,8 @@ void enqueue(Op* op, const baton_error* refused) {
   baton_queue* q = op->queue;
   op->state = OpState::waiting;
   op->sequence = ++q->sequence;
+  put(q->stats->submitted, q->sequence);
+  if (!q->head) put(q->stats->changed_ns, coarse_ns());
   op->prev = q->tail;
   op->next = nullptr;
   (q->tail ? q->tail->next : q->head) = op;
@@ -363,6 +375,7 @@ void complete_at(Op* op, uint64_t end_ns, const baton_error* error) {
     error = &e;
   }
   if (q->instance->watched) watch_end(op, end_ns, error);
+  count_end(op, end_ns, error);
   detach(op);
   signal_all(op, end_ns, error);
   if (op->hop) child_done(op, end_ns, error);
