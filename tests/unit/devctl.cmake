@@ -1,4 +1,4 @@
-# devctl: its parts in process, and every verb of the program as a person would call it.
+# devctl and what it looks at: its parts in process, and every verb of the program as a person would call it.
 if(TARGET baton_devctl)
   set(devctl_needs devctl)
   foreach(part baton-driver-host baton-driver-neuron baton-driver-cs3 baton-emu-neuron baton-emu-cs3)
@@ -8,4 +8,6 @@ if(TARGET baton_devctl)
   endforeach()
   baton_test(unit_devctl_parts SOURCES unit/devctl_parts.cc LIBS baton_devctl LABELS unit)
   baton_test(unit_devctl_verbs SOURCES unit/devctl_verbs.cc LIBS baton_test_support nlohmann_json::nlohmann_json LABELS unit single DEPENDS ${devctl_needs})
+  baton_test(unit_devctl_machines SOURCES unit/devctl_machines.cc LIBS baton_test_support nlohmann_json::nlohmann_json LABELS unit single DEPENDS ${devctl_needs})
+  baton_test(unit_devctl_watch SOURCES unit/devctl_watch.cc LIBS baton baton_test_support nlohmann_json::nlohmann_json LABELS unit single DEPENDS ${devctl_needs} baton-layer-record)
 endif()

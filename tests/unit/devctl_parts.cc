@@ -1,13 +1,22 @@
 // devctl's parts: selectors, tables, units, codes, PCI ids.
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
 #include <set>
+#include <sstream>
 
 #include "hal/baton.h"
 #include "tools/devctl/codes.h"
 #include "tools/devctl/devices.h"
+#include "tools/devctl/environment.h"
 #include "tools/devctl/machine.h"
 #include "tools/devctl/output.h"
+#include "tools/devctl/pages.h"
+#include "tools/devctl/screen.h"
+#include "tools/devctl/tar.h"
+#include "tools/devctl/top.h"
+#include "tools/devctl/watch.h"
 
 namespace baton::devctl {
 namespace {
@@ -112,6 +121,100 @@ TEST(Machine, IsProbed) {
   EXPECT_GT(m->memory_bytes, 0u);
   EXPECT_FALSE(m->numa.empty());
   EXPECT_EQ(machine_json(*m)["cores"], m->cores);
+}
+
+// hal/HOST_SURFACE.md lists what the sources read (tests/docs/surface_test.sh holds it against them): env explains each.
+TEST(Environment, IsWhatTheHostSurfaceLists) {
+  std::ifstream in(std::string(BATON_SOURCE_DIR) + "/hal/HOST_SURFACE.md");
+  std::stringstream page;
+  page << in.rdbuf();
+  std::set<std::string> known, read;
+  for (auto& v : variables()) {
+    known.insert(v.name);
+    EXPECT_NE(page.str().find("`" + std::string(v.name) + "`"), std::string::npos) << v.name << " is explained, and nothing reads it";
+    EXPECT_FALSE(std::string_view(v.meaning).empty());
+  }
+  for (std::string line; std::getline(page, line);) {
+    if (line.rfind("| environment", 0) != 0) continue;
+    const std::string names = line.substr(0, line.find('|', line.find('|', 1) + 1));
+    for (size_t at = 0; (at = names.find('`', at)) != std::string::npos;) {
+      const size_t end = names.find('`', at + 1);
+      const std::string name = names.substr(at + 1, end - at - 1);
+      if (name.find_first_of("./") == std::string::npos) read.insert(name);
+      at = end + 1;
+    }
+  }
+  EXPECT_GT(read.size(), 20u);
+  for (auto& name : read) EXPECT_TRUE(known.contains(name)) << name << " is read, and devctl env does not know it (tools/devctl/env.cc)";
+}
+
+TEST(Environment, SecretsAreKnownByTheirNames) {
+  EXPECT_TRUE(is_secret("AWS_SECRET_ACCESS"));
+  EXPECT_TRUE(is_secret("X_API_KEY"));
+  EXPECT_FALSE(is_secret("BATON_LAYERS"));
+}
+
+TEST(Screen, LinesAreCutByColumnsAndTheirColoursClosed) {
+  EXPECT_EQ(cut("abcdef", 3), "abc");
+  EXPECT_EQ(cut("\x1b[1mabcdef", 3), "\x1b[1mabc\x1b[0m");
+  EXPECT_EQ(cut("\xc3\xa4\xc3\xb6x", 2), "\xc3\xa4\xc3\xb6");
+  EXPECT_EQ(cut("", 3), "");
+}
+
+json process(uint64_t pid, uint64_t done, uint64_t bytes) {
+  return {{"pid", pid}, {"command", "x"}, {"alive", true}, {"since", ""}, {"devices", json::array({{{"device", "neuron://0"}, {"memory_bytes", 4096}, {"buffers", 2}, {"epoch", 1}, {"lost", false}}})},
+          {"queues", json::array({{{"queue", "neuron://0 lane 0"}, {"kind", "lane"}, {"submitted", done + 1}, {"done", done}, {"failed", 0}, {"bytes", bytes}, {"idle_ns", 5'000'000}, {"modelled_ns", done * 1000}}})},
+          {"values", {{"baton_requests", 2}, {"baton_tokens_total", done}}}};
+}
+
+TEST(Stats, ADeltaIsBySecondAndByProcess) {
+  const json before = {{"processes", json::array({process(7, 100, 1000)})}}, after = {{"processes", json::array({process(7, 300, 5000), process(8, 10, 0)})}};
+  const json d = stats_delta(before, after, 2);
+  EXPECT_EQ(d["processes"][0]["queues"][0]["ops_per_s"], 100.0);
+  EXPECT_EQ(d["processes"][0]["queues"][0]["bytes_per_s"], 2000.0);
+  EXPECT_EQ(d["processes"][0]["queues"][0]["modelled_ns_per_s"], 100'000.0);
+  EXPECT_EQ(d["processes"][0]["values"]["baton_tokens_total"], 100.0);
+  EXPECT_EQ(d["processes"][0]["values"]["baton_requests"], 2);
+  EXPECT_EQ(d["processes"][1]["queues"][0]["ops_per_s"], 5.0) << "a new one counts from 0";
+}
+
+TEST(Top, FitsItsTerminalWhateverRuns) {
+  json many = {{"processes", json::array()}};
+  for (uint64_t i = 0; i < 60; ++i) many["processes"].push_back(process(i + 1, 10, 10));
+  Output out(false, false);
+  for (size_t height : {3u, 24u, 60u}) {
+    const auto lines = top_lines(out, many, stats_delta(many, many, 1), {.width = 80, .height = height});
+    EXPECT_EQ(lines.size(), height);
+    EXPECT_NE(lines.back().find("q quit"), std::string::npos);
+  }
+  const auto one = top_lines(out, {{"processes", json::array({process(7, 300, 5000)})}}, nullptr, {.width = 80, .height = 24});
+  std::string all;
+  for (auto& l : one) {
+    EXPECT_LE(l.size(), 80u) << l;
+    all += l + "\n";
+  }
+  EXPECT_NE(all.find("2 requests"), std::string::npos) << all;
+  EXPECT_NE(all.find("neuron://0 lane 0"), std::string::npos) << all;
+}
+
+TEST(Pages, HoldersOfDeviceNodesAreFoundInProc) {
+  char folder[] = "/tmp/baton-proc-XXXXXX";
+  ASSERT_TRUE(mkdtemp(folder));
+  const std::string proc = folder;
+  std::filesystem::create_directories(proc + "/42/fd");
+  std::filesystem::create_directories(proc + "/self/fd");
+  std::filesystem::create_symlink("/dev/neuron3", proc + "/42/fd/5");
+  std::filesystem::create_symlink("/dev/neuron3", proc + "/42/fd/6");
+  std::filesystem::create_symlink("/dev/infiniband/uverbs0", proc + "/42/fd/7");
+  std::filesystem::create_symlink("/dev/null", proc + "/42/fd/8");
+  std::ofstream(proc + "/42/cmdline") << std::string("python3\0serve.py\0", 18);
+  const auto found = kernel_holders(proc);
+  std::filesystem::remove_all(proc);
+  ASSERT_EQ(found.size(), 2u);
+  EXPECT_EQ(found[0].what, "neuron3");
+  EXPECT_EQ(found[0].pid, 42u);
+  EXPECT_EQ(found[0].command, "python3 serve.py");
+  EXPECT_EQ(found[1].what, "uverbs0");
 }
 
 }  // namespace

@@ -9,63 +9,17 @@
 #include <string>
 #include <vector>
 
-#include "tests/support/process.h"
-#include "tests/unit/devctl_schema.hpp"
+#include "tests/unit/devctl_test.hpp"
 
 namespace {
 
-using baton::test::Exit;
-using baton::test::Process;
+using namespace baton::test;
 using nlohmann::json;
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kPatienceMs = 120'000;
-#else
-constexpr int kPatienceMs = 30'000;
-#endif
-
-struct Ran {
-  int code = -1;
-  std::string out, err;
-};
-
-Ran devctl(std::vector<std::string> args, std::map<std::string, std::string> env = {}) {
-  args.insert(args.begin(), baton::test::tool("devctl"));
-  Process p(args, std::move(env));
-  p.close_stdin();
-  Exit e = p.wait(kPatienceMs);
-  EXPECT_TRUE(e.ended) << "hangs";
-  return {e.code, p.out(), p.err()};
-}
-
-// Parses stdout as one JSON document and checks what every document has.
-json document(const std::vector<std::string>& args, const std::string& schema) {
-  std::vector<std::string> all = args;
-  all.insert(all.end(), {"-o", "json"});
-  Ran r = devctl(all);
-  EXPECT_EQ(r.code, 0) << r.err;
-  EXPECT_EQ(r.err, "");
-  json j = json::parse(r.out, nullptr, false);
-  EXPECT_FALSE(j.is_discarded()) << r.out;
-  EXPECT_EQ(j.is_object() ? j.value("schema", "") : "", "baton.devctl." + schema + "/1");
-  EXPECT_EQ(baton::test::schema_problem(j), "");
-  return j;
-}
-
-// An error is one line and a next: line on stderr, and nothing on stdout.
-void refused(const std::vector<std::string>& args, int code) {
-  Ran r = devctl(args);
-  SCOPED_TRACE(testing::PrintToString(args));
-  EXPECT_EQ(r.code, code) << r.err;
-  EXPECT_EQ(r.out, "");
-  EXPECT_EQ(std::count(r.err.begin(), r.err.end(), '\n'), 2) << r.err;
-  EXPECT_EQ(r.err.rfind("devctl: ", 0), 0u) << r.err;
-  EXPECT_NE(r.err.find("\nnext: "), std::string::npos) << r.err;
-}
 
 bool emulator(const std::string& scheme) { return std::filesystem::exists(baton::test::plugin("baton-emu-" + scheme)); }
 
-const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"model"}, {"artifacts"}, {"place"}, {"fabric"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"workers"}, {"explain"}, {"version"}};
+const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"model"}, {"artifacts"}, {"place"}, {"fabric"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"workers"}, {"explain"}, {"version"}, {"who"}, {"stats"}, {"top"}, {"health"}, {"diag"}, {"reset"}, {"record"}, {"report"}, {"env"}, {"snapshot"}, {"completion"}, {"emu"}, {"emu", "up"}, {"emu", "ls"}, {"emu", "down"}};
+
 
 TEST(DevctlVerbs, EachHasHelp) {
   for (auto verb : kVerbs) {

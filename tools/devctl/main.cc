@@ -1,8 +1,12 @@
 // devctl: looks into a machine: devices, paths, fabrics, and what they do. See verbs.h.
 #include "drivers/cs3/placement/place.hpp"
+#include "tools/devctl/care.h"
 #include "tools/devctl/completion.h"
+#include "tools/devctl/emu.h"
+#include "tools/devctl/interrupt.h"
 #include "tools/devctl/options.h"
 #include "tools/devctl/verbs.h"
+#include "tools/devctl/watch.h"
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -11,17 +15,9 @@
 #include <functional>
 #include <map>
 #include <optional>
-#include <unistd.h>
 
 namespace baton::devctl {
 namespace {
-
-volatile std::sig_atomic_t g_interrupts = 0;  // a signal handler has no other place
-
-void on_interrupt(int) {
-  g_interrupts = g_interrupts + 1;
-  if (g_interrupts > 1) _exit(kInterrupted);  // a second one does not wait for the verb
-}
 
 using Verb = std::function<int(const Context&)>;
 
@@ -35,6 +31,12 @@ struct Arguments {
   std::string output = "text", from, selector, device, code, file;
   TopoCall topo;
   SnapshotCall snapshot;
+  StatsCall stats;
+  TopCall top;
+  DiagCall diag;
+  ResetCall reset;
+  EmuCall emu;
+  std::vector<std::string> command;
   CopyBench copy;
   KvBench kv;
   ReplayCall replay;
@@ -146,8 +148,58 @@ void add_workers(CLI::App& app, Arguments& a, Verb& verb) {
   w->callback([&] { verb = [&](const Context& c) { return workers(c, a.workers); }; });
 }
 
+// Verbs that look at what runs.
+void add_watch(CLI::App& app, Arguments& a, Verb& verb) {
+  auto* w = app.add_subcommand("who", "Which process holds what: device, memory, queues, since when; also what killed ones have left");
+  w->add_option("DEV", a.selector, "Which device (default: all)");
+  w->callback([&] { verb = [&](const Context& c) { return who(c, a.selector); }; });
+  auto* s = app.add_subcommand("stats", "What processes count: ops, bytes, what is open, values that they name");
+  s->add_flag("--delta", a.stats.delta, "What happens in a second, instead of since the start");
+  s->add_option("--interval-ms", a.stats.interval_ms, "How long --delta looks")->check(CLI::Range(10, 3600000))->capture_default_str();
+  s->add_flag("--prometheus", a.stats.prometheus, "As Prometheus reads it");
+  s->callback([&] { verb = [&](const Context& c) { return stats(c, a.stats); }; });
+  auto* t = app.add_subcommand("top", "Live, on a terminal: devices, links, requests, times; ? shows the keys");
+  t->add_option("--interval-ms", a.top.interval_ms, "Between two frames")->check(CLI::Range(100, 3600000))->capture_default_str();
+  t->add_option("--frames", a.top.frames, "End after so many; 0: at q")->capture_default_str();
+  t->callback([&] { verb = [&](const Context& c) { return top(c, a.top); }; });
+}
+
+void add_emu(CLI::App& app, Arguments& a, Verb& verb) {
+  auto* e = app.add_subcommand("emu", "Emulated systems that outlive a command");
+  e->require_subcommand(1);
+  auto* up = e->add_subcommand("up", "Start one, and print the address to open");
+  up->add_option("ADDRESS", a.emu.address, "emu+cs3://0?threads=2, emu+neuron://0?machine=trn2.48xlarge")->required();
+  up->add_option("--name", a.emu.name, "What to call it (default: its scheme and a number)");
+  up->add_option("--listen", a.emu.listen, "HOST:PORT of a daemon; port 0: any")->capture_default_str();
+  up->callback([&] { verb = [&](const Context& c) { return emu_up(c, a.emu); }; });
+  e->add_subcommand("ls", "Those that are up, and those that ended by themselves")->callback([&] { verb = emu_ls; });
+  auto* down = e->add_subcommand("down", "End one, or all");
+  down->add_option("NAME", a.code, "As emu ls shows it, or all")->required();
+  down->callback([&] { verb = [&](const Context& c) { return emu_down(c, a.code); }; });
+}
+
 // Verbs for whoever looks after a machine.
 void add_care(CLI::App& app, Arguments& a, Verb& verb) {
+  app.add_subcommand("health", "What is wrong here, and what to do; touches nothing; exit code 1 if something is")->callback([&] { verb = health; });
+  auto* d = app.add_subcommand("diag", "Tests: 1 software, 2 memory and queues, 3 links and the whole path, 4 soak; each level includes those below");
+  d->add_option("-l,--level", a.diag.level, "How much")->check(CLI::Range(1, 4))->capture_default_str();
+  d->add_option("TEST", a.diag.tests, "Only these, as --list names them");
+  d->add_option("--device", a.diag.devices, "DEVs to test (default: all that are found)");
+  d->add_option("--seconds", a.diag.soak_s, "Of the soak")->check(CLI::Range(1, 604800))->capture_default_str();
+  d->add_flag("--list", a.diag.list, "Print the tests, what each takes and whom it disturbs");
+  d->callback([&] { verb = [&](const Context& c) { return diag(c, a.diag); }; });
+  auto* r = app.add_subcommand("reset", "Reset a device; refuses while somebody holds it, and says who");
+  r->add_option("DEV", a.reset.device, "Which")->required();
+  r->add_flag("--dry-run", a.reset.dry_run, "Say what would be done");
+  r->callback([&] { verb = [&](const Context& c) { return reset(c, a.reset); }; });
+  auto* rec = app.add_subcommand("record", "Run a program, and record its calls of libbaton for devctl replay");
+  rec->add_option("FILE", a.file, "The recording; %p in it is the process's number")->required();
+  rec->add_option("COMMAND", a.command, "The program and its arguments, after --")->required();
+  rec->callback([&] { verb = [&](const Context& c) { return record(c, a.file, a.command); }; });
+  auto* rep = app.add_subcommand("report", "All of it in one tar, without secrets, for whoever helps");
+  rep->add_option("FILE", a.file, "The tar; it must not exist (default: baton-report-TIME.tar)");
+  rep->callback([&] { verb = [&](const Context& c) { return report(c, a.file); }; });
+  app.add_subcommand("env", "Each variable that Baton reads, its value, what it does")->callback([&] { verb = env; });
   auto* s = app.add_subcommand("snapshot", "Everything that devctl can read here, in one file for --from; disturbs nobody");
   s->add_option("FILE", a.snapshot.file, "Where to (default: stdout)");
   s->add_flag("--open", a.snapshot.open, "Open the devices too, for the paths between them");
@@ -191,7 +243,9 @@ void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
   auto* e = app.add_subcommand("explain", "What an error code means and what to do");
   e->add_option("CODE", a.code, "As in DEVICE_LOST or 7 (default: all)");
   e->callback([&] { verb = [&](const Context& c) { return explain(c.out, a.code); }; });
+  add_watch(app, a, verb);
   add_care(app, a, verb);
+  add_emu(app, a, verb);
   app.add_subcommand("version", "Versions, drivers and emulators found")->callback([&] { verb = version; });
 }
 
@@ -234,19 +288,14 @@ int run(int argc, char** argv) {
     if (!snapshot) throw;
     return out.fail(kUsage, fmt::format("{} is not as devctl writes a snapshot: {}", a.from, e.what()), "take it again with devctl snapshot");
   }
-  return g_interrupts ? int(kInterrupted) : code;
+  return interrupted() ? int(kInterrupted) : code;
 }
 
 }  // namespace
-
-bool interrupted() { return g_interrupts != 0; }
-
 }  // namespace baton::devctl
 
 int main(int argc, char** argv) {
-  struct sigaction action {};
-  action.sa_handler = baton::devctl::on_interrupt;
-  sigaction(SIGINT, &action, nullptr);
+  baton::devctl::catch_interrupts();
   std::signal(SIGPIPE, SIG_DFL);
   try {
     return baton::devctl::run(argc, argv);

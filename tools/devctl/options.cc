@@ -48,19 +48,25 @@ std::vector<std::string> schemes(const char* variable, std::string_view prefix, 
 
 }  // namespace
 
-std::string emulator_program(std::string_view scheme) {
-  for (const std::string& folder : folders("BATON_EMULATOR_PATH")) {
-    std::string path = folder + "/baton-emu-" + std::string(scheme);
-    if (access(path.c_str(), X_OK) == 0) return path;
-  }
+std::string emulator_program(const std::string& scheme) {
+  for (const std::string& folder : folders("BATON_EMULATOR_PATH"))
+    if (std::string path = folder + "/baton-emu-" + scheme; scheme.find('/') == std::string::npos && access(path.c_str(), X_OK) == 0) return path;
   return "";
 }
+
+std::optional<std::string> variable(const char* name) {
+  const char* value = getenv(name);
+  return value ? std::optional<std::string>(value) : std::nullopt;
+}
+
+void set_variable(const char* name, const std::string& value) { setenv(name, value.c_str(), 1); }
 
 Options read_options() {
   Options o;
   const char* no_color = getenv("NO_COLOR");
   o.colour = isatty(STDOUT_FILENO) && !(no_color && *no_color);
   if (const char* sysfs = getenv("BATON_SYSFS_ROOT"); sysfs && *sysfs) o.sysfs = sysfs;
+  o.runtime = variable("XDG_RUNTIME_DIR").value_or("");
   o.drivers = schemes("BATON_DRIVER_PATH", "libbaton-driver-", ".so");
   o.emulators = schemes("BATON_EMULATOR_PATH", "baton-emu-", "");
   return o;

@@ -13,7 +13,9 @@ namespace {
 
 constexpr char kSchema[] = "baton.devctl.snapshot/1";
 constexpr Reading kReadings[] = {{"version", version_document}, {"list", list_document},     {"info", info_document},
-                                 {"topo", topo_document},       {"fabric", fabric_document}, {"summary", summary_document}};
+                                 {"topo", topo_document},       {"fabric", fabric_document}, {"summary", summary_document},
+                                 {"who", who_document},         {"stats", stats_document},   {"health", health_document},
+                                 {"env", env_document}};
 
 }  // namespace
 

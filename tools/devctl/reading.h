@@ -53,5 +53,9 @@ Result<json> topo_document(const Context&);
 Result<json> opened_topo_document(const Context&, const std::vector<std::string>& selectors);  // with the paths
 Result<json> fabric_document(const Context&);
 Result<json> version_document(const Context&);
+Result<json> who_document(const Context&);
+Result<json> stats_document(const Context&);
+Result<json> health_document(const Context&);
+Result<json> env_document(const Context&);
 
 }  // namespace baton::devctl

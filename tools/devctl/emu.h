@@ -1,0 +1,25 @@
+// emu.h: emulated systems that outlive a command: a wafer's daemon, a Neuron machine that processes share.
+//
+// Each is a file NAME.json in the run folder's emu/, beside the statistics pages: its address, its process or its folder.
+//
+// Owner    the user: emu up makes one, emu down ends it.   Threads  one.   Cost  up: the emulator's start.
+// Errors   BUSY: the name is taken, the port is in use, somebody holds a core. NOT_FOUND: no emulator, no system of that name.
+//
+//     return emu_up(c, {.address = "emu+cs3://0", .name = "a"});
+#pragma once
+
+#include "tools/devctl/verbs.h"
+
+namespace baton::devctl {
+
+struct EmuCall {
+  std::string address;                   // emu+cs3://0?threads=2, emu+neuron://0?machine=trn2.48xlarge
+  std::string name;                      // "": the scheme and a number
+  std::string listen = "127.0.0.1:0";    // of a daemon
+};
+
+int emu_up(const Context&, const EmuCall&);
+int emu_ls(const Context&);
+int emu_down(const Context&, const std::string& name);  // or "all"
+
+}  // namespace baton::devctl

@@ -1,0 +1,160 @@
+// top: devices, links, requests and their times, live on a terminal.
+#include "tools/devctl/top.h"
+
+#include "tools/devctl/pages.h"
+#include "tools/devctl/screen.h"
+#include "tools/devctl/watch.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <ctime>
+#include <sstream>
+
+namespace baton::devctl {
+namespace {
+
+std::string text_of(const json& j, const char* key) { return clean(j.at(key).get<std::string>()); }
+
+std::string clipped(const std::string& s, size_t most) { return s.size() <= most ? s : s.substr(0, most - 1) + "~"; }
+
+// Of a process's values, "" if it has none of that name.
+std::string value_of(const json& values, const std::string& name, bool time) {
+  auto it = values.find(name);
+  if (it == values.end()) return "-";
+  const double v = it->get<double>();
+  return time ? (v > 0 ? ns_text(v) : "-") : fmt::format("{:.0f}", v);
+}
+
+std::string program_of(const json& p) {
+  std::string s = text_of(p, "command");
+  const size_t space = std::min(s.find(' '), s.size()), slash = s.rfind('/', space);
+  return slash < space ? s.substr(slash + 1) : s;
+}
+
+void add_table(std::vector<std::string>& lines, const Output& out, const Table& t) {
+  std::istringstream text(t.text());
+  bool first = true;
+  for (std::string line; std::getline(text, line); first = false) lines.push_back(first ? out.bold(line) : line);
+}
+
+bool has_requests(const json& p) { return p.at("values").contains("baton_requests"); }
+
+// `delta` has the same processes in the same order.
+const json& rates(const json& delta, size_t i) { return delta.at("processes").at(i); }
+
+void queue_rows(Table& t, const json& now, const json& delta, bool links, bool busy_only) {
+  for (size_t i = 0; i < now.at("processes").size(); ++i) {
+    const json& p = now["processes"][i];
+    for (size_t k = 0; k < p.at("queues").size(); ++k) {
+      const json& q = p["queues"][k];
+      if ((q.at("kind") != "lane") != links) continue;
+      const uint64_t open = q.at("submitted").get<uint64_t>() - q.at("done").get<uint64_t>();
+      const json* r = delta.is_null() ? nullptr : &rates(delta, i).at("queues").at(k);
+      if (busy_only && !open && (!r || r->at("ops_per_s") == 0.0)) continue;
+      const double modelled = r ? r->at("modelled_ns_per_s").get<double>() : 0;
+      t.row({clipped(text_of(q, "queue"), 34), fmt::format("{}{}", p.at("pid").get<uint32_t>(), p.at("alive") ? "" : "+"), r ? fmt::format("{:.0f}", r->at("ops_per_s").get<double>()) : "-",
+             r ? rate_text(r->at("bytes_per_s")) : "-", std::to_string(open), open ? ns_text(double(q.at("idle_ns").get<uint64_t>())) : "-",
+             std::to_string(q.at("failed").get<uint64_t>()), modelled > 0 ? fmt::format("{:.1f} %", modelled / 1e7) : "-"});
+    }
+  }
+}
+
+std::vector<std::string> help_lines() {
+  return {"", "  q        quit", "  ?        this help, and back", "  p space  pause, go on", "  b        busy ones only, or all", "",
+          "  OPS/s, RATE   what ended in the last second, wall time", "  OPEN          submitted and not ended; STUCK FOR: since something last ended",
+          "  MODELLED      time of the timing model that passed in a second of wall time", "  TTFT, ITL     p50 and p99 of the last requests; wall and modelled are two clocks",
+          "  PID+          that process was killed: these are its last counts", "", "  devctl health says what is wrong, devctl stats has every number"};
+}
+
+}  // namespace
+
+std::vector<std::string> top_lines(const Output& out, const json& now, const json& delta, const TopView& view) {
+  std::vector<std::string> lines;
+  uint64_t requests = 0, devices = 0;
+  for (auto& p : now.at("processes")) {
+    devices += p.at("devices").size();
+    if (has_requests(p)) requests += p.at("values").at("baton_requests").get<uint64_t>();
+  }
+  lines.push_back(out.bold(fmt::format("devctl top  {}  {}  {} processes, {} devices open, {} requests{}", view.host, view.clock, now.at("processes").size(), devices, requests, view.paused ? "  PAUSED" : "")));
+  if (view.help) {
+    for (auto& l : help_lines()) lines.push_back(l);
+    return lines;
+  }
+  Table serving({"WORKER", "PID", "REQS", "TOKENS/s", "TTFT p50", "p99", "ITL p50", "p99", "MODELLED ITL", "p99"});
+  for (size_t column = 1; column < 10; ++column) serving.right(column);
+  for (size_t i = 0; i < now.at("processes").size(); ++i) {
+    const json& p = now["processes"][i];
+    if (!has_requests(p)) continue;
+    const json& v = p.at("values");
+    auto q = [&](const char* metric, const char* quantile) { return value_of(v, fmt::format("{}{{quantile=\"{}\"}}", metric, quantile), true); };
+    serving.row({clipped(program_of(p), 12), fmt::format("{}{}", p.at("pid").get<uint32_t>(), p.at("alive") ? "" : "+"), value_of(v, "baton_requests", false),
+                 delta.is_null() ? "-" : value_of(rates(delta, i).at("values"), "baton_tokens_total", false), q("baton_ttft_wall_seconds", "0.5"), q("baton_ttft_wall_seconds", "0.99"),
+                 q("baton_itl_wall_seconds", "0.5"), q("baton_itl_wall_seconds", "0.99"), q("baton_itl_modelled_seconds", "0.5"), q("baton_itl_modelled_seconds", "0.99")});
+  }
+  if (!serving.empty()) lines.push_back(""), add_table(lines, out, serving);
+  Table held({"DEVICE", "PID", "COMMAND", "MEMORY", "BUFFERS", "STATE"});
+  for (size_t column : {1, 3, 4}) held.right(column);
+  for (auto& p : now.at("processes"))
+    for (auto& d : p.at("devices"))
+      held.row({clipped(text_of(d, "device"), 30), fmt::format("{}{}", p.at("pid").get<uint32_t>(), p.at("alive") ? "" : "+"), clipped(program_of(p), 20), bytes_text(d.at("memory_bytes")),
+                std::to_string(d.at("buffers").get<uint64_t>()), d.at("lost") ? "LOST" : p.at("alive") ? "open" : "was killed"});
+  lines.push_back("");
+  if (held.empty()) lines.push_back("no process of this user has a device open");
+  else add_table(lines, out, held);
+  for (bool links : {false, true}) {
+    Table queues({links ? "LINK" : "QUEUE", "PID", "OPS/s", "RATE", "OPEN", "STUCK FOR", "FAILED", "MODELLED"});
+    for (size_t column = 1; column < 8; ++column) queues.right(column);
+    queue_rows(queues, now, delta, links, view.busy_only);
+    if (!queues.empty()) lines.push_back(""), add_table(lines, out, queues);
+  }
+  const std::string foot = out.dim("q quit   ? help   p pause   b busy only");
+  if (lines.size() >= view.height) {
+    lines.resize(view.height - 1);
+    lines.back() = out.dim("...more than fits: devctl stats has every row");
+  }
+  lines.resize(view.height - 1);
+  lines.push_back(foot);
+  return lines;
+}
+
+int top(const Context& c, const TopCall& call) {
+  Screen screen;
+  if (!screen.ok()) return c.out.fail(kUnsupported, "top draws on a terminal, and this is none", "devctl stats --delta prints once");
+  TopView view;
+  char host[256] = "?";
+  gethostname(host, sizeof host - 1);
+  view.host = clipped(host, 24);
+  json before, now, delta;
+  uint64_t before_ns = 0;
+  for (uint32_t frame = 0; !interrupted() && (!call.frames || frame < call.frames); ++frame) {
+    const uint64_t due = now_ns() + uint64_t(call.interval_ms) * 1'000'000;
+    if (!view.paused) {
+      auto doc = stats_document(c);
+      if (!doc) return c.out.fail(doc.error());
+      const uint64_t taken = now_ns();
+      now = std::move(*doc);
+      if (!before.is_null()) delta = stats_delta(before, now, double(taken - before_ns) / 1e9);
+      before = now;
+      before_ns = taken;
+      view.clock = fmt::format("{:%H:%M:%S}Z", fmt::gmtime(std::time(nullptr)));
+    }
+    for (bool waiting = true; waiting && !interrupted();) {
+      screen.measure();
+      view.width = screen.width(), view.height = std::max<size_t>(screen.height(), 3);
+      screen.draw(top_lines(c.out, now, delta, view));
+      const uint64_t at = now_ns();
+      const int key = screen.key(due > at ? uint32_t((due - at) / 1'000'000) : 0);
+      if (key == 'q' || key == 'Q') return kOk;
+      if (key == '?' || key == 'h') view.help = !view.help;
+      else if (key == 'p' || key == ' ') view.paused = !view.paused;
+      else if (key == 'b') view.busy_only = !view.busy_only;
+      waiting = key != 0 && now_ns() < due;
+    }
+  }
+  return interrupted() ? kInterrupted : kOk;
+}
+
+}  // namespace baton::devctl

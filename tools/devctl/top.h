@@ -1,0 +1,24 @@
+// top.h: what `top` shows, as lines: a function of two documents, so that it can be tested without a terminal.
+//
+// Owner    plain functions.   Threads  one.   Cost  linear in rows.   Errors  json::exception for documents of another shape.
+//
+//     screen.draw(top_lines(out, now, delta, {screen.width(), screen.height()}));
+#pragma once
+
+#include "tools/devctl/output.h"
+
+#include <string>
+#include <vector>
+
+namespace baton::devctl {
+
+struct TopView {
+  size_t width = 80, height = 24;
+  bool help = false, paused = false, busy_only = false;
+  std::string host = {}, clock = {};
+};
+
+// `now`: a document of stats. `delta`: stats_delta() of it and the one before; null for the first frame.
+std::vector<std::string> top_lines(const Output& out, const json& now, const json& delta, const TopView& view);
+
+}  // namespace baton::devctl
