@@ -32,7 +32,7 @@ Daemon::Daemon(const DaemonOptions& o, std::vector<Wafer> wafers) : options_(o),
                       [this, i](uint64_t by) { reset_wafer(i, by); },
                       [this] { return uint32_t(sessions_.size()); },
                       [this](const SessionKey& key) { return find(key); },
-                      [this](PeerOut& p) { return p.watch(epoll_.get(), next_id_++); }});
+                      [this](const HostPort& to, const SessionKey& key) { return open_peer(to, key); }});
 }
 
 Result<std::unique_ptr<Daemon>> Daemon::start(const DaemonOptions& o, const timing::WaferModel* cost) {
@@ -47,6 +47,12 @@ Result<std::unique_ptr<Daemon>> Daemon::start(const DaemonOptions& o, const timi
   }
   BATON_TRY(d->listen());
   return d;
+}
+
+Result<std::unique_ptr<PeerOut>> Daemon::open_peer(const HostPort& to, const SessionKey& key) {
+  BATON_ASSIGN(std::unique_ptr<PeerOut> p, PeerOut::open(to, key));
+  BATON_TRY(p->watch(epoll_.get(), next_id_++));
+  return p;
 }
 
 Status Daemon::watch(int fd, uint64_t id) {

@@ -47,6 +47,7 @@ class Daemon {
   bool read_hello(Greeting&);  // true: the greeting is over, one way or the other
   Welcome make_welcome(const Greeting&) const;
   void begin_session(Greeting&, Welcome);
+  Result<std::unique_ptr<PeerOut>> open_peer(const HostPort&, const SessionKey&);
   void begin_peer(Greeting&);
   bool read_peer(PeerIn&);  // true: it is over
   Session* find(const SessionKey&);

@@ -38,7 +38,7 @@ struct Host { // what a session needs of its daemon
   std::function<void(uint64_t by_session)> reset;  // of the whole wafer: every session's reset_by_other()
   std::function<uint32_t()> sessions;
   std::function<Session*(const SessionKey&)> find{};      // of this daemon, on any of its wafers
-  std::function<Status(PeerOut&)> watch_peer{};
+  std::function<Result<std::unique_ptr<PeerOut>>(const HostPort&, const SessionKey&)> open_peer{};  // on another daemon; watched
   FaultPlan faults{};
   std::optional<Error> lost{};  // the wafer, by the fault plan; a reset clears it
   std::function<void()> die = [] { ::raise(SIGKILL); };

@@ -177,10 +177,10 @@ Status Session::control_peer(const Submission& s, const Payload& payload, Comple
     return {};
   }
   BATON_ASSIGN(HostPort to, parse_host_port(std::string_view(reinterpret_cast<const char*>(payload.data()) + key.size(), s.payload_bytes - key.size())));
-  auto opened = PeerOut::open(to, key);
+  auto opened = host_.open_peer(to, key);
   if (!opened) return Error(BATON_PEER_LOST, fmt::format("{}:{}: {}", to.host, to.port, opened.error().what), "see that the daemons of one device reach each other");
   p.out = std::move(*opened);
-  return host_.watch_peer(*p.out);
+  return {};
 }
 
 }  // namespace baton::cs3

@@ -124,6 +124,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   FUZZ_CHECK(wafer.ok());
   Host host{*wafer, engine::Options{.isa = engine::Isa::scalar}, "fuzz", [&](uint64_t) { wafer->next_epoch(); }, [] { return 1u; }};
   host.die = [] {};  // a fault plan may come by the link, too
+  host.find = [](const SessionKey&) { return nullptr; };
+  host.open_peer = [](const HostPort&, const SessionKey&) { return Error(BATON_PEER_LOST, "there is no other daemon here"); };
   fuzz::Input in(data, size);
   const uint8_t carrier = in.number();
   const Hello hello = in.number<Hello>();
