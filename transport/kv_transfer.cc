@@ -308,7 +308,10 @@ Result<KvTransfer> KvTransfer::begin(const Instance& in, Session::Impl& s, const
 std::optional<Status> KvTransfer::opened() { return impl_->opened(); }
 const Queue& KvTransfer::queue() const { return impl_->queue; }
 uint32_t KvTransfer::layers() const { return uint32_t(impl_->layers); }
-const KvTransfer::Stats& KvTransfer::stats() const { return impl_->stats; }
+const KvTransfer::Stats& KvTransfer::stats() const {
+  impl_->look();
+  return impl_->stats;
+}
 Status KvTransfer::seal(const Message& m, uint64_t deadline_ns) { return impl_->seal(m, deadline_ns); }
 Status KvTransfer::alive() const {
   if (impl_->failure) return *impl_->failure;

@@ -33,6 +33,9 @@ struct KvTransfer::Impl final : Service {
   void tell_abort();
   Status seal(const Message&, uint64_t deadline_ns);
   size_t left() const { return left_; }
+  void look() { // what each rail does, while it is under way
+    if (sender_ && !told) sender_->rails(generation_, stats.rails);
+  }
 
   bool on_message(Session::Impl&, Message&) override;
   void on_lost(Session::Impl&, const Error&) override;

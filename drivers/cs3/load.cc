@@ -134,6 +134,9 @@ Result<LoadedProgram*> Device::load(uint32_t lane, std::span<const uint8_t> prog
   if (lane + stages.list.size() > systems_.size())
     return Error(BATON_CAPACITY, std::to_string(stages.list.size()) + " stages from wafer " + std::to_string(lane) + " on: " + options_.shown + " has " + std::to_string(systems_.size()),
                  "open more systems as one device, or give the program fewer caches", options_.shown);
+  for (size_t i = 0; i < stages.list.size(); ++i)
+    if (const System& s = *systems_[lane + i]; !(s.daemon.capabilities & kCapSlots))
+      return Error(BATON_UNSUPPORTED, s.where() + " cannot run a stage of a pipeline", "give the program one cache, so that it is loaded on one wafer", options_.shown);
   loaded->tokens = stages.tokens;
   const auto has = [](const StageProgram& s, const char* name) { return std::find(s.constants.begin(), s.constants.end(), name) != s.constants.end(); };
   for (const baton_constant& c : constants)

@@ -34,10 +34,9 @@ void Session::step() {
   }
   if (host_.lost) {
     end_launch();
-    stuck_ = false;
     return finish_stream(*host_.lost, 0);
   }
-  if (Op(c.s.op) == Op::launch && (c.s.flags & kInSlot) && !c.hang) return enter_slot(take(0));
+  if (Op(c.s.op) == Op::launch && (c.s.flags & kInSlot)) return enter_slot(take(0));
   const uint64_t begin = now_ns();
   cost_ns_ = 0;
   auto went = advance(c);
@@ -48,15 +47,20 @@ void Session::step() {
   else if (*went == Went::over) finish_stream(Status(), cost_ns_);
 }
 
-void Session::finish_stream(const Status& st, uint64_t cost_ns) { finish_command(take(0), st, cost_ns, cost_ns); }
+// A delay by the fault plan is part of what a stream command took.
+void Session::finish_stream(const Status& st, uint64_t cost_ns) {
+  const Command c = take(0);
+  cost_ns += c.delay_ns;
+  finish_command(c, st, cost_ns, cost_ns);
+}
 
 // `busy_ns`: what the wafer worked of `cost_ns`, which a pipeline spends with waiting too.
 void Session::finish_command(const Command& c, const Status& st, uint64_t cost_ns, uint64_t busy_ns) {
-  cost_ns += c.delay_ns;
+  if (hung_ && hung_->launch == c.s.id) hung_.reset();
   TelemetryReply& t = host_.wafer.counters;
   if (st.ok()) {
     if (!(c.s.flags & kMore)) ++t.ops_done;
-    t.modelled_ns += busy_ns + c.delay_ns;
+    t.modelled_ns += busy_ns;
     if (is_transfer(Op(c.s.op))) (is_inward(Op(c.s.op)) ? t.bytes_in : t.bytes_out) += c.s.bytes;
     if (Op(c.s.op) == Op::launch) ++t.launches;
   } else {
@@ -281,8 +285,9 @@ Result<Session::Went> Session::advance_launch(Command& c) {
   if (step == engine::Step::failed) st = launch_.run->error();
   end_launch();
   if (!st.ok()) return st.error();
-  stuck_ = c.hang.has_value();
-  return stuck_ ? Went::on : Went::over;
+  if (!c.hang) return Went::over;
+  hung_ = {c.s.id, *c.hang};
+  return Went::on;
 }
 
 }  // namespace baton::cs3

@@ -37,14 +37,13 @@ bool Session::blocked() { return port_->room() < kSqEntries + 2; }
 
 bool Session::delayed() const { return resume_ns_ != 0; }
 
+bool Session::runnable() { return !blocked() && (stream_ready() || ready_slot()); }
+
 bool Session::stream_ready() {
-  if (stream_.empty() || (stuck_ && !host_.lost)) return false;
-  if (resume_ns_ && now_ns() < resume_ns_) return false;
+  if (stream_.empty() || (hung_ && !host_.lost) || (resume_ns_ && now_ns() < resume_ns_)) return false;
   resume_ns_ = 0;
   return true;
 }
-
-bool Session::runnable() { return !blocked() && (stream_ready() || ready_slot()); }
 
 bool Session::serve() {
   bool any = false;
@@ -246,7 +245,6 @@ void Session::cancel(uint64_t id) {
     if (stream_[i].s.id != id) continue;
     const Error e = because_of_hang(Error(BATON_CANCELLED, "cancelled by the client"));
     if (i == 0) {
-      stuck_ = false;
       resume_ns_ = 0;
       if (stream_.front().s.op == uint16_t(Op::launch)) end_launch();
       finish_stream(e, 0);
@@ -258,7 +256,7 @@ void Session::cancel(uint64_t id) {
   for (auto& [number, s] : slots_)
     for (size_t i = 0; i < s.waiting.size(); ++i) {
       if (s.waiting[i].s.id != id) continue;
-      const Error e(BATON_CANCELLED, "cancelled by the client");
+      const Error e = because_of_hang(Error(BATON_CANCELLED, "cancelled by the client"));
       if (i == 0) return end_stage(s, e);
       finish_command(s.waiting.take(i), e, 0, 0);
       return;
@@ -267,11 +265,11 @@ void Session::cancel(uint64_t id) {
 
 void Session::drop_everything(const Error& why) {
   end_launch();
-  for (auto& [number, s] : slots_)
-    while (!s.waiting.empty()) end_stage(s, why);
   const Error cause = because_of_hang(why);
-  stuck_ = false;
+  hung_.reset();
   resume_ns_ = 0;
+  for (auto& [number, s] : slots_)
+    while (!s.waiting.empty()) end_stage(s, cause);
   while (!stream_.empty()) finish(take(0).s, cause, Completion{});
 }
 

@@ -12,8 +12,8 @@
 #pragma once
 
 #include "drivers/cs3/link/fifo.h"
-#include "emulators/cs3/loading.h"
 #include "emulators/cs3/fault.h"
+#include "emulators/cs3/loading.h"
 #include "emulators/cs3/peers.h"
 #include "emulators/cs3/port.h"
 #include "emulators/cs3/symbols.h"
@@ -101,6 +101,7 @@ class Session {
     uint64_t ended = 0;            // number of the last launch that is over
     uint64_t end_ns = 0;           // modelled
     bool pipelined = false;
+    bool hangs = false;            // the first one has run and does not end, by the fault plan
   };
   struct Peer {
     std::unique_ptr<PeerOut> out;         // of another daemon,
@@ -110,6 +111,7 @@ class Session {
   // SdkRuntime's: load once, run once, stop once.
   enum class Life : uint8_t { fresh, loaded, running, stopped };
 
+  bool stream_ready();
   void control(const Submission&, const Payload&);
   Status serve_control(const Submission&, const Payload&, Completion&);
   Status control_memory(const Submission&, Completion&);
@@ -129,7 +131,6 @@ class Session {
   void finish_stream(const Status&, uint64_t cost_ns);
   void finish_command(const Command&, const Status&, uint64_t cost_ns, uint64_t busy_ns);
   Command take(size_t index);
-  bool stream_ready();
   bool running() const { return life_ == Life::running; }
   // Says of a command that ends here that the stream was never unblocked, if so.
   Error because_of_hang(Error);
@@ -151,6 +152,7 @@ class Session {
   void post_mark(uint64_t id, uint64_t k, uint64_t offset_ns);
   Status begin_launch(Command&);
   void end_launch();
+  void end_transfer(const Submission&, const Rectangle*);
 
   // stages.cc
   void enter_slot(Command);
@@ -162,7 +164,6 @@ class Session {
   void close_stage(Slot&);
   void send_to_peer(Peer&, StageMessage&&);
   Status control_peer(const Submission&, const Payload&, Completion&);
-  void end_transfer(const Submission&, const Rectangle*);
 
   const uint64_t id_;
   size_t wafer_ = 0;
@@ -170,7 +171,11 @@ class Session {
   std::unique_ptr<Port> port_;
   const uint16_t minor_;
   Life life_;
-  bool stuck_ = false;     // behind the launch at the head, which never unblocks the stream
+  struct Hang {            // a launch that never unblocks the stream: at its head, or in a slot
+    uint64_t launch;       // its id
+    Fault by;
+  };
+  std::optional<Hang> hung_;
   uint64_t resume_ns_ = 0; // a delay's end
   Symbols symbols_;
   Fifo<Command> stream_;

@@ -21,13 +21,15 @@ void Session::enter_slot(Command c) {
   LaunchHead head{};
   if (c.s.payload_bytes >= sizeof head) std::memcpy(&head, c.payload.data(), sizeof head);
   if (head.slot >= kMaxSlots) return finish_command(c, Error(BATON_INVALID_ARGUMENT, fmt::format("slot {}: there are {}", head.slot, kMaxSlots)), 0, 0);
+  if (c.hang) hung_ = {c.s.id, *c.hang};  // it runs, but nothing behind it in the stream does
   slots_[head.slot].waiting.push(std::move(c));
 }
 
 bool Session::slot_ready(Slot& s) {
-  if (host_.lost) return !s.waiting.empty();
+  if (s.waiting.empty()) return false;
+  if (host_.lost) return true;
   if (s.stage) return !peer_lost_.empty() || s.stage->ready(s.inbox);
-  return !s.waiting.empty();
+  return !s.hangs;
 }
 
 Session::Slot* Session::ready_slot() {
@@ -42,18 +44,20 @@ Session::Slot* Session::ready_slot() {
 }
 
 void Session::step_slot(Slot& s) {
+  if (host_.lost) return end_stage(s, *host_.lost);
   const uint64_t begin = now_ns();
   Status st;
   bool over = false;
-  if (host_.lost) st = *host_.lost;
-  else if (!s.stage) st = begin_stage(s, s.waiting.front());
+  if (!s.stage) st = begin_stage(s, s.waiting.front());
   if (s.stage && !peer_lost_.empty() && s.pipelined) st = Error(BATON_PEER_LOST, peer_lost_, "the client sees that daemon's loss too: reopen the device");
-  else if (st.ok() && s.stage && s.stage->ready(s.inbox)) over = s.stage->step(s.inbox) == Stage::Went::over;
+  else if (s.stage && s.stage->ready(s.inbox)) over = s.stage->step(s.inbox) == Stage::Went::over;
   const uint64_t wall = now_ns() - begin;
   s.waiting.front().wall_ns += wall;
   host_.wafer.counters.busy_ns += wall;
   if (over && s.stage->error().code != BATON_OK) st = s.stage->error();
-  if (over || !st.ok()) end_stage(s, st);
+  s.hangs = over && st.ok() && s.waiting.front().hang;
+  if (s.hangs) close_stage(s);
+  else if (over || !st.ok()) end_stage(s, st);
 }
 
 void Session::end_stage(Slot& s, const Status& st) {
@@ -65,6 +69,7 @@ void Session::end_stage(Slot& s, const Status& st) {
     s.end_ns = std::max(s.end_ns, s.stage->now_ns());
     close_stage(s);
   }
+  s.hangs = false;
   s.ended = std::max(s.ended, c.s.arg1);
   finish_command(c, st, cost, busy);
 }
@@ -91,7 +96,7 @@ Status Session::begin_stage(Slot& s, Command& c) {
   plan.stages = uint8_t(stages);
   plan.launch_ns = cost ? uint64_t(std::llround(cost->launch_ns())) : 0;
   // A launch that was there before the slot was free has its way to the wafer behind it.
-  plan.start_ns = std::max(c.s.arg0, s.end_ns > plan.launch_ns ? s.end_ns - plan.launch_ns : 0);
+  plan.start_ns = std::max(c.s.arg0, s.end_ns > plan.launch_ns ? s.end_ns - plan.launch_ns : 0) + c.delay_ns;
   plan.progress = (c.s.flags & kWantProgress) != 0;
   const char* names[4] = {};
   uint64_t own = 0;

@@ -16,7 +16,7 @@ std::string name_of(const Submission& s, const Payload& payload) {
 
 // A lost wafer still says what it is, gives up what it holds, and takes a reset.
 bool needs_wafer(Op op) {
-  return is_stream(op) || op == Op::load || op == Op::run || op == Op::symbol || op == Op::port || op == Op::alloc || (op >= Op::load_begin && op <= Op::load_finish);
+  return is_stream(op) || op == Op::load || op == Op::run || op == Op::symbol || op == Op::port || op == Op::alloc || op == Op::peer_key || op == Op::peer_open || (op >= Op::load_begin && op <= Op::load_finish);
 }
 
 }  // namespace
@@ -88,10 +88,9 @@ Status Session::meet_fault(Op op, Command* c) {
 }
 
 Error Session::because_of_hang(Error e) {
-  if (!stuck_ || stream_.empty()) return e;
-  const Command& head = stream_.front();
-  Error::put(e.what, fmt::format("{}; the kernel's bug: launch {} never unblocked the command stream, and what is behind it did not run ({})", e.what, head.s.id,
-                                 head.hang->text()));
+  if (!hung_) return e;
+  Error::put(e.what, fmt::format("{}; the kernel's bug: launch {} never unblocked the command stream, and what is behind it did not run ({})", e.what, hung_->launch,
+                                 hung_->by.text()));
   Error::put(e.next, "the kernel must call sys_mod.unblock_cmd_stream() when it ends");
   return e;
 }

@@ -225,7 +225,9 @@ TEST_F(Faults, AKernelThatNeverUnblocksHangsTheStream) {
   EXPECT_EQ(must(d.telemetry()).launches, 0u);
 }
 
-TEST_F(Faults, WhoeverCancelsAHungLaunchHearsWhoseBugItIs) {
+class HungLaunch : public Faults, public ::testing::WithParamInterface<bool> {};  // in a slot, or in the stream
+
+TEST_P(HungLaunch, WhoeverCancelsItHearsWhoseBugItIs) {
   EXPECT_EQ(plan(R"({"rules": [{"call": "launch", "action": "hang"}]})").code, BATON_OK);
   operate.open_stream();
   program::Builder b("unit");
@@ -252,8 +254,10 @@ TEST_F(Faults, WhoeverCancelsAHungLaunchHearsWhoseBugItIs) {
   }
   Submission launch = operate.make(Op::launch);
   launch.program = program;
+  if (GetParam()) launch.flags = kInSlot;
   std::string text;
   for (const bool stop : {false, true}) {
+    ++launch.arg1;
     const uint64_t hung = operate.send(launch, table), behind = operate.send(operate.make(Op::nop));
     EXPECT_EQ(operate.info().programs, 1u) << "control commands are answered";
     Submission end = operate.make(stop ? Op::stop : Op::cancel);
@@ -274,6 +278,41 @@ TEST_F(Faults, WhoeverCancelsAHungLaunchHearsWhoseBugItIs) {
       }
     }
   }
+}
+
+INSTANTIATE_TEST_SUITE_P(Faults, HungLaunch, ::testing::Bool());
+
+// A rule meets a launch where it leaves the stream: it fails, or starts so much later; a wafer that is lost ends what is in its slots.
+TEST_F(Faults, LaunchesInSlotsMeetThePlan) {
+  const TinyDecode m = make_decode(4);
+  auto d = must(in.open(daemon.uri()));
+  auto program = must(d.load(m.bytes, m.constants));
+  auto tokens = must(d.alloc(20));
+  const baton_binding bindings[] = {bind("tokens", tokens)};
+  const int64_t args[] = {4, 0};
+  const auto took = [&] {
+    auto q = must(d.queue());
+    auto done = must(in.timeline("done"));
+    must(q.submit({fill(tokens, 0, 20, 0).signal(done, 1), launch(program, bindings, args).wait(done, 1).signal(done, 2)}));
+    must(done.wait_until(2, soon()));
+    return done.modelled_ns(2) - done.modelled_ns(1);
+  };
+  const uint64_t before = took();
+  EXPECT_EQ(plan(R"({"rules": [{"call": "launch", "action": "delay", "delay_ms": 20}]})").code, BATON_OK);
+  EXPECT_NEAR(double(took()), double(before + 20'000'000), 1e6) << "behind what its slot did before";
+  EXPECT_EQ(plan(R"({"rules": [{"call": "launch", "action": "fail", "code": "IO"}]})").code, BATON_OK);
+  const Status failed = run(d, {launch(program, bindings, args)});
+  ASSERT_FALSE(failed.ok());
+  EXPECT_EQ(failed.error().code, BATON_IO);
+  EXPECT_THAT(failed.error().what, HasSubstr("rule 0 of the fault plan"));
+  EXPECT_EQ(plan(R"({"rules": [{"call": "launch", "action": "lose_wafer"}]})").code, BATON_OK);
+  const Status lost = run(d, {launch(program, bindings, args)});
+  ASSERT_FALSE(lost.ok());
+  EXPECT_STREQ(baton_code_name(lost.error().code), "DEVICE_LOST");
+  EXPECT_EQ(plan("{}").code, BATON_OK);
+  must(d.reset_device());
+  auto again = must(d.alloc(20));
+  must(run(d, {fill(again, 0, 20, 1)}));
 }
 
 TEST_F(Faults, ADroppedLinkIsALossAndResetReconnects) {

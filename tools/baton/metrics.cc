@@ -1,5 +1,9 @@
 #include "tools/baton/metrics.hpp"
 
+#include "tools/baton/metrics_page.hpp"
+
+#include <fmt/format.h>
+
 #include <prometheus/counter.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
@@ -22,8 +26,9 @@ const Buckets kRequests = {1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 0.1, 0.2, 0.5,
 }  // namespace
 
 struct Metrics::Impl {
-  explicit Impl(const MetricsOf& of) : labels{{"role", of.role}, {"device", of.device}, {"model", of.model}} {}
+  Impl(const Instance& in, const MetricsOf& of) : page(in), labels{{"role", of.role}, {"device", of.device}, {"model", of.model}} {}
 
+  MetricsPage page;
   prometheus::Registry registry;
   const prometheus::Labels labels;
 
@@ -50,14 +55,20 @@ struct Metrics::Impl {
   Histogram* itl_modelled = nullptr; // none without a timing model
 };
 
-Metrics::Metrics(const MetricsOf& of) : impl_(std::make_unique<Impl>(of)) {}
+Metrics::Metrics(const Instance& in, const MetricsOf& of) : impl_(std::make_unique<Impl>(in, of)) {
+  for (const char* name : {"baton_requests", "baton_requests_total", "baton_requests_failed_total", "baton_tokens_total", "baton_kv_bytes_total"}) impl_->page.add(name, 0);
+}
 Metrics::~Metrics() = default;
 
-void Metrics::asked(uint64_t prompt_tokens) { impl_->prompt_tokens.Increment(double(prompt_tokens)); }
+void Metrics::asked(uint64_t prompt_tokens) {
+  impl_->prompt_tokens.Increment(double(prompt_tokens));
+  impl_->page.add("baton_requests_total", 1);
+}
 
 void Metrics::ended(const Error* why, double wall_s) {
   impl_->requests.Add({{"outcome", why ? baton_code_name(why->code) : "ok"}}).Increment();
   impl_->request_s.Observe(wall_s);
+  if (why) impl_->page.add("baton_requests_failed_total", 1);
 }
 
 void Metrics::refused(const Error& why) { impl_->requests.Add({{"outcome", baton_code_name(why.code)}}).Increment(); }
@@ -65,12 +76,19 @@ void Metrics::refused(const Error& why) { impl_->requests.Add({{"outcome", baton
 void Metrics::first_token(double wall_s) {
   impl_->tokens.Increment();
   impl_->first_s.Observe(wall_s);
+  impl_->page.add("baton_tokens_total", 1);
+  impl_->page.ttft_wall.add(uint64_t(wall_s * 1e9));
 }
 
 void Metrics::token(double wall_s, double modelled_s) {
   impl_->tokens.Increment();
-  if (wall_s >= 0) impl_->itl_wall.Observe(wall_s);
+  impl_->page.add("baton_tokens_total", 1);
+  if (wall_s >= 0) {
+    impl_->itl_wall.Observe(wall_s);
+    impl_->page.itl_wall.add(uint64_t(wall_s * 1e9));
+  }
   if (modelled_s < 0) return;
+  impl_->page.itl_modelled.add(uint64_t(modelled_s * 1e9));
   if (!impl_->itl_modelled) impl_->itl_modelled = &impl_->itl.Add({{"clock", "modelled"}}, kTokens);
   impl_->itl_modelled->Observe(modelled_s);
 }
@@ -78,6 +96,7 @@ void Metrics::token(double wall_s, double modelled_s) {
 void Metrics::kv(const char* direction, const std::string& fabric, uint64_t bytes, double wall_s) {
   impl_->kv_bytes.Add({{"direction", direction}, {"fabric", fabric}}).Increment(double(bytes));
   if (wall_s >= 0) impl_->kv_s.Observe(wall_s);
+  impl_->page.add("baton_kv_bytes_total", bytes);
 }
 
 void Metrics::rail(const std::string& nic, const std::string& peer_nic, uint64_t bytes, uint32_t failures, bool up) {
@@ -85,6 +104,10 @@ void Metrics::rail(const std::string& nic, const std::string& peer_nic, uint64_t
   impl_->rail_bytes.Add(which).Increment(double(bytes));
   impl_->rail_failures.Add(which).Set(failures);
   impl_->rail_up.Add(which).Set(up);
+  const std::string labels = fmt::format("{{nic=\"{}\",peer=\"{}\"}}", nic, peer_nic);
+  impl_->page.set("baton_rail_up" + labels, up);
+  impl_->page.set("baton_rail_failures_total" + labels, failures);
+  impl_->page.add("baton_rail_bytes_total" + labels, bytes);
 }
 
 void Metrics::state(uint64_t in_flight, uint64_t blocks_free, uint64_t blocks_total, uint64_t sessions) {
@@ -92,7 +115,13 @@ void Metrics::state(uint64_t in_flight, uint64_t blocks_free, uint64_t blocks_to
   impl_->blocks_free.Set(double(blocks_free));
   impl_->blocks_total.Set(double(blocks_total));
   impl_->sessions.Set(double(sessions));
+  impl_->page.set("baton_requests", in_flight);
+  impl_->page.set("baton_blocks_free", blocks_free);
+  impl_->page.set("baton_blocks", blocks_total);
 }
+
+bool Metrics::due() { return impl_->page.due(); }
+void Metrics::turn() { impl_->page.refresh(); }
 
 std::string Metrics::text() const { return prometheus::TextSerializer().Serialize(impl_->registry.Collect()); }
 

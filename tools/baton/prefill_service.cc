@@ -79,6 +79,13 @@ void PrefillService::gone(uint64_t peer, const Error& why) {
     if (r->peer == peer) end(*r, &why);
 }
 
+// A rail that is down shows while its request still waits.
+void PrefillService::observe() {
+  for (auto& r : requests_)
+    if (r->transfer && !r->finished)
+      for (const transport::RailUse& u : r->transfer->stats().rails) metrics_->rail(u.nic, u.peer_nic, 0, u.failures, u.up);
+}
+
 bool PrefillService::advance() {
   bool any = false;
   std::erase_if(decoders_, [](auto& d) { return !d.second->alive().ok(); });

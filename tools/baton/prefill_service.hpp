@@ -45,6 +45,7 @@ class PrefillService final : public Service {
   void message(Peer&, const transport::Message&) override;
   void gone(uint64_t peer, const Error& why) override;
   bool advance() override;
+  void observe() override;
 
   Status open_engine();
   Status accept(Peer&, Prefill);

@@ -26,7 +26,7 @@ Status Service::listen(const Instance& in, std::string role, const OpenDevice& d
                                                                               .seal_bulk = options_.seal,
                                                                               .rails = options_.rails}));
   endpoint_.emplace(std::move(e));
-  metrics_.emplace(MetricsOf{role, device.info.uri, model_id_});
+  metrics_.emplace(in, MetricsOf{role, device.info.uri, model_id_});
   options_.key = {}; // the endpoint keeps it where no dump shows it
   return {};
 }
@@ -74,7 +74,13 @@ bool Service::step() {
     peers_.erase(peers_.begin() + long(i));
     gone(lost.number, alive.error());
   }
-  return advance() || any;
+  any |= advance();
+  if (metrics_->due()) {
+    metrics_->state(requests(), free_blocks(), total_blocks(), peers_.size());
+    observe();
+    metrics_->turn();
+  }
+  return any;
 }
 
 }  // namespace baton::runtime

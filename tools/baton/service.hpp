@@ -67,6 +67,7 @@ class Service {
   virtual void message(Peer&, const transport::Message&) = 0;
   virtual void gone(uint64_t peer, const Error& why) = 0; // cancel its requests
   virtual bool advance() = 0;                             // requests; true: something happened
+  virtual void observe() {}                               // into the metrics: what only a look tells
   transport::Session* session(uint64_t peer);             // nullptr: gone
   void send(uint64_t peer, const transport::Message&);
   void say(const std::string& line) const {

@@ -11,7 +11,8 @@ bool terminated(const char (&s)[N]) {
 }
 
 bool known(uint16_t op) {
-  return (op >= uint16_t(Op::info) && op <= uint16_t(Op::peer_open)) || (op >= uint16_t(Op::nop) && op <= uint16_t(Op::receive));
+  const auto in = [op](Op first, Op last) { return op >= uint16_t(first) && op <= uint16_t(last); };
+  return in(Op::info, Op::fault) || in(Op::peer_key, Op::peer_open) || in(Op::nop, Op::receive);
 }
 
 }  // namespace
