@@ -162,9 +162,10 @@ TEST(Screen, LinesAreCutByColumnsAndTheirColoursClosed) {
 }
 
 json process(uint64_t pid, uint64_t done, uint64_t bytes) {
-  return {{"pid", pid}, {"command", "x"}, {"alive", true}, {"since", ""}, {"devices", json::array({{{"device", "neuron://0"}, {"memory_bytes", 4096}, {"buffers", 2}, {"epoch", 1}, {"lost", false}}})},
+  return {{"pid", pid}, {"command", "/usr/bin/baton worker --role prefill --device neuron://0"}, {"alive", true}, {"since", ""}, {"devices", json::array({{{"device", "neuron://0"}, {"memory_bytes", 4096}, {"buffers", 2}, {"epoch", 1}, {"lost", false}}})},
           {"queues", json::array({{{"queue", "neuron://0 lane 0"}, {"kind", "lane"}, {"submitted", done + 1}, {"done", done}, {"failed", 0}, {"bytes", bytes}, {"idle_ns", 5'000'000}, {"modelled_ns", done * 1000}}})},
-          {"values", {{"baton_requests", 2}, {"baton_tokens_total", done}}}};
+          {"values", {{"baton_requests", 2}, {"baton_tokens_total", done}, {"baton_ttft_wall_seconds{quantile=\"0.5\"}", 123'456'789}, {"baton_itl_wall_seconds{quantile=\"0.5\"}", 123'456'789},
+                      {"baton_itl_wall_seconds{quantile=\"0.99\"}", 123'456'789}, {"baton_itl_modelled_seconds{quantile=\"0.5\"}", 123'456'789}}}};
 }
 
 TEST(Stats, ADeltaIsBySecondAndByProcess) {

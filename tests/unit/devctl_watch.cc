@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 namespace {
@@ -98,6 +100,7 @@ TEST_F(Watched, PagesGoWithTheirInstanceAndStayAfterAKill) {
   ASSERT_EQ(pipe(ready), 0);
   const pid_t child = fork();
   if (child == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     baton::Instance in = must(baton::Instance::create());
     baton::Device d = must(in.open("host://"));
     baton::Queue q = must(d.queue());

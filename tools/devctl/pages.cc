@@ -52,14 +52,15 @@ std::vector<Page> read_pages(const std::vector<std::string>& folders) {
       Page p;
       if (atoi(name.c_str()) > 0 && read_page(folder + "/" + name, p)) all.push_back(std::move(p));
     }
-  std::sort(all.begin(), all.end(), [](auto& a, auto& b) { return a.pid < b.pid; });
+  std::sort(all.begin(), all.end(), [](auto& a, auto& b) { return a.alive != b.alive ? a.alive : a.pid < b.pid; });
   return all;
 }
 
 std::vector<std::string> page_folders(const std::string& own) {
   std::vector<std::string> all;
   if (!own.empty()) all.push_back(own);
-  if (geteuid()) return all;
+  // A folder that was chosen (BATON_RUN_DIR) is all that was asked for.
+  if (geteuid() || !(own.starts_with("/dev/shm/baton-run-") || own.starts_with("/run/user/"))) return all;
   for (const std::string& user : names_in("/run/user")) all.push_back("/run/user/" + user + "/baton");
   for (const std::string& name : names_in("/dev/shm"))
     if (name.starts_with("baton-run-")) all.push_back("/dev/shm/" + name);

@@ -29,9 +29,9 @@ struct Page {
   std::vector<PageRow> rows;
 };
 
-// Those of every instance but this process's, by pid.
+// Those of every instance but this process's: the living first, by pid.
 std::vector<Page> read_pages(const std::vector<std::string>& folders);
-// `own`, and for root those of other users.
+// `own`, and for root, where `own` is where pages are by default, those of other users.
 std::vector<std::string> page_folders(const std::string& own);
 
 struct Holder {

@@ -65,7 +65,7 @@ void queue_rows(Table& t, const json& now, const json& delta, bool links, bool b
 std::vector<std::string> help_lines() {
   return {"", "  q        quit", "  ?        this help, and back", "  p space  pause, go on", "  b        busy ones only, or all", "",
           "  OPS/s, RATE   what ended in the last second, wall time", "  OPEN          submitted and not ended; STUCK FOR: since something last ended",
-          "  MODELLED      time of the timing model that passed in a second of wall time", "  TTFT, ITL     p50 and p99 of the last requests; wall and modelled are two clocks",
+          "  MODELLED      time of the timing model that passed in a second of wall time", "  TTFT, ITL     of the last requests, wall time; MODELLED beside them: ITL p50 by the model",
           "  PID+          that process was killed: these are its last counts", "", "  devctl health says what is wrong, devctl stats has every number"};
 }
 
@@ -83,16 +83,16 @@ std::vector<std::string> top_lines(const Output& out, const json& now, const jso
     for (auto& l : help_lines()) lines.push_back(l);
     return lines;
   }
-  Table serving({"WORKER", "PID", "REQS", "TOKENS/s", "TTFT p50", "p99", "ITL p50", "p99", "MODELLED ITL", "p99"});
-  for (size_t column = 1; column < 10; ++column) serving.right(column);
+  Table serving({"WORKER", "PID", "REQS", "TOK/s", "TTFT p50", "ITL p50", "ITL p99", "MODELLED"});
+  for (size_t column = 1; column < 8; ++column) serving.right(column);
   for (size_t i = 0; i < now.at("processes").size(); ++i) {
     const json& p = now["processes"][i];
     if (!has_requests(p)) continue;
     const json& v = p.at("values");
     auto q = [&](const char* metric, const char* quantile) { return value_of(v, fmt::format("{}{{quantile=\"{}\"}}", metric, quantile), true); };
-    serving.row({clipped(program_of(p), 12), fmt::format("{}{}", p.at("pid").get<uint32_t>(), p.at("alive") ? "" : "+"), value_of(v, "baton_requests", false),
-                 delta.is_null() ? "-" : value_of(rates(delta, i).at("values"), "baton_tokens_total", false), q("baton_ttft_wall_seconds", "0.5"), q("baton_ttft_wall_seconds", "0.99"),
-                 q("baton_itl_wall_seconds", "0.5"), q("baton_itl_wall_seconds", "0.99"), q("baton_itl_modelled_seconds", "0.5"), q("baton_itl_modelled_seconds", "0.99")});
+    serving.row({clipped(program_of(p), 14), fmt::format("{}{}", p.at("pid").get<uint32_t>(), p.at("alive") ? "" : "+"), value_of(v, "baton_requests", false),
+                 delta.is_null() ? "-" : value_of(rates(delta, i).at("values"), "baton_tokens_total", false), q("baton_ttft_wall_seconds", "0.5"),
+                 q("baton_itl_wall_seconds", "0.5"), q("baton_itl_wall_seconds", "0.99"), q("baton_itl_modelled_seconds", "0.5")});
   }
   if (!serving.empty()) lines.push_back(""), add_table(lines, out, serving);
   Table held({"DEVICE", "PID", "COMMAND", "MEMORY", "BUFFERS", "STATE"});
