@@ -199,6 +199,7 @@ extern "C" __attribute__((visibility("default"))) const baton_driver* baton_driv
       .queue_close = host::queue_close,
       .submit = host::submit,
       .poll = host::poll,
+      .fence = nullptr,  // what others write to this host's memory is visible
   };
   return &table;
 }
