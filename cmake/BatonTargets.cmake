@@ -32,7 +32,8 @@ function(baton_layer_module name)
 endfunction()
 
 # baton_test(NAME SOURCES... LIBS... [LABELS...] [TIMEOUT s] [DEPENDS targets...] [LOCKS names...])
-# The label `single` is of one thread in the test's own process: ThreadSanitizer has nothing to find, and its tree leaves the test out.
+# The label `single` is of one thread in the test's own process: ThreadSanitizer has nothing to find, and its tree leaves the test out. The label `release`
+# is of a test that starts many whole programs: the sanitizers' trees test what is in them.
 # Tests with a lock in common do not run at the same time, in whichever tree (devshm: those that use or count /dev/shm).
 # A GoogleTest program registered as one ctest test; labels: the folder (unit, pair, fault, ...) and the sanitizer, if any.
 # Tests find the build tree by BATON_BUILD_DIR and the source tree by BATON_SOURCE_DIR (compile definitions).
@@ -49,7 +50,7 @@ function(baton_test name)
   if(A_DEPENDS)
     add_dependencies(${name} ${A_DEPENDS})
   endif()
-  if(BATON_SANITIZE STREQUAL "thread" AND "single" IN_LIST A_LABELS)
+  if((BATON_SANITIZE STREQUAL "thread" AND "single" IN_LIST A_LABELS) OR (BATON_SANITIZE AND "release" IN_LIST A_LABELS))
     set_target_properties(${name} PROPERTIES EXCLUDE_FROM_ALL ON)
     return()
   endif()
