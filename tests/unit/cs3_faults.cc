@@ -191,7 +191,7 @@ TEST_F(Faults, DelaysAreWaitedForAndModelled) {
   RawClient other(daemon);
   const uint64_t begin = now_ns();
   operate.send(copy(mem), mib);
-  EXPECT_EQ(other.info().sessions, 2u) << "others are served meanwhile";
+  EXPECT_GE(other.info().sessions, 2u) << "others are served meanwhile";
   Completion done{};
   ASSERT_TRUE(operate.next(done));
   EXPECT_GE(now_ns() - begin, 30'000'000u);

@@ -137,10 +137,10 @@ TEST_F(Fence, ACopyOfAnotherDeviceIsVisibleOnceItIsSignalled) {
     Queue fills = must(wafer.queue(0)), reads = must(chip->queue(0)), link = must(ends->in.link(wafer, *chip));
     Timeline t = must(ends->in.timeline("t"));
     ASSERT_OK(fills.submit(fill(from, 0, kBytes, 0x5a).signal(t, 1)));
-    ASSERT_OK(reads.submit(fill(to, 0, kBytes, 0x11).signal(t, 1)));
-    ASSERT_OK(link.submit(copy(from, 0, to, 0, kBytes).wait(t, 1).signal(t, 2)));
-    ASSERT_OK(reads.submit(copy(to, 0, read, 0, kBytes).wait(t, 2).signal(t, 3)));
-    ASSERT_OK(t.wait_until(3, deadline_in_ms(kPatienceMs)));
+    ASSERT_OK(reads.submit(fill(to, 0, kBytes, 0x11).wait(t, 1).signal(t, 2)));
+    ASSERT_OK(link.submit(copy(from, 0, to, 0, kBytes).wait(t, 2).signal(t, 3)));
+    ASSERT_OK(reads.submit(copy(to, 0, read, 0, kBytes).wait(t, 3).signal(t, 4)));
+    ASSERT_OK(t.wait_until(4, deadline_in_ms(kPatienceMs)));
     const auto* at = static_cast<const uint8_t*>(must(read.map()));
     const auto old = uint64_t(std::count(at, at + kBytes, 0x11));
     if (fenced) EXPECT_EQ(old, 0u);
