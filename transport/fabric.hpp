@@ -131,6 +131,7 @@ class Sender : public Attachment {
   virtual void stop(Batch&) {}          // the batch has failed: nothing more of it begins; `outstanding` goes to 0 by progress()
   virtual bool notify(const Note&) = 0; // false: try again later
   virtual uint32_t progress() = 0;      // collects completions
+  virtual bool unsettled() const { return false; } // though all is sent and noted: progress() until close(), or a note may not come
   virtual int fd() const { return -1; } // readable when progress() may find something
   virtual bool converts() const { return false; } // step() takes units as well as segments
   virtual bool copies() const = 0;      // step() itself moves the bytes: worth calling again at once

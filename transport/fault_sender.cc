@@ -60,6 +60,7 @@ class FaultSender final : public Sender {
     return true;
   }
   uint32_t progress() override { return inner_->progress(); }
+  bool unsettled() const override { return inner_->unsettled(); }
   int fd() const override { return inner_->fd(); }
   bool converts() const override { return inner_->converts(); }
   bool copies() const override { return inner_->copies(); }

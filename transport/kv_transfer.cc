@@ -239,7 +239,8 @@ bool KvTransfer::Impl::note(size_t index) {
 }
 
 uint32_t KvTransfer::Impl::poll() {
-  if (pending_.empty() && told == bool(failure)) return 0;
+  const bool unsettled = !told && sender_ && sender_->unsettled();
+  if (pending_.empty() && !unsettled && told == bool(failure)) return 0;
   uint32_t handled = sender_ ? sender_->progress() : 0;
   uint64_t bytes = kPollBytes;
   for (bool again = true; std::exchange(again, false);) {
@@ -260,7 +261,7 @@ uint32_t KvTransfer::Impl::poll() {
 // Keeps the descriptor readable exactly while a poll can get on.
 void KvTransfer::Impl::arm() {
   if (!more_) return;
-  const bool pending = !pending_.empty();
+  const bool pending = !pending_.empty() || (!told && sender_ && sender_->unsettled());
   const bool more = pending && (failure || !sender_ || sender_->copies()), tick = pending && !more;
   if (more != has_more_) {
     has_more_ = more;

@@ -85,6 +85,7 @@ class RailSender final : public Sender {
     return &s;
   }
 
+  bool unsettled() const override { return !requests_.empty(); } // a rail that owes a note, or fails with it
   bool converts() const override { return any([](const Rail& r) { return r.sender && r.sender->converts(); }); }
   bool copies() const override { return false; }
 

@@ -211,6 +211,25 @@ TEST(Rails, WithoutAnyItIsThePeerThatIsLostAndTheNextRequestHasThemAgain) {
   EXPECT_TRUE(both_again(r));
 }
 
+// The last note of a request may find no rail with room for it: it comes all the same, though nothing else is left to send.
+TEST(Rails, ANoteThatIsOwedComesWhenAllIsSent) {
+  Ends e;
+  setenv("BATON_FABRIC_FAULTS", "seed=3,reorder=900000", 1);
+  Request r(e, large_layout(), {large_layout()}, 500);
+  for (int i = 0; i < 10; ++i) {
+    Incoming in = r.expect();
+    auto t = r.open(in.ticket(), "tcp");
+    ASSERT_OK(t);
+    Timeline sent = must(e.in.timeline("sent"));
+    submit_all(r, *t, sent);
+    ASSERT_OK(in.landed().wait_until(r.dst.layers_held(), deadline_in_ms(kSoonMs / 4)));
+    EXPECT_EQ(r.wrong(), 0u);
+    ASSERT_OK(t->seal({"first", {}, {}}, deadline_in_ms(kSoonMs)));
+    ASSERT_TRUE(poll_until(e.in, [&] { return in.quiesced(); }, kSoonMs));
+  }
+  unsetenv("BATON_FABRIC_FAULTS");
+}
+
 // Steps that fail as lost rails, by a seed: whatever lands is right.
 TEST(Rails, CutAtRandomWhatLandsIsRight) {
   Ends e({.rail_cooldown_ns = 2'000'000});
