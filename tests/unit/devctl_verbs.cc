@@ -102,6 +102,14 @@ TEST(DevctlVerbs, ModelOverSeveralWafers) {
   EXPECT_EQ(beyond.code, 5) << beyond.err;
 }
 
+TEST(DevctlVerbs, ArtifactsOfAModelAreListed) {
+  const json j = document({"artifacts", std::string(BATON_SOURCE_DIR) + "/models/baton-tiny"}, "artifacts");
+  ASSERT_EQ(j["programs"].size(), 2u);
+  EXPECT_NE(j["programs"][0]["fingerprint"], j["programs"][1]["fingerprint"]);
+  EXPECT_TRUE(j["programs"][0]["found"].is_null()) << "no folder is named";
+  refused({"artifacts", "/nowhere"}, 2);
+}
+
 TEST(DevctlVerbs, ModelBesidePublishedFigures) {
   if (!emulator("cs3")) GTEST_SKIP();
   Ran r = devctl({"model", "--calibration", "cs3", "-o", "json"});
