@@ -1,10 +1,11 @@
-// calendar.h: when a wafer is busy, in modelled time: work takes the free time from when it is ready on, whatever the order it is told in.
+// calendar.h: when a wafer is busy, in modelled time. Work is an iteration of a stage, or its part to a mark: once begun, it
+// has the wafer to its end.
 //
-// Sequences in flight share a wafer op by op, so work may be split over gaps that earlier work has left. That makes the outcome depend on
-// what was ready when, hardly on which sequence the emulator happened to run first.
+// The emulator runs what is ready first in modelled time (stages.cc), so that the wafer serves in order of arrival. A launch that the client
+// has sent late by the wall clock may still be early in modelled time: it gets the first gap that is long enough.
 //
 // Owner    The session: clients' clocks have nothing in common.   Threads  the event loop's.
-// Cost     a map's lookup, and what is filled is one entry less. At most kMostBusy entries: what is older counts as free.
+// Cost     a map's lookup, and the gaps that are too short. At most kMostBusy entries: what is older counts as free.
 // Errors   none.
 //
 //     uint64_t end = calendar.take(ready_ns, cost_ns);
@@ -20,7 +21,7 @@ inline constexpr size_t kMostBusy = 1u << 16;
 
 class Calendar {
  public:
-  uint64_t take(uint64_t ready_ns, uint64_t cost_ns);  // when that much has been done
+  uint64_t take(uint64_t ready_ns, uint64_t cost_ns);  // when it is done
 
  private:
   std::map<uint64_t, uint64_t> busy_;  // begin -> end; neither touch nor overlap

@@ -169,7 +169,7 @@ bool Daemon::work() {
     Session& s = *sessions_[(turn_ + i) % sessions_.size()];
     if (!s.runnable()) continue;
     turn_ = (turn_ + i + 1) % sessions_.size();
-    s.step();
+    s.furthest_behind().step();
     return true;
   }
   return busy;

@@ -1,6 +1,7 @@
 // daemon.h: the wafer daemon: one thread, one loop over listeners, greetings, sessions and its wafers.
 //
-// The loop takes what came from every session, then makes one step for the next session that has work, round robin. With work it
+// The loop takes what came from every session, then makes one step for the next session that has work, round robin (of a
+// pipeline over several wafers: for that whose step is first in modelled time). With work it
 // looks at the descriptors every 20 us; idle, it spins for 50 us, then asks all clients to ring and sleeps in epoll.
 //
 // Owner    main.   Threads  the caller's only (the engine's pool fans out below a step).

@@ -58,6 +58,7 @@ class Session {
   bool blocked();         // waits for the client to take completions
   bool delayed() const;   // by the fault plan: the command at the head waits for the clock
   void step();
+  Session& furthest_behind();  // this runnable one, or that on another of the pipeline's wafers whose next step is earlier in modelled time
   void reset_by_other(uint64_t by_session);
 
   void on_wafer(size_t w) { wafer_ = w; }
@@ -94,6 +95,7 @@ class Session {
     Loading* program = nullptr;
   };
   struct Slot {
+    uint16_t number = 0;
     Fifo<Command> waiting;         // the first one is that of `stage`
     std::unique_ptr<Stage> stage;  // on
     Pins pins;
@@ -158,6 +160,8 @@ class Session {
   void enter_slot(Command);
   bool slot_ready(Slot&);
   Slot* ready_slot();
+  static uint64_t ready_ns(Slot&);
+  Session* next_stage();
   void step_slot(Slot&);
   Status begin_stage(Slot&, Command&);
   void end_stage(Slot&, const Status&);

@@ -23,8 +23,8 @@ Stage::Stage(Plan plan, const engine::Executable& exe, std::vector<engine::Bindi
   seen_ns_ = cost_ ? uint64_t(std::llround(cost_->launch_ns())) : 0;
   engine::RunHooks hooks;
   if (plan_.progress)
-    hooks.on_mark = [this](uint64_t k, uint64_t) {
-      tell_.mark(k, now_ns_);
+    hooks.on_mark = [this](uint64_t k, uint64_t offset_ns) {
+      marks_.push_back({k, offset_ns});
       return true;  // a cancel ends the launch between two steps
     };
   run_.emplace(exe, bindings, args, std::move(hooks));
@@ -50,6 +50,10 @@ bool Stage::waits() const {
 bool Stage::ready(Inbox& inbox) const {
   while (!inbox.empty() && inbox.front().frame.number < plan_.number) inbox.take();
   return !waits() || (!inbox.empty() && inbox.front().frame.number == plan_.number);
+}
+
+uint64_t Stage::ready_ns(Inbox& inbox) const {
+  return waits() && !inbox.empty() ? std::max(now_ns_, inbox.front().frame.time_ns) : now_ns_;
 }
 
 void Stage::send(StageSays what, std::span<const uint8_t> payload) {
@@ -91,6 +95,15 @@ bool Stage::take(StageMessage&& m) {
   return false;
 }
 
+// What has run since then had the wafer to itself. When that was is known only now that it is known how long it took.
+void Stage::settle() {
+  const uint64_t cost = run_->modelled_ns();
+  if (cost > seen_ns_) now_ns_ = calendar_.take(now_ns_, cost - seen_ns_);
+  seen_ns_ = std::max(seen_ns_, cost);
+  for (const Mark& m : marks_) tell_.mark(m.k, now_ns_ - (seen_ns_ - std::min(m.offset_ns, seen_ns_)));
+  marks_.clear();
+}
+
 Stage::Went Stage::end_iteration(bool last) {
   if (plan_.stages > 1) {
     if (!final()) send(StageSays::data, *plan_.output);
@@ -118,13 +131,11 @@ Stage::Went Stage::step(Inbox& inbox) {
   begins_ = false;
   const uint32_t done = run_->steps_done();
   const engine::Step went = run_->step();
-  const uint64_t cost = run_->modelled_ns();
-  if (cost > seen_ns_) {
-    now_ns_ = calendar_.take(now_ns_, cost - seen_ns_);
-    seen_ns_ = cost;
-  }
+  const bool iterated = run_->steps_done() > done;
+  if (went == engine::Step::more && !iterated && marks_.empty()) return Went::on;  // a mark says when it was reached
+  settle();
   if (went == engine::Step::failed) return fail(run_->error());
-  if (run_->steps_done() > done) return end_iteration(went == engine::Step::done);
+  if (iterated) return end_iteration(went == engine::Step::done);
   if (went == engine::Step::more) return Went::on;
   if (!final()) send(StageSays::end, {});  // a loop that had nothing to do
   told_ = true;

@@ -51,6 +51,8 @@ class Stage {
   ~Stage();
   // Something can be done now. Takes away what is left in the inbox of launches before this one.
   bool ready(Inbox&) const;
+  uint64_t ready_ns(Inbox&) const;                  // modelled: since when, if it is ready
+  bool between_iterations() const { return begins_; }
   Went step(Inbox&);
   const Error& error() const { return error_; }
   uint64_t now_ns() const { return now_ns_; }       // modelled
@@ -61,10 +63,15 @@ class Stage {
   bool waits() const;
   bool take(StageMessage&&);  // false: over
   Went fail(const Error&);
+  void settle();
   void send(StageSays, std::span<const uint8_t>);
   Went end_iteration(bool last);
   bool first() const { return plan_.stage == 0; }
   bool final() const { return plan_.stage + 1 == plan_.stages; }
+
+  struct Mark {
+    uint64_t k, offset_ns;  // from the launch on, as if it had the wafer alone
+  };
 
   Plan plan_;
   Calendar& calendar_;
@@ -72,6 +79,7 @@ class Stage {
   Tell tell_;
   std::vector<uint8_t> own_[4];
   std::optional<engine::Run> run_;
+  std::vector<Mark> marks_;  // since the wafer's time was last settled
   Error error_;
   uint64_t now_ns_ = 0, seen_ns_ = 0;
   uint32_t iteration_ = 0;

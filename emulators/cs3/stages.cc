@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <tuple>
 
 namespace baton::cs3 {
 namespace {
@@ -22,7 +23,9 @@ void Session::enter_slot(Command c) {
   if (c.s.payload_bytes >= sizeof head) std::memcpy(&head, c.payload.data(), sizeof head);
   if (head.slot >= kMaxSlots) return finish_command(c, Error(BATON_INVALID_ARGUMENT, fmt::format("slot {}: there are {}", head.slot, kMaxSlots)), 0, 0);
   if (c.hang) hung_ = {c.s.id, *c.hang};  // it runs, but nothing behind it in the stream does
-  slots_[head.slot].waiting.push(std::move(c));
+  Slot& s = slots_[head.slot];
+  s.number = head.slot;
+  s.waiting.push(std::move(c));
 }
 
 bool Session::slot_ready(Slot& s) {
@@ -32,18 +35,48 @@ bool Session::slot_ready(Slot& s) {
   return !s.hangs;
 }
 
+// Of those that could go on, the one that is furthest behind in modelled time: the wafer serves first what was ready first, not what the
+// emulator happened to look at first. Of equals, one in the middle of an iteration, then in turn. What has not begun, begins.
 Session::Slot* Session::ready_slot() {
-  auto from = slots_.upper_bound(last_slot_);
-  for (size_t i = 0; i < slots_.size(); ++i, ++from) {
-    if (from == slots_.end()) from = slots_.begin();
-    if (!slot_ready(from->second)) continue;
-    last_slot_ = from->first;
-    return &from->second;
+  Slot* next = nullptr;
+  std::tuple<uint64_t, bool, uint16_t> best;
+  for (auto& [number, s] : slots_) {
+    if (!slot_ready(s)) continue;
+    const std::tuple at(ready_ns(s), s.stage && s.stage->between_iterations(), uint16_t(number - last_slot_ - 1));
+    if (next && at >= best) continue;
+    next = &s;
+    best = at;
   }
+  return next;
+}
+
+uint64_t Session::ready_ns(Slot& s) { return s.stage ? s.stage->ready_ns(s.inbox) : 0; }
+
+// The order of events holds over all wafers that one pipeline of this daemon crosses; between unrelated clients there is none.
+Session& Session::furthest_behind() {
+  const auto at = [](Session& s) {
+    if (s.stream_ready()) return uint64_t(0);
+    Slot* slot = s.ready_slot();
+    return slot ? s.ready_ns(*slot) : UINT64_MAX;
+  };
+  Session* best = this;
+  uint64_t best_ns = at(*this);
+  Session* s = next_stage();
+  for (uint32_t hops = 1; s && s != this && hops < kMaxStages; ++hops, s = s->next_stage()) {
+    if (s->blocked()) continue;
+    if (const uint64_t ns = at(*s); ns < best_ns) best = s, best_ns = ns;
+  }
+  return *best;
+}
+
+Session* Session::next_stage() {
+  for (const Peer& p : peers_)
+    if (p.session) return host_.find(*p.session);
   return nullptr;
 }
 
 void Session::step_slot(Slot& s) {
+  last_slot_ = s.number;
   if (host_.lost) return end_stage(s, *host_.lost);
   const uint64_t begin = now_ns();
   Status st;
