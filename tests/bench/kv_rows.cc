@@ -57,7 +57,7 @@ void add(const Runs& r, Report& report) {
     if (r.last.notify_ns > 0) {
       report.add({.group = "kv", .figure = "notification, one way, polled", .unit = "us", .value = summarize(r.notify), .yardstick = "", .aim_on = AimOn::value_below, .aim = 0.3,
                   .note = "A loan of one block and its return, halved."});
-      report.add({.group = "kv", .figure = "notification, waiter asleep", .unit = "us", .value = summarize(r.asleep), .yardstick = "a byte to a socket on which a thread sleeps", .against = summarize(r.wake),
+      report.add({.group = "kv", .figure = "notification, waiter asleep", .unit = "us", .value = summarize(r.asleep), .yardstick = "a byte to a socket on which a thread sleeps, on another core", .against = summarize(r.wake),
                   .ratio = summarize(r.asleep).median / summarize(r.wake).median, .aim_on = AimOn::value_below, .aim = 25,
                   .note = "A loan of one block to a thread that sleeps on the instance's descriptor, and its return to one that polls."});
     }
