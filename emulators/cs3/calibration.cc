@@ -37,7 +37,7 @@ Result<double> launch_ns(const timing::WaferModel& model, const Case& c, const C
   if (!c.side) {
     BATON_ASSIGN(const WaferData wafer, wafer_data("cs3"));
     BATON_ASSIGN(const Shape shape, shape_of(p));
-    BATON_ASSIGN(const Placement where, place(wafer, shape, {.wafers = c.wafers}));
+    BATON_ASSIGN(const Placement where, place(wafer, shape, {.wafers = c.wafers, .ends = Ends::spread}));
     grounds = grounds_of(shape, where);
   }
   BATON_ASSIGN(auto cost, model.placed(p, std::move(grounds)));

@@ -17,8 +17,6 @@ std::string gigabytes(uint64_t bytes) {
   return fmt::format("{} bytes", bytes);
 }
 
-constexpr uint64_t kHeadline = 44'000'000'000;  // facts/cs3 2.1: the vendor's figure, a little more than 48 KB a usable PE
-
 static uint64_t round_up(uint64_t bytes) { return (bytes + kGranule - 1) / kGranule * kGranule; }
 
 Result<Wafer> Wafer::create(uint64_t capacity, const timing::WaferModel* cost, uint32_t fabric_width, uint32_t fabric_height) {
@@ -27,7 +25,7 @@ Result<Wafer> Wafer::create(uint64_t capacity, const timing::WaferModel* cost, u
   if (fabric_width) {
     BATON_ASSIGN(w.data_, resized(w.data_, fabric_width, fabric_height));
   }
-  if (capacity != kHeadline) w.data_.pe_sram = uint32_t((capacity + w.data_.usable_pes() - 1) / w.data_.usable_pes());
+  BATON_ASSIGN(w.data_, with_sram(w.data_, capacity));
   w.capacity_ = capacity;
   w.span_ = round_up(capacity);
   w.cost_ = cost;

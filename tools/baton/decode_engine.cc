@@ -2,6 +2,7 @@
 
 #include "tools/model/fail.hpp"
 #include "tools/model/shard.hpp"
+#include "tools/model/wafers.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -12,29 +13,33 @@ using model::Constants;
 using model::Numbers;
 using model::Shard;
 
-// Over how many wafers, and where the KV of each layer is.
-Status DecodeEngine::place(const EngineOptions& o, const model::ModelConfig& c, const Numbers& numbers, const Shard& whole, uint64_t weights) {
+// Over how many wafers, how many blocks each keeps, and where the KV of each layer is.
+Status DecodeEngine::place(const EngineOptions& o, const model::Model& m, const Numbers& numbers, const Shard& whole) {
   const DeviceInfo& info = device_->info;
-  const uint32_t heaps = std::max(1u, info.heap_count);
-  const uint64_t heap = info.heap_count ? info.heaps[0].bytes_total : 0, block_bytes = kv_layout(c, numbers, whole, o.order, o.block_tokens, 1).bytes();
-  if (o.stages > std::min(heaps, c.layers))
-    return fail(BATON_INVALID_ARGUMENT, "lower --stages", "{} stages; {} has {} wafers, the model {} layers", o.stages, device_->given, heaps, c.layers);
-  uint32_t stages = o.stages, blocks = 0;
-  for (uint32_t n = std::max(1u, stages); n <= std::min(heaps, c.layers); ++n) {
-    stages = n;
-    blocks = blocks_of(o, context_, block_bytes, heap * n);
-    if (o.stages || !heap || weights + blocks * block_bytes <= heap * n) break;
+  const model::ModelConfig& c = m.config;
+  const uint32_t one = (context_ + o.block_tokens - 1) / o.block_tokens; // blocks of a context
+  uint32_t blocks = 0;
+  std::optional<cs3::Placement> on;
+  if (model::has_wafers(info)) {
+    BATON_ASSIGN(const cs3::Shape shape, model::decode_shape(m, numbers, whole));
+    BATON_ASSIGN(on, model::place_on(info, shape, {.wafers = o.stages, .context = uint64_t(o.blocks ? o.blocks : one) * o.block_tokens}));
+    blocks = blocks_of(o, context_, on->kv_tokens / o.block_tokens);
+  } else if (o.stages > 1) {
+    return fail(BATON_INVALID_ARGUMENT, "leave out --stages", "{} stages; {} has no wafers", o.stages, device_->given);
+  } else {
+    blocks = blocks_of(o, context_, room_in(info, kv_layout(c, numbers, whole, o.order, o.block_tokens, 1).bytes()));
   }
   layout_ = kv_layout(c, numbers, whole, o.order, o.block_tokens, blocks);
   BATON_TRY(layout_.check());
   const bool reached = info.heap_count && info.heaps[0].mappable && info.heaps[0].exportable;
-  if (!reached || stages > 1) { BATON_ASSIGN(landing_, shelf_.stage(layout_.bytes())); }
-  for (const transport::KvLayout& l : model::cut_layers(layout_, stages)) {
+  if (!reached || (on && on->wafers.size() > 1)) { BATON_ASSIGN(landing_, shelf_.stage(layout_.bytes())); }
+  const model::Layouts layouts = on ? model::cut_layers(layout_, *on) : model::Layouts{layout_};
+  for (const transport::KvLayout& l : layouts) {
     Stage s{.layout = l, .kv = {}, .ingress = {}, .queue = {}};
     BATON_ASSIGN(s.kv, device_->device.alloc(l.bytes(), uint32_t(stages_.size())));
     if (copies()) {
       BATON_ASSIGN(s.ingress, transport::KvPlan::compile(layout_, l));
-      BATON_ASSIGN(s.queue, device_->device.queue(stages > 1 ? uint32_t(stages_.size()) : 0));
+      BATON_ASSIGN(s.queue, device_->device.queue(uint32_t(stages_.size())));
     }
     stages_.push_back(std::move(s));
   }
@@ -58,9 +63,7 @@ Result<std::unique_ptr<DecodeEngine>> DecodeEngine::open(Shelf& shelf, SpanLog& 
     e->shared_ = shared->kv;
     e->stages_.push_back({.layout = shared->layout, .kv = {}, .ingress = {}, .queue = {}});
   } else {
-    uint64_t weights = 0;
-    for (const baton_constant& c : constants.list()) weights += c.bytes;
-    BATON_TRY(e->place(o, m.config, numbers, whole, weights));
+    BATON_TRY(e->place(o, m, numbers, whole));
   }
   e->pool_.emplace(e->layout_.blocks, e->layout_.block_tokens);
   model::Layouts layouts;

@@ -4,7 +4,8 @@
 // wafer is not launched for each. The next launch is queued while one runs, so that its way to the device costs no token time; if a stop token
 // ends the one before, it makes nothing. After a launch its tokens (and logits) are copied back, beside what runs.
 //
-// On a device of several wafers the layers may be cut into stages: each has its KV-cache on its own wafer, where layers land as they come. Every
+// On a device of several wafers the layers may be cut into stages, as `devctl place` cuts them: each has its KV-cache on its own wafer, where
+// layers land as they come, and no more blocks than the placement has room for. Every
 // run then has a queue of its own, and as many runs as stages keep all wafers at work.
 //
 // Owner    the engine owns program, queues and (unless it shares a prefill engine's) the caches; runs borrow them. Several runs may be on: one
@@ -139,7 +140,7 @@ class DecodeEngine {
     Queue queue;                              // its ingress
   };
   const Buffer& kv(size_t stage = 0) const { return shared_ ? *shared_ : stages_[stage].kv; }
-  Status place(const EngineOptions&, const model::ModelConfig&, const model::Numbers&, const model::Shard&, uint64_t weights);
+  Status place(const EngineOptions&, const model::Model&, const model::Numbers&, const model::Shard&);
   Result<std::unique_ptr<DecodeRun::Slot>> take_slot(bool logits);
   Status clear(const Buffer&, const Queue&);
   uint32_t rows() const { return launch_tokens_ ? std::min(launch_tokens_, context_) : context_; } // of a logits buffer

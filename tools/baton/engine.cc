@@ -12,11 +12,14 @@ Result<uint32_t> context_of(const model::ModelConfig& c, const EngineOptions& o)
   return o.context ? o.context : std::min(c.max_context, kDefaultContext);
 }
 
-uint32_t blocks_of(const EngineOptions& o, uint32_t context, uint64_t block_bytes, uint64_t heap_bytes) {
+uint32_t blocks_of(const EngineOptions& o, uint32_t context, uint64_t room) {
   if (o.blocks) return o.blocks;
-  uint64_t one = (context + o.block_tokens - 1) / o.block_tokens, wanted = 4 * one;
-  if (heap_bytes && block_bytes) wanted = std::min(wanted, heap_bytes / 2 / block_bytes);
-  return uint32_t(std::max(wanted, one));
+  const uint64_t one = (context + o.block_tokens - 1) / o.block_tokens;
+  return uint32_t(std::max(std::min(4 * one, room), one));
+}
+
+uint64_t room_in(const DeviceInfo& info, uint64_t block_bytes) {
+  return info.heap_count && info.heaps[0].bytes_total && block_bytes ? info.heaps[0].bytes_total / 2 / block_bytes : UINT64_MAX;
 }
 
 void Fence::start(const Instance& in, const Queue& q) {

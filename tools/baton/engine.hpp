@@ -27,8 +27,10 @@ inline constexpr uint32_t kDefaultContext = 8192; // tokens: bounds the KV-cache
 
 // Context that the options give for this model. INVALID_ARGUMENT beyond the model's.
 Result<uint32_t> context_of(const model::ModelConfig&, const EngineOptions&);
-// Blocks of the cache: as asked for, else what fits into half of the heap, at least one context.
-uint32_t blocks_of(const EngineOptions&, uint32_t context, uint64_t block_bytes, uint64_t heap_bytes);
+// Blocks of the cache: as asked for, else four contexts or as many blocks as there is room for, at least one context.
+uint32_t blocks_of(const EngineOptions&, uint32_t context, uint64_t room);
+// Room for blocks in a heap that holds weights too: half of it. UINT64_MAX: not known.
+uint64_t room_in(const DeviceInfo&, uint64_t block_bytes);
 
 struct Sampling {
   double temperature = 0; // 0: greedy

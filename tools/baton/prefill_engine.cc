@@ -48,7 +48,7 @@ Result<std::unique_ptr<PrefillEngine>> PrefillEngine::open(Shelf& shelf, SpanLog
   e->vocab_ = m.config.vocab;
   e->layers_ = m.config.layers;
   uint64_t block_bytes = kv_layout(m.config, numbers, first, o.order, o.block_tokens, 1).bytes();
-  e->pool_.emplace(blocks_of(o, e->context_, block_bytes, info.heap_count ? info.heaps[0].bytes_total : 0), o.block_tokens);
+  e->pool_.emplace(blocks_of(o, e->context_, room_in(info, block_bytes)), o.block_tokens);
   BATON_ASSIGN(e->ids_, shelf.stage(uint64_t(e->context_) * 4));
   BATON_ASSIGN(e->table_, shelf.stage(uint64_t(e->pool_->blocks_for(e->context_)) * 4));
   BATON_ASSIGN(e->token_, shelf.stage(4));

@@ -104,7 +104,7 @@ void add_place(CLI::App& app, Arguments& a, Verb& verb) {
   p->add_option("--sequences", a.place.sequences, "In flight")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   p->add_option("--context", a.place.context, "Tokens of each sequence that must fit (default: as many as do)")->check(CLI::Range(uint64_t(1), uint64_t(1) << 32));
   p->add_option("--kv", a.place.kv, "How tokens lie over a region's rows")->check(CLI::IsMember({"shift", "concat"}))->capture_default_str();
-  p->add_option("--ends", a.place.ends, "Embedding and lm_head: spread over all wafers by rows, or pinned to the first and last")->check(CLI::IsMember({"spread", "pinned"}))->capture_default_str();
+  p->add_option("--ends", a.place.ends, "Embedding and lm_head: pinned to the first and last wafer, as baton runs a model, or spread over all by rows")->check(CLI::IsMember({"spread", "pinned"}))->capture_default_str();
   p->add_option("--bad-rows", a.place.bad_rows, "Rows of every fabric that do not work, as in 17,100-103");
   p->add_option("--reserve", a.place.reserve, "Bytes of a PE for code, stack and buffers (default: as the wafer's data says)")->check(CLI::Range(0, 1 << 20));
   p->add_option("--wafer", a.place.wafer, "Kind of wafer: cs3 or cs2")->capture_default_str();

@@ -1,8 +1,8 @@
 // model: what the timing model of a device says of a model: its prefill and decode programs are loaded without weights and launched as a
 // server would, the prompt in chunks and then token by token. One rank stands for all: they do the same work at the same time.
 #include "tools/devctl/verbs.h"
-#include "tools/model/programs.hpp"
 #include "tools/model/synthetic.hpp"
+#include "tools/model/wafers.hpp"
 
 #include <fmt/format.h>
 
@@ -36,7 +36,12 @@ class Rank {
     BATON_TRY(whole.check());
     BATON_ASSIGN(r.order_, c.devices.instance().timeline("model"));
     BATON_ASSIGN(DeviceInfo info, d.info());
-    r.layouts_ = model::cut_layers(whole, is_pipeline(info) ? std::min(info.heap_count, m.config.layers) : 1); // a stage on each wafer
+    r.layouts_ = {whole};
+    if (model::has_wafers(info) && info.heap_count > 1) {  // a stage on each wafer
+      BATON_ASSIGN(const cs3::Shape shape, model::decode_shape(m, r.numbers_, r.shard_));
+      BATON_ASSIGN(const cs3::Placement p, model::place_on(info, shape, {.wafers = std::min(info.heap_count, m.config.layers), .context = uint64_t(blocks) * kBlockTokens}));
+      r.layouts_ = model::cut_layers(whole, p);
+    }
     for (uint32_t i = 0; i < r.layouts_.size(); ++i) {
       BATON_ASSIGN(Buffer kv, d.alloc(r.layouts_[i].bytes(), i));
       BATON_ASSIGN(Buffer table, d.alloc(uint64_t(blocks) * 4, i));
@@ -101,7 +106,6 @@ class Rank {
 
  private:
   // A device whose memories are one behind the other, as wafers are; a chip's are beside each other, for its lanes.
-  static bool is_pipeline(const DeviceInfo& d) { return std::string_view(d.driver) == "cs3" && d.heap_count > 1; }
   // The names, which are to outlive the launch.
   std::vector<std::string> bind_caches(std::vector<baton_binding>& b) const {
     std::vector<std::string> names;

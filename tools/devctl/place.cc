@@ -1,8 +1,8 @@
 // place: where a model lies on wafers: how many it takes, what each holds, how long contexts may be. Needs no device and no weights.
 #include "tools/devctl/place_svg.h"
 #include "tools/devctl/verbs.h"
-#include "tools/model/programs.hpp"
 #include "tools/model/synthetic.hpp"
+#include "tools/model/wafers.hpp"
 
 #include <fmt/format.h>
 
@@ -16,7 +16,6 @@ using cs3::Placement;
 using cs3::WaferData;
 using cs3::WaferUse;
 
-constexpr uint32_t kBlockTokens = 16, kBlocks = 2;  // what is placed does not go by them
 constexpr size_t kMaxBadRows = 4096;
 
 bool number(std::string_view s, uint32_t& n) {
@@ -59,19 +58,12 @@ struct Placed {
   Placement p;
 };
 
-// The decode program says what there is to place.
-Result<cs3::Shape> shape(const model::Model& m) {
-  BATON_ASSIGN(const model::Numbers numbers, model::Numbers::of(m, model::Precision::automatic));
-  BATON_ASSIGN(const model::Shard whole, model::Shard::make(m.config, 0, 1));
-  const transport::KvLayout layout = kv_layout(m.config, numbers, whole, transport::KvOrder::token_major, kBlockTokens, kBlocks);
-  BATON_ASSIGN(const program::Program decode, decode_program(m, numbers, whole, {layout}, {1, kBlockTokens * kBlocks}));
-  return cs3::shape_of(decode);
-}
-
 Result<Placed> compute(const PlaceCall& call) {
   BATON_ASSIGN(const model::ModelConfig config, model::load_config(call.folder));
   BATON_ASSIGN(const model::Model m, model::shapes_alone(config, call.dtype));
-  BATON_ASSIGN(const cs3::Shape s, shape(m));
+  BATON_ASSIGN(const model::Numbers numbers, model::Numbers::of(m, model::Precision::automatic));
+  BATON_ASSIGN(const model::Shard whole, model::Shard::make(m.config, 0, 1));
+  BATON_ASSIGN(const cs3::Shape s, model::decode_shape(m, numbers, whole));
   BATON_ASSIGN(WaferData wafer, cs3::wafer_data(call.wafer));
   if (!call.fabric.empty()) {
     BATON_ASSIGN(wafer, with_fabric(wafer, call.fabric));

@@ -70,7 +70,7 @@ struct ModelCall {
 
 struct PlaceCall {
   std::string folder;                  // of a config.json; weights are not read
-  std::string wafer = "cs3", dtype = "BF16", kv = "shift", ends = "spread", bad_rows, svg, fabric;
+  std::string wafer = "cs3", dtype = "BF16", kv = "shift", ends = "pinned", bad_rows, svg, fabric;
   uint32_t wafers = 0, sequences = 1;  // wafers 0: the fewest
   uint64_t context = 0;                // 0: as long as fits
   int64_t reserve = -1;                // bytes of a PE; -1: as the wafer's data says

@@ -40,7 +40,7 @@ class Transformer {
       place.cache = b_.value(binding_name("cache", i, layouts.size()), n_.kv, Storage::cache, {elements});
       for (; place.layer < layout.layers_held(); ++place.layer) kv_.push_back(place);
     }
-    if (kv_.size() != c_.layers) return fail(BATON_INVALID_ARGUMENT, "cut_layers() of the whole layout", "layouts of {} layers for a model of {}", kv_.size(), c_.layers);
+    if (kv_.size() != c_.layers) return fail(BATON_INVALID_ARGUMENT, "cut_layers() of the whole layout (wafers.hpp)", "layouts of {} layers for a model of {}", kv_.size(), c_.layers);
     return {};
   }
 
@@ -136,18 +136,6 @@ transport::KvLayout kv_layout(const ModelConfig& c, const Numbers& n, const Shar
   l.head_begin = s.kv_begin;
   l.head_count = s.kv_heads;
   return l;
-}
-
-Layouts cut_layers(const transport::KvLayout& whole, uint32_t stages) {
-  Layouts all;
-  for (uint32_t i = 0, at = 0; i < stages; ++i) {
-    transport::KvLayout l = whole;
-    l.layer_begin = at;
-    l.layer_count = whole.layers / stages + (i < whole.layers % stages);
-    at += l.layer_count;
-    if (stages > 1) all.push_back(l);
-  }
-  return stages > 1 ? all : Layouts{whole};
 }
 
 std::string binding_name(const char* what, size_t i, size_t of) { return of > 1 ? fmt::format("{}{}", what, i) : what; }

@@ -34,8 +34,6 @@ struct Numbers {
 
 // Layers of one rank's caches, in the order of the model: one cache for all, or one for each stage of a pipeline.
 using Layouts = std::vector<transport::KvLayout>;
-// Cut into so many, as evenly as whole layers allow; the first ones have one more, since the last one has the head.
-Layouts cut_layers(const transport::KvLayout& whole, uint32_t stages);
 // "cache", or "cache2" of several.
 std::string binding_name(const char* what, size_t i, size_t of);
 // The layout of one rank's cache.

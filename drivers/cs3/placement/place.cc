@@ -6,7 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <limits>
 #include <optional>
 
 namespace baton::cs3 {
@@ -29,43 +29,116 @@ Result<std::vector<uint32_t>> good_rows(const WaferData& w, const std::vector<ui
   return good;
 }
 
+// Layers in the order of the model, what is beside the first and the last included, as something to be cut: bytes of any run of them.
+class Chain {
+ public:
+  Chain(const Shape& s, uint32_t sequences, bool pinned, uint64_t both, uint64_t room) : room_(room) {
+    bytes_.push_back(0), kv_.push_back(0);
+    for (size_t l = 0; l < s.layers.size(); ++l) {
+      uint64_t own = s.layers[l].weights + s.layers[l].scratch * sequences;
+      if (pinned && l == 0) own += s.first.weights + s.first.scratch * sequences;
+      if (pinned && l + 1 == s.layers.size()) own += s.last.weights + s.last.scratch * sequences + both;
+      bytes_.push_back(bytes_.back() + own);
+      kv_.push_back(kv_.back() + s.layers[l].kv_token);
+      most_ = std::max(most_, s.layers[l].kv_token);
+    }
+  }
+  size_t layers() const { return bytes_.size() - 1; }
+  // Of layers [from, to) with so many tokens.
+  uint64_t load(size_t from, size_t to, uint64_t tokens) const { return bytes_[to] - bytes_[from] + (kv_[to] - kv_[from]) * tokens; }
+  bool fits(size_t from, size_t to, uint64_t tokens) const { return load(from, to, tokens) <= room_; }
+  // The fewest wafers that keep so many tokens, by bytes alone; 0: a layer is too large for one.
+  uint32_t wafers(uint64_t tokens) const {
+    if (most_ && tokens > room_ / most_) return 0;
+    uint32_t n = 0;
+    for (size_t from = 0, to = 0; from < layers(); from = to, ++n) {
+      while (to < layers() && fits(from, to + 1, tokens)) ++to;
+      if (to == from) return 0;
+    }
+    return n;
+  }
+  // The most tokens that so many wafers keep; nothing: not even weights fit.
+  std::optional<uint64_t> tokens(uint32_t wafers_there) const {
+    const auto kept = [&](uint64_t t) { const uint32_t n = wafers(t); return n && n <= wafers_there; };
+    if (!kept(0)) return std::nullopt;
+    uint64_t low = 0, high = most_ ? room_ / most_ : 0;
+    while (low < high) {
+      const uint64_t middle = low + (high - low + 1) / 2;
+      if (kept(middle)) low = middle;
+      else high = middle - 1;
+    }
+    return low;
+  }
+  // Layers of each wafer: of the cuts that keep the most tokens, the most even one with so many tokens (the least sum of squares).
+  std::vector<uint32_t> cut(uint32_t wafers_there) const {
+    const std::optional<uint64_t> most = tokens(wafers_there);
+    const uint64_t t = most.value_or(0);
+    const size_t n = layers();
+    constexpr double kNever = std::numeric_limits<double>::infinity();
+    std::vector<std::vector<double>> cost(wafers_there + 1, std::vector<double>(n + 1, kNever));
+    std::vector<std::vector<uint32_t>> taken(wafers_there + 1, std::vector<uint32_t>(n + 1));
+    cost[0][0] = 0;
+    for (uint32_t w = 1; w <= wafers_there; ++w)
+      for (size_t to = w; to + (wafers_there - w) <= n; ++to)
+        for (size_t from = to; from-- >= w;) {  // of equal ones, that with more on the first wafers
+          if (most && !fits(from, to, t)) break;
+          const double here = double(load(from, to, t)), all = cost[w - 1][from] + here * here;
+          if (all < cost[w][to]) cost[w][to] = all, taken[w][to] = uint32_t(to - from);
+        }
+    std::vector<uint32_t> counts(wafers_there);
+    for (size_t w = wafers_there, to = n; w > 0; to -= counts[--w]) counts[w - 1] = taken[w][to];
+    return counts;
+  }
+
+ private:
+  uint64_t room_, most_ = 0;           // of a wafer; of a layer's tokens
+  std::vector<uint64_t> bytes_, kv_;   // of the layers before
+};
+
+bool pinned(const Request& r) { return r.ends == Ends::pinned || r.wafers == 1; }
+
+Chain chain_of(const Shape& s, const Request& r, uint64_t room) { return Chain(s, r.sequences, pinned(r), r.wafers > 1 ? s.both : 0, room); }
+
+// Of what lies in a wafer's strip. A table that both ends use is on the first wafer and on the last.
+uint64_t ends_weights(const Shape& s, const WaferUse& u) {
+  const uint64_t again = u.ends_first == 0 && u.ends_last > 0 ? s.both : 0;
+  return uint64_t(std::ceil(u.ends_first * double(s.first.weights)) + std::ceil(u.ends_last * double(s.last.weights))) + again;
+}
+uint64_t ends_scratch(const Shape& s, const WaferUse& u, uint32_t sequences) {
+  return ((u.ends_first > 0 ? s.first.scratch : 0) + (u.ends_last > 0 ? s.last.scratch : 0)) * sequences;
+}
+
 // Which layers and what of the ends each wafer has.
-std::vector<WaferUse> cut(const Shape& s, uint32_t wafers, uint32_t sequences, Ends ends) {
-  std::vector<WaferUse> all(wafers);
-  if (ends == Ends::pinned || wafers == 1) all.front().ends_first = all.back().ends_last = 1;
-  // Whole layers as evenly as they go; those that are over go to the wafers with the least beside them, the inner ones.
-  std::vector<uint32_t> order(wafers);
-  std::iota(order.begin(), order.end(), 0u);
-  std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
-    auto pinned = [&](uint32_t w) { return all[w].ends_first * double(s.first.weights) + all[w].ends_last * double(s.last.weights); };
-    return pinned(a) < pinned(b);
-  });
-  const uint32_t n = uint32_t(s.layers.size());
-  for (uint32_t i = 0; i < wafers; ++i) all[order[i]].layers = n / wafers + (i < n % wafers);
+std::vector<WaferUse> cut(const Shape& s, const Request& r, uint64_t room) {
+  std::vector<WaferUse> all(r.wafers);
+  if (pinned(r)) all.front().ends_first = all.back().ends_last = 1;
+  const std::vector<uint32_t> counts = s.layers.empty() ? std::vector<uint32_t>(r.wafers) : chain_of(s, r, room).cut(r.wafers);
   uint32_t next = 0;
   uint64_t most = 0;
-  for (WaferUse& w : all) {
+  for (uint32_t i = 0; i < r.wafers; ++i) {
+    WaferUse& w = all[i];
     w.first_layer = next;
-    for (uint32_t l = 0; l < w.layers; ++l, ++next) {
+    w.layers = counts[i];
+    for (; next < w.first_layer + w.layers; ++next) {
       w.weights += s.layers[next].weights;
-      w.scratch += s.layers[next].scratch * sequences;
+      w.scratch += s.layers[next].scratch * r.sequences;
       w.kv_token += s.layers[next].kv_token;
     }
     most = std::max(most, w.weights);
   }
-  if (ends == Ends::spread && wafers > 1) {  // first where layers leave room, then evenly
+  if (!pinned(r)) {  // first where layers leave room, then evenly
     const double whole = double(s.first.weights + s.last.weights);
     double gap = 0, each = 0;
     for (const WaferUse& w : all) gap += double(most - w.weights);
-    each = gap < whole ? (whole - gap) / wafers : 0;
+    each = gap < whole ? (whole - gap) / r.wafers : 0;
     for (WaferUse& w : all) {
       const double here = each + double(most - w.weights) * (gap < whole ? 1 : whole / gap);
-      w.ends_first = w.ends_last = whole > 0 ? here / whole : 1.0 / wafers;
+      w.ends_first = w.ends_last = whole > 0 ? here / whole : 1.0 / r.wafers;
     }
   }
   for (WaferUse& w : all) {
-    w.weights += uint64_t(std::ceil(w.ends_first * double(s.first.weights)) + std::ceil(w.ends_last * double(s.last.weights)));
-    w.scratch += ((w.ends_first > 0 ? s.first.scratch : 0) + (w.ends_last > 0 ? s.last.scratch : 0)) * sequences;
+    w.weights += ends_weights(s, w);
+    w.scratch += ends_scratch(s, w, r.sequences);
   }
   return all;
 }
@@ -82,8 +155,8 @@ class Layout {
     if (use.layers) all = best_grid(index, use, strip);
     if (strip) {
       Region r = region(index, kEnds, {0, uint32_t(rows_.size()) - strip, w_.usable_width(), strip});
-      r.weights = ends_weights(use);
-      r.scratch = ends_scratch(use);
+      r.weights = ends_weights(s_, use);
+      r.scratch = ends_scratch(s_, use, r_.sequences);
       all.push_back(r);
     }
     use.kv_tokens = use.layers ? tokens(all) : UINT64_MAX;
@@ -97,14 +170,8 @@ class Layout {
       if (r.layer != kEnds) least = std::min(least, r.kv_tokens);
     return least;
   }
-  uint64_t ends_weights(const WaferUse& u) const {
-    return uint64_t(std::ceil(u.ends_first * double(s_.first.weights)) + std::ceil(u.ends_last * double(s_.last.weights)));
-  }
-  uint64_t ends_scratch(const WaferUse& u) const {
-    return ((u.ends_first > 0 ? s_.first.scratch : 0) + (u.ends_last > 0 ? s_.last.scratch : 0)) * r_.sequences;
-  }
   uint32_t strip_rows(const WaferUse& u) const {
-    const uint64_t row = uint64_t(w_.usable_width()) * w_.pe_bytes(), bytes = ends_weights(u) + ends_scratch(u);
+    const uint64_t row = uint64_t(w_.usable_width()) * w_.pe_bytes(), bytes = ends_weights(s_, u) + ends_scratch(s_, u, r_.sequences);
     return uint32_t(std::min<uint64_t>((bytes + row - 1) / row, rows_.size()));
   }
   // A tile of usable columns and rows, on the fabric.
@@ -157,11 +224,13 @@ class Layout {
   const std::vector<uint32_t>& rows_;
 };
 
+uint64_t room_of(const WaferData& w, const std::vector<uint32_t>& rows) { return uint64_t(w.usable_width()) * rows.size() * w.pe_bytes(); }
+
 Placement lay_out(const WaferData& w, const Shape& s, const Request& r, const std::vector<uint32_t>& rows) {
   Placement p;
   p.wafer = w;
   p.request = r;
-  p.wafers = cut(s, r.wafers, r.sequences, r.ends);
+  p.wafers = cut(s, r, room_of(w, rows));
   p.kv_tokens = UINT64_MAX;
   const Layout layout(w, s, r, rows);
   for (uint32_t i = 0; i < r.wafers; ++i) {
@@ -196,8 +265,10 @@ Overrun worst(const Placement& p, uint64_t tokens) {
 
 // The fewest wafers that keep so many tokens, up to the number of layers; 0: none.
 uint32_t fewest(const WaferData& w, const Shape& s, Request r, const std::vector<uint32_t>& rows, uint64_t tokens) {
-  const uint32_t most = std::min<uint32_t>(kMaxWafers, std::max<uint32_t>(1, uint32_t(s.layers.size())));
-  for (r.wafers = 1; r.wafers <= most; ++r.wafers)
+  r.wafers = 2;  // by bytes alone, as several are cut; a single one has a table of both ends once
+  const uint32_t least = s.layers.empty() ? 0 : chain_of(s, r, room_of(w, rows)).wafers(tokens);
+  const uint32_t most = least ? std::min<uint32_t>(kMaxWafers, uint32_t(s.layers.size())) : 1;
+  for (r.wafers = least <= 2 ? 1 : least; r.wafers <= most; ++r.wafers)
     if (worst(lay_out(w, s, r, rows), tokens).bytes == 0) return r.wafers;
   return 0;
 }
@@ -206,8 +277,10 @@ Error does_not_fit(const Placement& p, const Shape& s, const std::vector<uint32_
   const Request& r = p.request;
   const Overrun over = worst(p, tokens);
   const uint64_t capacity = p.wafers[0].capacity * r.wafers;
-  std::string what = fmt::format("{} wafer{} of {}, {} of weights: ", r.wafers, r.wafers == 1 ? "" : "s", gigabytes(p.wafers[0].capacity), gigabytes(s.weights()));
-  what += s.weights() > capacity ? fmt::format("{} too little", gigabytes(s.weights() - capacity))
+  uint64_t weights = 0;
+  for (const WaferUse& w : p.wafers) weights += w.weights;
+  std::string what = fmt::format("{} wafer{} of {}, {} of weights: ", r.wafers, r.wafers == 1 ? "" : "s", gigabytes(p.wafers[0].capacity), gigabytes(weights));
+  what += weights > capacity ? fmt::format("{} too little", gigabytes(weights - capacity))
                                  : fmt::format("room for {} tokens of {} bytes, of {} asked for", p.kv_tokens, s.kv_token(), tokens);
   what += fmt::format("; {}: {} of weights + {} of scratch + {} of KV are {} over {}", name_of(*over.region), gigabytes(over.region->weights),
                       gigabytes(over.region->scratch), gigabytes(over.kv), gigabytes(over.bytes), gigabytes(over.region->capacity));

@@ -1,8 +1,9 @@
 // place.hpp: where a model lies on wafers: whole layers on wafers in order, each layer on a rectangle of PEs (a region) with its weights and its
 // KV-cache, which do not move. What does not fit is answered with the numbers and with what would.
 //
-// Wafers    a pipeline, cut between layers, as evenly as whole layers allow. The vocabulary's matrices (embedding, lm_head) lie in a strip of
-//           full width: spread by rows over all wafers, so that no wafer has less room for KV than the others, or on the first and last.
+// Wafers    a pipeline, cut between layers so that the most tokens fit, and of such cuts the most even one in bytes. The vocabulary's matrices
+//           (embedding, lm_head) lie in a strip of full width: on the first and last wafer, which then have fewer layers (as `baton` runs a
+//           model), or spread by rows over all wafers, so that no wafer has less room for KV than the others.
 // Regions   columns of equal regions, in a snake, so that neighbours in the model are neighbours on the wafer; of all such grids the one with
 //           the most room, and of those within 1% of it the one whose regions are nearest to squares (an allreduce crosses both sides).
 // KV        each row of a region keeps whole tokens; `shift` keeps rows balanced (WaferLLM: each row passes its oldest up), `concat` leaves all
@@ -27,14 +28,14 @@ namespace baton::cs3 {
 inline constexpr uint32_t kMaxWafers = 256;
 
 enum class Kv : uint8_t { shift = 1, concat }; // how tokens lie over the rows of a region
-enum class Ends : uint8_t { spread = 1, pinned }; // the vocabulary's matrices: over all wafers by rows, or on the first and last
+enum class Ends : uint8_t { spread = 1, pinned }; // the vocabulary's matrices: over all wafers by rows (no program here does), or on the first and last
 
 struct Request {
   uint32_t wafers = 0;             // 0: the fewest that hold it
   uint32_t sequences = 1;          // in flight
   uint64_t context = 0;            // tokens of each that must fit; 0: as many as do, at least one
   Kv kv = Kv::shift;
-  Ends ends = Ends::spread;
+  Ends ends = Ends::pinned;
   std::vector<uint32_t> bad_rows = {}; // of each wafer's fabric, counted from the north
 };
 

@@ -94,6 +94,7 @@ Result<Shape> shape_of(const Program& p) {
   s.layers.resize(begin.empty() ? 0 : begin.size() - 1);
   s.part_of_op.assign(p.ops.size(), kEnds);
   std::set<std::pair<uint32_t, uint32_t>> counted;  // (part, constant)
+  std::set<uint32_t> own;                           // constants of the last part
   for (size_t i = 0, layer = 0; i < p.ops.size(); ++i) {
     const Op& op = p.ops[i];
     while (layer < s.layers.size() && i >= begin[layer + 1]) ++layer;
@@ -102,7 +103,12 @@ Result<Shape> shape_of(const Program& p) {
     const bool behind = !inside && !begin.empty() && i >= begin.back();
     Part& part = inside ? s.layers[layer] : behind ? s.last : s.first;
     for (const uint32_t v : op.in) {
-      if (p.values[v].storage != Storage::constant || !counted.emplace(s.part_of_op[i], v).second) continue;
+      if (p.values[v].storage != Storage::constant) continue;
+      if (!counted.emplace(s.part_of_op[i], v).second) {
+        if (behind && own.insert(v).second) s.both += bytes_of(p, p.values[v]);
+        continue;
+      }
+      if (behind) own.insert(v);
       part.weights += bytes_of(p, p.values[v]);
     }
     if (op.code == OpCode::kv_store) part.kv_token += uint64_t(op.kv_heads) * op.head_dim * 2 * program::dtype_bytes(p.values[op.out[0]].dtype);

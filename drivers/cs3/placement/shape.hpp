@@ -34,6 +34,7 @@ struct Shape {
   std::vector<Part> layers;
   Part first, last;                  // the ends: before the first layer (a table that both use is here), after the last
   std::vector<uint32_t> part_of_op;  // a layer, or kEnds
+  uint64_t both = 0;                 // bytes of `first` that the last part needs too: once more where they are apart
 
   uint64_t weights() const;          // bytes of all
   uint64_t kv_token() const;         // bytes of one token in all layers

@@ -6,11 +6,14 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+
 namespace baton::cs3 {
 namespace {
 
 using Json = nlohmann::json;
 constexpr const char* kSchema = "baton.wafers/1";
+constexpr uint64_t kHeadline = 44'000'000'000;  // facts/cs3 2.1: the vendor's figure, a little more than 48 KB a usable PE
 
 struct Member {
   const char *name, *unit;
@@ -76,6 +79,13 @@ Result<WaferData> resized(WaferData w, uint32_t fabric_width, uint32_t fabric_he
   w.fabric_width = fabric_width;
   w.fabric_height = fabric_height;
   BATON_TRY(check(w, w.name));
+  return w;
+}
+
+Result<WaferData> with_sram(WaferData w, uint64_t bytes) {
+  if (bytes != kHeadline) w.pe_sram = uint32_t(std::min<uint64_t>((bytes + w.usable_pes() - 1) / w.usable_pes(), UINT32_MAX));
+  if (w.pe_sram <= w.pe_reserve)
+    return Error(BATON_INVALID_ARGUMENT, fmt::format("{} bytes of SRAM are {} a PE, of which {} are reserved", bytes, w.pe_sram, w.pe_reserve), "a CS-3 has 44 GB");
   return w;
 }
 

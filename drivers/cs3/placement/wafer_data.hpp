@@ -43,5 +43,7 @@ Result<WaferData> wafer_data(std::string_view name);
 Result<WaferData> parse_wafer(std::string_view json, std::string_view name, std::string_view where);
 // The wafer with the fabric that a machine says it has.
 Result<WaferData> resized(WaferData, uint32_t fabric_width, uint32_t fabric_height);
+// The wafer with the SRAM that a machine says it has: beside the vendor's 44 GB, each usable PE has so much less or more.
+Result<WaferData> with_sram(WaferData, uint64_t bytes);
 
 }  // namespace baton::cs3
