@@ -153,7 +153,7 @@ TEST(DevctlVerbs, PlaceSaysWhatFitsDrawsItAndRefusesWithNumbers) {
   refused({"place", folder, "--wafers", "81"}, 2);
   refused({"place", folder, "--wafers", "few"}, 2);
   refused({"place", folder, "--bad-rows", "9-7"}, 2);
-  EXPECT_GT(document({"place", folder, "--fabric", "762x1176"}, "place")["kv_tokens"].get<uint64_t>(), tokens);
+  EXPECT_GT(document({"place", folder, "--fabric", "762x1200"}, "place")["kv_tokens"].get<uint64_t>(), tokens);
   refused({"place", folder, "--fabric", "762"}, 2);
   refused({"place", folder, "--wafer", "cs9"}, 3);
   refused({"place", folder, "--svg", "/nonexistent/place.svg"}, 4);
