@@ -36,15 +36,19 @@ void Session::step() {
     end_launch();
     return finish_stream(*host_.lost, 0);
   }
+  if (c.held) return finish_stream(Status(), *c.held);
   if (Op(c.s.op) == Op::launch && (c.s.flags & kInSlot)) return enter_slot(take(0));
   const uint64_t begin = now_ns();
-  cost_ns_ = 0;
+  cost_ns_ = held_ns_ = 0;
   auto went = advance(c);
   const uint64_t wall = now_ns() - begin;
   c.wall_ns += wall;
   host_.wafer.counters.busy_ns += wall;
-  if (!went) finish_stream(went.error(), cost_ns_);
-  else if (*went == Went::over) finish_stream(Status(), cost_ns_);
+  if (!went) return finish_stream(went.error(), cost_ns_);
+  if (*went != Went::over) return;
+  if (!held_ns_) return finish_stream(Status(), cost_ns_);
+  c.held = cost_ns_;
+  resume_ns_ = now_ns() + held_ns_;
 }
 
 // A delay by the fault plan is part of what a stream command took.
@@ -91,8 +95,10 @@ Result<Session::Went> Session::advance(Command& c) {
 void Session::end_transfer(const Submission& s, const Rectangle* r) {
   if (s.flags & kMore) return;
   const Wires w = wires_of(s, r, host_.faults.conditions());
-  w.count(host_.wafer.counters);
-  if (host_.wafer.cost()) cost_ns_ = uint64_t(std::llround(host_.wafer.cost()->copy_ns(w.equivalent_bytes, w.inward)));
+  const WireTime t = w.time(host_.wafer.cost());
+  w.count(host_.wafer.counters, t);
+  cost_ns_ = uint64_t(std::llround(t.cost_ns));
+  held_ns_ = uint64_t(t.waited_ns);
 }
 
 Result<Session::Went> Session::advance_memcpy(Command& c) {

@@ -35,7 +35,7 @@ Daemon::Daemon(const DaemonOptions& o, std::vector<Wafer> wafers) : options_(o),
                       [this](const HostPort& to, const SessionKey& key) { return open_peer(to, key); }});
 }
 
-Result<std::unique_ptr<Daemon>> Daemon::start(const DaemonOptions& o, const timing::WaferModel* cost) {
+Result<std::unique_ptr<Daemon>> Daemon::start(const DaemonOptions& o, timing::WaferModel* cost) {
   std::vector<Wafer> wafers;
   for (uint32_t i = 0; i < o.wafers; ++i) {
     BATON_ASSIGN(Wafer wafer, Wafer::create(o.sram_bytes(), cost, o.fabric_width, o.fabric_height));

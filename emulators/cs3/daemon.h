@@ -25,7 +25,7 @@ inline constexpr size_t kMaxSessions = 64;
 
 class Daemon {
  public:
-  static Result<std::unique_ptr<Daemon>> start(const DaemonOptions&, const timing::WaferModel* cost);
+  static Result<std::unique_ptr<Daemon>> start(const DaemonOptions&, timing::WaferModel* cost);
   std::string uri() const;  // "cs3://127.0.0.1:41234"
   void run();
 

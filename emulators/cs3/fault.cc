@@ -3,6 +3,7 @@
 #include "hal/json_depth.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -23,9 +24,9 @@ constexpr std::pair<const char*, int32_t> kCodes[] = {{"BUSY", BATON_BUSY}, {"CA
                                                       {"INTERNAL", BATON_INTERNAL}, {"IO", BATON_IO}, {"MISMATCH", BATON_MISMATCH}, {"UNSUPPORTED", BATON_UNSUPPORTED}};
 constexpr char kActionList[] = "actions: fail delay kill hang drop_link lose_wafer";
 constexpr char kKeyList[] = "keys of a rule: call nth every probability times action code delay_ms";
-constexpr char kPlanList[] = "a plan has seed, dead_channels (0 to 15), bad_rows, slow_ingress (from 1) and rules: emulators/cs3/fault.h";
+constexpr char kPlanList[] = "a plan has seed, dead_channels (0 to 15), slow_channels ({\"5\": 8}), bad_rows, slow_ingress (from 1) and rules: emulators/cs3/fault.h";
 
-bool exempt(Op op) { return op == Op::info || op == Op::telemetry || op == Op::fault || op == Op::reset; }
+bool exempt(Op op) { return op == Op::info || op == Op::telemetry || op == Op::fault || op == Op::clock || op == Op::reset; }
 
 std::optional<Op> op_of(const std::string& name) {
   for (uint16_t i = 1; i <= uint16_t(Op::receive); ++i)
@@ -49,6 +50,28 @@ uint32_t Conditions::alive(uint32_t wanted) const {
   return n - uint32_t(std::count(dead.begin(), dead.begin() + n, true));
 }
 
+std::array<bool, kMaxChannels> Conditions::used(uint32_t wanted) const {
+  std::array<bool, kMaxChannels> which{};
+  const uint32_t n = wanted && alive(wanted) ? wanted : kMaxChannels;
+  for (uint32_t i = 0; i < n; ++i) which[i] = !dead[i];
+  if (alive(wanted) == 0) std::fill(std::find(which.begin(), which.end(), true) + 1, which.end(), false);
+  return which;
+}
+
+double Conditions::slowest(uint32_t wanted) const {
+  const auto which = used(wanted);
+  double most = 1;
+  for (uint32_t i = 0; i < kMaxChannels; ++i)
+    if (which[i]) most = std::max(most, slow[i]);
+  return most;
+}
+
+uint32_t Conditions::dead_bits() const {
+  uint32_t bits = 0;
+  for (uint32_t i = 0; i < kMaxChannels; ++i) bits |= uint32_t(dead[i]) << i;
+  return bits;
+}
+
 struct FaultPlan::Reader {
   uint32_t index;
   Rule rule{};
@@ -66,7 +89,7 @@ struct FaultPlan::Reader {
     for (const Json& name : list) {
       if (name == "*") return rule.calls.clear(), Status();
       const auto op = name.is_string() ? op_of(name.get<std::string>()) : std::nullopt;
-      if (!op || exempt(*op)) return wrong("there is no call " + shown(name), "calls: the wafer link's commands but info, telemetry, fault and reset, or *");
+      if (!op || exempt(*op)) return wrong("there is no call " + shown(name), "calls: the wafer link's commands but info, telemetry, fault, clock and reset, or *");
       rule.calls.push_back(*op);
     }
     return rule.calls.empty() ? Status(wrong("call is empty", kKeyList)) : Status();
@@ -132,6 +155,16 @@ Status FaultPlan::condition(const std::string& key, const void* json) {
       conditions_.dead[n] = true;
     }
     if (conditions_.alive(0) == 0) return Error(BATON_INVALID_ARGUMENT, "the fault plan leaves no channel alive", "keep one, or lose_wafer");
+    return {};
+  }
+  if (key == "slow_channels" && v.is_object()) {
+    for (auto it = v.begin(); it != v.end(); ++it) {
+      uint32_t n = kMaxChannels;
+      const char *first = it.key().data(), *last = first + it.key().size();
+      if (std::from_chars(first, last, n).ptr != last || n >= kMaxChannels || !it->is_number() || !(it->get<double>() >= 1 && it->get<double>() <= kSlowMost))
+        return Error(BATON_INVALID_ARGUMENT, "slow_channels of the fault plan: " + shown(it.key()) + ": " + shown(*it) + " is no channel (0 to 15) and how many times as long (1 to 1000000)", kPlanList);
+      conditions_.slow[n] = it->get<double>();
+    }
     return {};
   }
   if (key == "bad_rows" && v.is_array() && v.size() <= kMaxBadRows) {
@@ -202,9 +235,11 @@ std::optional<Fault> FaultPlan::match(Op op) {
 
 std::string FaultPlan::report() const {
   Json plan = {{"schema", kSchema}, {"seed", seed_}, {"slow_ingress", conditions_.slow_ingress}, {"bad_rows", conditions_.bad_rows},
-               {"dead_channels", Json::array()}, {"rules", Json::array()}};
+               {"dead_channels", Json::array()}, {"slow_channels", Json::object()}, {"rules", Json::array()}};
   for (uint32_t i = 0; i < kMaxChannels; ++i)
     if (conditions_.dead[i]) plan["dead_channels"].push_back(i);
+  for (uint32_t i = 0; i < kMaxChannels; ++i)
+    if (conditions_.slow[i] > 1) plan["slow_channels"][std::to_string(i)] = conditions_.slow[i];
   for (const Rule& r : rules_) {
     Json v = Json::parse(r.text, nullptr, false);
     v["seen"] = r.seen;

@@ -1,7 +1,7 @@
 // fault.h: a fault plan of an emulated CS-3: what is broken, and which commands go wrong, and how. Data: JSON, or the path of a file of it, from
 // the option `faults`; read and replaced while the daemon runs by the wafer link's command `fault`.
 //
-//     {"seed": 7, "dead_channels": [3], "bad_rows": [17], "slow_ingress": 4,
+//     {"seed": 7, "dead_channels": [3], "slow_channels": {"5": 8}, "bad_rows": [17], "slow_ingress": 4,
 //      "rules": [
 //       {"call": "memcpy_h2d", "nth": 3, "action": "fail", "code": "IO"},
 //       {"call": ["launch", "memcpy_d2h"], "probability": 0.1, "action": "delay", "delay_ms": 5},
@@ -9,8 +9,10 @@
 //       {"call": "*", "nth": 50, "action": "kill"}]}
 //
 // dead_channels  of 0 to 15: bandwidth falls, nothing else     slow_ingress  host to wafer takes so many times as long (modelled)
+// slow_channels  each takes so many times as long for its share, and a transfer ends with its slowest: modelled, and by what is modelled over that of
+//                healthy channels the transfer is held up in wall time too
 // bad_rows       rows of PEs: listed by `info`, refused to symbols and copies; programs that come later are laid out around them
-// call    names of the link's commands (PROTOCOL.md), or "*": any but info, telemetry, fault and reset
+// call    names of the link's commands (PROTOCOL.md), or "*": any but info, telemetry, fault, clock and reset
 // which   of those nth (from 1), every k-th, or by probability; all if none is given. times: at most so often
 // action  fail (code, by name)   delay (a stream command by delay_ms, also in the modelled cost)   kill (the daemon, SIGKILL)
 //         hang (a launch that never unblocks the command stream: nothing behind it runs until cancel, stop or reset)
@@ -48,8 +50,20 @@ struct Conditions {
   std::array<bool, kMaxChannels> dead{};
   std::vector<uint16_t> bad_rows;  // ascending
   double slow_ingress = 1;
+  std::array<double, kMaxChannels> slow = filled(1);
   // Of the first `wanted` channels (0: all) those that work.
   uint32_t alive(uint32_t wanted) const;
+  // What a transfer over them goes by: those, or, if none works, the first other one that does.
+  std::array<bool, kMaxChannels> used(uint32_t wanted) const;
+  double slowest(uint32_t wanted) const;  // of those, how many times as long
+  uint32_t dead_bits() const;
+
+ private:
+  static constexpr std::array<double, kMaxChannels> filled(double x) {
+    std::array<double, kMaxChannels> all{};
+    all.fill(x);
+    return all;
+  }
 };
 
 class FaultPlan {

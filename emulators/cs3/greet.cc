@@ -86,7 +86,7 @@ Welcome Daemon::make_welcome(const Greeting& g) const {
   std::memcpy(w.magic, kMagic, sizeof kMagic);
   w.major = kVersionMajor;
   w.minor = kVersionMinor;
-  w.capabilities = kCapShm | kCapRegions | kCapProgress | kCapRectangles | kCapPorts | kCapFaults | kCapSlots;
+  w.capabilities = kCapShm | kCapRegions | kCapProgress | kCapRectangles | kCapPorts | kCapFaults | kCapSlots | kCapClock;
   std::memcpy(w.boot_id, boot_id_, sizeof boot_id_);
   w.instance = instance_;
   w.epoch = wafers_[g.hello.wafer < wafers_.size() ? g.hello.wafer : 0].epoch();

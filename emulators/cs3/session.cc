@@ -97,12 +97,14 @@ Status Session::serve_control(const Submission& s, const Payload& payload, Compl
     case Op::info: send_info(s, c); break;
     case Op::telemetry:
       c.payload_bytes = std::min<uint32_t>(s.payload_bytes, sizeof(TelemetryReply));
+      host_.wafer.counters.dead_channels = host_.faults.conditions().dead_bits();
       if (c.payload_bytes) std::memcpy(port_->answer(s), &host_.wafer.counters, c.payload_bytes);
       break;
     case Op::get_id:
     case Op::symbol:
     case Op::port: st = control_symbol(s, payload, c); break;
     case Op::fault: st = control_fault(s, payload, c); break;
+    case Op::clock: st = control_clock(s, c); break;
     case Op::load:
     case Op::run:
     case Op::stop:

@@ -56,7 +56,7 @@ class Session {
   bool serve();           // takes what came; true: something did
   bool runnable();        // a stream command or a slot can make a step now
   bool blocked();         // waits for the client to take completions
-  bool delayed() const;   // by the fault plan: the command at the head waits for the clock
+  bool delayed() const;   // by the fault plan: the command at the head waits for the time
   void step();
   Session& furthest_behind();  // this runnable one, or that on another of the pipeline's wafers whose next step is earlier in modelled time
   void reset_by_other(uint64_t by_session);
@@ -78,6 +78,7 @@ class Session {
     bool met = false;      // the fault plan
     uint64_t delay_ns = 0; // by it
     std::optional<Fault> hang;
+    std::optional<uint64_t> held;  // it is over, at this cost, and a slow channel holds its end
   };
   struct Pins {  // what a launch keeps from being freed or unloaded
     std::vector<uint32_t> buffers;
@@ -123,6 +124,7 @@ class Session {
   // symbol_commands.cc
   Status control_symbol(const Submission&, const Payload&, Completion&);
   Status control_fault(const Submission&, const Payload&, Completion&);
+  Status control_clock(const Submission&, Completion&);
   void answer_symbol(const Submission&, const SymbolReply&, Completion&);
   // What the plan has for a command: nothing, an error that ends it, or a delay or hang that is noted in `c`.
   Status meet_fault(Op, Command* c);
@@ -197,6 +199,7 @@ class Session {
   Peer peers_[kMaxStages];                // where this session's stages send to
   std::string peer_lost_;                    // "": no
   uint64_t cost_ns_ = 0;  // of the command at the head, once it is over
+  uint64_t held_ns_ = 0;  // of it, what a slow channel holds it up, in wall time too
 };
 
 }  // namespace baton::cs3

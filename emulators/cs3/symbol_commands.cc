@@ -1,13 +1,16 @@
-// What a client asks about names, and of the fault plan; and what the plan does to its commands.
+// What a client asks about names, of the fault plan, and of the clock; and what the plan does to its commands.
 #include "emulators/cs3/session.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace baton::cs3 {
 namespace {
+
+constexpr uint64_t kLeastHz = 10'000'000, kMostHz = 100'000'000'000;  // as the option clock_ghz
 
 std::string name_of(const Submission& s, const Payload& payload) {
   const uint64_t bytes = s.bytes ? std::min<uint64_t>(s.bytes, s.payload_bytes) : s.payload_bytes;
@@ -54,6 +57,7 @@ Status Session::control_fault(const Submission& s, const Payload& payload, Compl
   if (s.arg0 == 1) {
     const std::string text(reinterpret_cast<const char*>(payload.data()), s.payload_bytes);
     BATON_ASSIGN(host_.faults, FaultPlan::parse(text.empty() ? "{}" : text));  // no path: a client is not to make the daemon read files
+    std::fill(std::begin(host_.wafer.counters.channel_rate), std::end(host_.wafer.counters.channel_rate), 0);  // of the plan before
     return {};
   }
   const std::string text = host_.faults.report();
@@ -62,6 +66,18 @@ Status Session::control_fault(const Submission& s, const Payload& payload, Compl
     return Error(BATON_CAPACITY, fmt::format("the fault plan is {} bytes: there is room for {}", text.size(), s.payload_bytes), "ask with a larger answer, up to 1 MiB");
   c.payload_bytes = uint32_t(text.size());
   std::memcpy(port_->answer(s), text.data(), text.size());
+  return {};
+}
+
+// The model is one for all wafers of the daemon. What runs goes on at the new clock, op by op.
+Status Session::control_clock(const Submission& s, Completion& c) {
+  timing::WaferModel* const model = host_.wafer.cost();
+  if (!model) return Error(BATON_UNSUPPORTED, "this daemon has no timing model (timing=none), and so no clock", "start it with timing=cs3");
+  if (s.arg0) {
+    if (s.arg0 < kLeastHz || s.arg0 > kMostHz) return Error(BATON_INVALID_ARGUMENT, fmt::format("a clock of {} Hz", s.arg0), "10 MHz to 100 GHz; sources say 0.75, 0.85, 1.1 and 1.4 GHz");
+    model->set_clock_hz(double(s.arg0));
+  }
+  c.value = uint64_t(std::llround(model->clock_hz()));
   return {};
 }
 

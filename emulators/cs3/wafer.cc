@@ -19,7 +19,7 @@ std::string gigabytes(uint64_t bytes) {
 
 static uint64_t round_up(uint64_t bytes) { return (bytes + kGranule - 1) / kGranule * kGranule; }
 
-Result<Wafer> Wafer::create(uint64_t capacity, const timing::WaferModel* cost, uint32_t fabric_width, uint32_t fabric_height) {
+Result<Wafer> Wafer::create(uint64_t capacity, timing::WaferModel* cost, uint32_t fabric_width, uint32_t fabric_height) {
   Wafer w;
   BATON_ASSIGN(w.data_, wafer_data("cs3"));
   if (fabric_width) {

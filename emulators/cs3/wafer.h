@@ -35,7 +35,7 @@ struct Block {
 
 class Wafer {
  public:
-  static Result<Wafer> create(uint64_t capacity, const timing::WaferModel* cost, uint32_t fabric_width = 0, uint32_t fabric_height = 0);
+  static Result<Wafer> create(uint64_t capacity, timing::WaferModel* cost, uint32_t fabric_width = 0, uint32_t fabric_height = 0);
   Wafer(Wafer&&) noexcept;
   ~Wafer();
 
@@ -53,7 +53,7 @@ class Wafer {
   uint64_t epoch() const { return epoch_; }
   uint64_t capacity() const { return capacity_; }
   uint64_t used() const { return weights_ + buffers_; }
-  const timing::WaferModel* cost() const { return cost_; }
+  timing::WaferModel* cost() const { return cost_; }
   // Its PEs, on which programs are laid out. With less or more SRAM than a CS-3 has, each PE has so much less or more.
   const WaferData& data() const { return data_; }
   TelemetryReply counters{sizeof(TelemetryReply)};
@@ -69,7 +69,7 @@ class Wafer {
   uint32_t next_handle_ = 1;
   std::unordered_map<uint32_t, Block> blocks_;
   std::map<uint64_t, uint64_t> holes_;  // address -> bytes
-  const timing::WaferModel* cost_ = nullptr;
+  timing::WaferModel* cost_ = nullptr;
   WaferData data_;
 };
 

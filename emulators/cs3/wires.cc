@@ -1,6 +1,7 @@
 #include "emulators/cs3/wires.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace baton::cs3 {
 
@@ -18,16 +19,31 @@ Wires wires_of(const Submission& s, const Rectangle* r, const Conditions& c) {
   return w;
 }
 
-void Wires::count(TelemetryReply& t) const {
+WireTime Wires::time(const engine::CostModel* cost) const {
+  if (!cost) return {};
+  WireTime t;
+  t.even_ns = cost->copy_ns(equivalent_bytes, inward) - cost->copy_ns(0, inward);
+  t.waited_ns = t.even_ns * (conditions->slowest(wanted) - 1);
+  t.cost_ns = cost->copy_ns(0, inward) + t.even_ns + t.waited_ns;
+  return t;
+}
+
+void Wires::count(TelemetryReply& t, const WireTime& time) const {
   ++t.transactions;
   (inward ? t.wavelets_in : t.wavelets_out) += wavelets;
   (inward ? t.wire_bytes_in : t.wire_bytes_out) += bytes();
-  // Evenly, and what does not divide on the first; all of the wanted ones dead: any other that works.
-  const uint32_t alive = conditions->alive(wanted), end = alive && wanted ? wanted : kMaxChannels, share = alive ? alive : 1;
-  const uint64_t each = bytes() / share;
-  for (uint32_t i = 0, used = 0; i < end && used < share; ++i) {
-    if (conditions->dead[i]) continue;
-    t.channel_bytes[i] += used++ == 0 ? bytes() - each * (share - 1) : each;
+  t.waited_ns += uint64_t(time.waited_ns);
+  // Evenly, and what does not divide on the first.
+  const auto used = conditions->used(wanted);
+  const uint64_t share = uint64_t(std::count(used.begin(), used.end(), true)), each = bytes() / share;
+  uint64_t rest = bytes() - each * share;
+  for (uint32_t i = 0; i < kMaxChannels; ++i) {
+    if (!used[i]) continue;
+    const uint64_t n = each + std::exchange(rest, 0);
+    const double ns = time.even_ns * conditions->slow[i];
+    t.channel_bytes[i] += n;
+    t.channel_ns[i] += uint64_t(ns);
+    if (ns > 0) t.channel_rate[i] = std::max<uint64_t>(1, uint64_t(double(each) * 1e9 / ns));
   }
 }
 

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <set>
 
@@ -27,12 +28,14 @@ class Wafer : public WaferModel {
     auto c = std::make_unique<Wafer>();
     c->name_ = fmt::format("{} {} (modelled)", m.name, m.version);
     BATON_TRY(take_constants(m, where, c->fields()));
-    if (settings.clock_hz > 0) c->clock_ = settings.clock_hz;
+    c->clock_hz_->store(settings.clock_hz > 0 ? settings.clock_hz : c->clock_);
     if (settings.mac_rate > 0) c->mac_rate_ = settings.mac_rate;
     c->fuse_ = settings.fused;
     return std::unique_ptr<WaferModel>(std::move(c));
   }
   std::string name() const override { return name_; }
+  double clock_hz() const override { return clock_hz_->load(std::memory_order_relaxed); }
+  void set_clock_hz(double hz) override { clock_hz_->store(hz, std::memory_order_relaxed); }
   double launch_ns() const override { return launch_; }
   double copy_ns(uint64_t bytes, bool to_device) const override {
     const double rate = channels_ * channel_rate_ / 8 * (to_device ? ingress_efficiency_ : egress_efficiency_);  // bit -> byte
@@ -43,7 +46,7 @@ class Wafer : public WaferModel {
   double op_ns(const OpWork& w) const override {
     const Ground& g = w.op < grounds_.size() ? grounds_[w.op] : whole_;
     const double hop = g.hops ? g.hops * hop_ns(uint64_t(w.tokens) * w.n * 2) : 0;  // activations of two bytes
-    return cycles(w, g) / clock_ * kNs + hop;
+    return cycles(w, g) / clock_hz() * kNs + hop;
   }
 
   Result<std::unique_ptr<engine::CostModel>> placed(const program::Program& p, std::vector<Ground> grounds) const override {
@@ -125,6 +128,7 @@ class Wafer : public WaferModel {
   std::string name_;
   double clock_, mac_rate_, allreduce_fixed_, hops_, vector_start_, key_fixed_, step_fixed_, local_fixed_, wafer_hop_, launch_, transaction_, channels_,
       channel_rate_, ingress_efficiency_, egress_efficiency_;
+  std::shared_ptr<std::atomic<double>> clock_hz_ = std::make_shared<std::atomic<double>>();  // shared by what is placed; clock_: as the file says
   bool fuse_ = true;
   std::vector<Ground> grounds_;  // of the program's ops
   std::vector<bool> joins_;      // the op's product is one with an earlier one

@@ -35,6 +35,9 @@ struct WaferSettings {
 
 class WaferModel : public engine::CostModel {
  public:
+  // Of this model and of all that are placed from it; as it is changed, ops that follow cost by the new one.
+  virtual double clock_hz() const = 0;
+  virtual void set_clock_hz(double) = 0;
   // The cost model of one program; `grounds` has one entry an op.
   virtual Result<std::unique_ptr<engine::CostModel>> placed(const program::Program&, std::vector<Ground> grounds) const = 0;
 };

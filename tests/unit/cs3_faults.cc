@@ -1,6 +1,8 @@
 // The wafer daemon's fault plan: as data, changed while it runs, named in what fails; and what a client does about it.
 #include "tests/unit/cs3_test.hpp"
 
+#include "drivers/cs3/link/operate.hpp"
+
 #include <fstream>
 
 namespace baton::cs3::test {
@@ -67,6 +69,9 @@ TEST_F(Faults, PlansAreCheckedAndTheOneBeforeStays) {
       {R"({"rules": [{"call": "nop", "action": "fail", "core": 1}]})", "unknown key 'core'\nkeys of a rule:"},
       {R"({"dead_channels": [16]})", "16 in the fault plan is not a whole number up to 15"},
       {R"({"dead_channels": [0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15]})", "leaves no channel alive"},
+      {R"({"slow_channels": {"16": 2}})", "slow_channels of the fault plan: \"16\": 2 is no channel"},
+      {R"({"slow_channels": {"5": 0.5}})", "slow_channels of the fault plan: \"5\": 0.5 is no channel"},
+      {R"({"slow_channels": {"5x": 2}})", "slow_channels of the fault plan: \"5x\": 2 is no channel"},
       {R"({"slow_ingress": 0.5})", "the fault plan has 'slow_ingress', or what it is is wrong"},
       {R"({"bad_rows": 3})", "the fault plan has 'bad_rows'"},
   };
@@ -146,6 +151,93 @@ TEST_F(Faults, ADeadChannelTakesItsShareOfTheBandwidth) {
   EXPECT_EQ(operate.call(one, mib).code, BATON_OK) << "the only channel is dead: another carries it";
   EXPECT_EQ(plan("").code, BATON_OK);
   EXPECT_EQ(cost(Op::memcpy_h2d), in_before);
+}
+
+// A transfer ends with its slowest channel: modelled, and by the difference in wall time. Whoever asks by the operator's connection sees which it is.
+TEST_F(Faults, ASlowChannelHoldsTransfersUp) {
+  operate.open_stream();
+  const Completion mem = operate.call(alloc(kMiB));
+  const uint64_t whole = operate.call(copy(mem), mib).cost_ns, half = operate.call(copy(mem, Op::memcpy_h2d, kMiB / 2), std::span(mib).first(kMiB / 2)).cost_ns;
+  const uint64_t wire = 2 * (whole - half);  // without what a transaction costs
+  WaferOperator op = must(WaferOperator::connect(daemon.uri(), 0, soon()));
+  const WaferState before = must(op.state());
+  ASSERT_EQ(before.channels.size(), kMaxChannels);
+  EXPECT_EQ(before.channels[5].rate, before.channels[6].rate);
+  EXPECT_GT(before.channels[5].rate, 0u);
+  EXPECT_EQ(before.waited_ns, 0u);
+  const uint64_t times = 50'000'000 / wire + 2;  // so that it shows on the clock: 50 ms
+  must(op.set_faults(R"({"slow_channels": {"5": )" + std::to_string(times) + "}}"));
+  EXPECT_EQ(must(op.state()).channels[6].rate, 0u) << "of the plan before";
+  const uint64_t began = now_ns();
+  const Completion slow = operate.call(copy(mem), mib);
+  EXPECT_GE(now_ns() - began, wire * (times - 1) * 9 / 10);
+  EXPECT_NEAR(double(slow.cost_ns - whole), double(wire * (times - 1)), double(wire * times) / 100);
+  const WaferState after = must(op.state());
+  EXPECT_NEAR(double(after.waited_ns), double(wire * (times - 1)), double(wire * times) / 100);
+  EXPECT_NEAR(double(after.channels[6].rate) / double(after.channels[5].rate), double(times), double(times) / 100);
+  EXPECT_EQ(after.channels[5].bytes - before.channels[5].bytes, kMiB / 16) << "its share, late";
+  operate.call(copy(mem, Op::memcpy_d2h), {}, kMiB);
+  EXPECT_EQ(operate.answer, mib);
+  Submission few = copy(mem);
+  few.channels = 5;
+  EXPECT_LT(operate.call(few, mib).cost_ns, slow.cost_ns) << "0 to 4";
+  EXPECT_THAT(must(op.faults()), HasSubstr(R"("slow_channels":{"5":)"));
+  must(op.set_faults(R"({"dead_channels": [5]})"));
+  EXPECT_TRUE(must(op.state()).channels[5].dead);
+  EXPECT_LT(operate.call(copy(mem), mib).cost_ns, 2 * whole) << "left out, it holds nobody up";
+  must(op.set_faults(""));
+  EXPECT_EQ(operate.call(copy(mem), mib).cost_ns, whole);
+}
+
+// What is held up can be cancelled, and goes with the stream.
+TEST_F(Faults, WhatASlowChannelHoldsUpCanBeCancelled) {
+  operate.open_stream();
+  const Completion mem = operate.call(alloc(kMiB));
+  EXPECT_EQ(plan(R"({"slow_channels": {"0": 1000000}})").code, BATON_OK);
+  const uint64_t held = operate.send(copy(mem), mib);
+  Submission cancel = operate.make(Op::cancel);
+  cancel.arg0 = held;
+  Completion c{};
+  do EXPECT_EQ(operate.call(operate.make(Op::info), {}, sizeof(InfoReply)).code, BATON_OK);
+  while (must(must(WaferOperator::connect(daemon.uri(), 0, soon())).state()).transactions == 0);
+  const uint64_t asked = operate.send(cancel);
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(operate.next(c));
+    EXPECT_EQ(c.code, c.id == held ? BATON_CANCELLED : BATON_OK);
+    EXPECT_TRUE(c.id == held || c.id == asked);
+  }
+}
+
+TEST_F(Faults, TheClockIsChangedWhileItRuns) {
+  WaferOperator op = must(WaferOperator::connect(daemon.uri(), 0, soon()));
+  const uint64_t hz = must(op.clock_hz());
+  EXPECT_EQ(hz, 750'000'000u);
+  // What a program takes between its first token and its last: ops alone.
+  constexpr uint32_t kSteps = 8;
+  auto d = must(in.open(daemon.uri()));
+  const TinyDecode m = make_decode(kSteps);
+  auto program = must(d.load(m.bytes, m.constants));
+  auto tokens = must(d.alloc((kSteps + 1) * 4));
+  const auto took = [&] {
+    auto q = must(d.queue());
+    auto done = must(in.timeline("done")), token = must(in.timeline("token"));
+    const baton_binding bindings[] = {bind("tokens", tokens)};
+    const int64_t args[] = {kSteps, 0};
+    must(q.submit({fill(tokens, 0, (kSteps + 1) * 4, 0).signal(done, 1), launch(program, bindings, args).progress(token).wait(done, 1).signal(done, 2)}));
+    must(done.wait_until(2, soon()));
+    return double(token.modelled_ns(kSteps) - token.modelled_ns(1));
+  };
+  const double before = took();
+  must(op.set_clock_hz(2 * hz));
+  EXPECT_EQ(must(op.clock_hz()), 2 * hz);
+  EXPECT_NEAR(took() / before, 0.5, 0.01) << "of a program that was loaded before, too";
+  EXPECT_EQ(op.set_clock_hz(5).error().code, BATON_INVALID_ARGUMENT);
+  EXPECT_EQ(must(op.clock_hz()), 2 * hz) << "as it was";
+  DaemonProcess none({"0?sram_gb=0.1&timing=none"});
+  EXPECT_EQ(must(WaferOperator::connect(none.uri(), 0, soon())).clock_hz().error().code, BATON_UNSUPPORTED);
+  EXPECT_EQ(WaferOperator::connect("127.0.0.1:1", 0, soon()).error().code, BATON_NOT_FOUND);
+  EXPECT_FALSE(WaferOperator::connect("nonsense", 0, soon()).ok());
+  EXPECT_FALSE(WaferOperator::connect(daemon.uri(), 1, soon()).ok()) << "it has one wafer";
 }
 
 TEST_F(Faults, SlowIngressIsSlowInwardAlone) {

@@ -298,7 +298,7 @@ TEST_F(Hostile, VersionSkewIsRefusedNamingBoth) {
   h.minor = 3;
   const Welcome w = say_hello(fd.get(), h);
   EXPECT_EQ(w.code, BATON_VERSION);
-  EXPECT_THAT(w.text, HasSubstr("the client speaks wafer link 7.3, this side 1.1"));
+  EXPECT_THAT(w.text, HasSubstr("the client speaks wafer link 7.3, this side 1.2"));
   EXPECT_THAT(w.text, HasSubstr("\ninstall"));
   still_serves();
 }
@@ -346,7 +346,7 @@ TEST(HostileDaemon, IsReportedNotFollowed) {
     auto d = in.open(f.uri());
     ASSERT_FALSE(d.ok());
     EXPECT_EQ(d.error().code, BATON_VERSION);
-    EXPECT_THAT(d.error().what, HasSubstr("the daemon speaks wafer link 9.0, this side 1.1"));
+    EXPECT_THAT(d.error().what, HasSubstr("the daemon speaks wafer link 9.0, this side 1.2"));
   }
   {
     FakeDaemon f(std::vector<uint8_t>(600, 'x'));

@@ -138,7 +138,7 @@ TEST(Wire, EntriesThatCannotBeAreNamed) {
   };
   EXPECT_TRUE(wrong([](Submission& s) { s.id = 0; }));
   EXPECT_TRUE(wrong([](Submission& s) { s.op = 0; }));
-  EXPECT_TRUE(wrong([](Submission& s) { s.op = uint16_t(Op::peer_open) + 1; }));
+  EXPECT_TRUE(wrong([](Submission& s) { s.op = uint16_t(Op::clock) + 1; }));
   EXPECT_TRUE(wrong([](Submission& s) { s.op = uint16_t(Op::receive) + 1; }));
   EXPECT_TRUE(wrong([](Submission& s) { s.where = 3; }));
   EXPECT_TRUE(wrong([](Submission& s) { s.zero[1] = 1; }));

@@ -12,7 +12,7 @@ bool terminated(const char (&s)[N]) {
 
 bool known(uint16_t op) {
   const auto in = [op](Op first, Op last) { return op >= uint16_t(first) && op <= uint16_t(last); };
-  return in(Op::info, Op::fault) || in(Op::peer_key, Op::peer_open) || in(Op::nop, Op::receive);
+  return in(Op::info, Op::fault) || in(Op::peer_key, Op::clock) || in(Op::nop, Op::receive);
 }
 
 }  // namespace
@@ -42,6 +42,7 @@ const char* op_name(uint16_t op) {
     case Op::fault: return "fault";
     case Op::peer_key: return "peer_key";
     case Op::peer_open: return "peer_open";
+    case Op::clock: return "clock";
     case Op::nop: return "nop";
     case Op::memcpy_h2d: return "memcpy_h2d";
     case Op::memcpy_d2h: return "memcpy_d2h";

@@ -15,7 +15,7 @@
 namespace baton::cs3 {
 
 // A minor version adds ops and capability bits; a major version changes layouts. Majors must be equal.
-inline constexpr uint16_t kVersionMajor = 1, kVersionMinor = 1;
+inline constexpr uint16_t kVersionMajor = 1, kVersionMinor = 2;
 inline constexpr char kMagic[8] = {'B', 'A', 'T', 'O', 'N', 'W', 'L', 0};
 
 inline constexpr uint32_t kSqEntries = 512;       // submission ring; a client has at most this many commands in flight
@@ -42,6 +42,7 @@ enum Capability : uint64_t {
   kCapPorts = 16,     // `port`, `send`, `receive`
   kCapFaults = 32,    // `fault`: an emulator's fault plan, read and changed while it runs
   kCapSlots = 64,     // launches that leave the command stream (kInSlot): several sequences in flight, pipelines of stages
+  kCapClock = 128,    // `clock`: of an emulator's timing model, read and changed while it runs
 };
 
 // ---- handshake -------------------------------------------------------------------------------------------------------
@@ -115,6 +116,7 @@ enum class Op : uint16_t {
   fault,          // 1.1: arg0 = 0: -> the fault plan as JSON; 1: payload: a new plan (none: no faults)
   peer_key,       // 1.1: -> 16 bytes: names this session to another one
   peer_open,      // 1.1: arg0 = number below kMaxStages; payload: key, "HOST:PORT": a session that this one's stages can send to
+  clock,          // 1.2: arg0 = 0: -> value = Hz of the timing model's clock; else: the daemon's clock from here on
   // stream
   nop = 32,
   memcpy_h2d,     // mem, address, bytes <- payload or region
@@ -265,6 +267,12 @@ struct TelemetryReply {
   // 1.1. The wire's side of memcpy, send and receive: whole transfers (chunks are parts of one), wavelets of 32 bits, and 4 bytes each.
   uint64_t transactions, wavelets_in, wavelets_out, wire_bytes_in, wire_bytes_out;
   uint64_t channel_bytes[kMaxChannels]; // modelled: a transfer is spread evenly over the channels that it may use
+  // 1.2, modelled. A transfer ends with its slowest channel.
+  uint64_t channel_ns[kMaxChannels];    // how long each carried its bytes
+  uint64_t channel_rate[kMaxChannels];  // bytes/s of the last transfer that each carried a part of; 0: none since the fault plan was written
+  uint64_t waited_ns;                   // how much longer transfers took than if all of their channels had been as fast as the fastest
+  uint32_t dead_channels;               // a bit each
+  uint32_t zero1;
 };
 
 enum class SymbolKind : uint8_t { linear = 1, array = 2, input_port = 3, output_port = 4 };
