@@ -38,6 +38,7 @@ struct Arguments {
   EmuCall emu;
   std::vector<std::string> command;
   CopyBench copy;
+  LaunchBench launch;
   KvBench kv;
   ReplayCall replay;
   CtsCall cts;
@@ -58,10 +59,20 @@ void add_bench(CLI::App& app, Arguments& a, Verb& verb) {
       ->check(CLI::Range(uint64_t(1), uint64_t(1) << 36))
       ->capture_default_str();
   copy->add_option("--count", a.copy.count, "How many are measured")->check(CLI::Range(1, 100000))->capture_default_str();
+  copy->add_flag("--check", a.copy.check, "Compare the bytes of each copy where they arrive; exit code 1 if one is wrong");
   copy->callback([&] { verb = [&](const Context& c) { return bench_copy(c, a.copy); }; });
-  auto* kv = bench->add_subcommand("kv", "KV-cache between two processes: every fabric, one piece and scattered, beside memcpy");
+  auto* launch = bench->add_subcommand("launch", "From submit to signal of a small program, polled, asleep and several in flight, beside a HOST op and an eventfd");
+  launch->add_option("DEV", a.launch.device, "Which")->required();
+  launch->add_option("--count", a.launch.count, "How many are measured")->check(CLI::Range(1, 1000000))->capture_default_str();
+  launch->add_option("--depth", a.launch.depth, "How many are in flight at a time, of those that are")->check(CLI::Range(1, 256))->capture_default_str();
+  launch->add_flag("--check", a.launch.check, "Compare what the program computed; exit code 1 if it is wrong");
+  launch->callback([&] { verb = [&](const Context& c) { return bench_launch(c, a.launch); }; });
+  auto* kv = bench->add_subcommand("kv", "KV-cache from a device of this process to one of another: every fabric, one piece and scattered, beside memcpy");
+  kv->add_option("from", a.kv.from, "DEV that has it")->required();
+  kv->add_option("to", a.kv.to, "DEV that the other process opens")->required();
   kv->add_option("--fabric", a.kv.fabric, "One fabric, as devctl fabric names it, or all")->capture_default_str();
   kv->add_option("--count", a.kv.count, "How many moves are measured")->check(CLI::Range(1, 10000))->capture_default_str();
+  kv->add_flag("--check", a.kv.check, "Compare the bytes of every move where they arrive (without: of the first); exit code 1 if one is wrong");
   kv->callback([&] { verb = [&](const Context& c) { return bench_kv(c, a.kv); }; });
 }
 

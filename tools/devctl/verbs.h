@@ -32,11 +32,20 @@ struct CopyBench {
   std::string from, to;  // selectors of one device each
   uint64_t bytes = 64 << 20;
   uint32_t count = 10;
+  bool check = false;  // compare the bytes where they arrive
+};
+
+struct LaunchBench {
+  std::string device;
+  uint32_t count = 200, depth = 16;
+  bool check = false;  // compare what the program computed
 };
 
 struct KvBench {
+  std::string from, to;  // selectors of one device each
   std::string fabric = "all";
   uint32_t count = 10;
+  bool check = false;  // compare every move's bytes where they arrive, not the first one's alone
 };
 
 struct ReplayCall {
@@ -94,6 +103,7 @@ int info(const Context&, const std::string& selector);
 // None: the machine and the paths between its devices. Two: the path from the first to the second. More: a matrix of them.
 int topo(const Context&, const TopoCall&);
 int bench_copy(const Context&, const CopyBench&);
+int bench_launch(const Context&, const LaunchBench&);
 int bench_kv(const Context&, const KvBench&);
 int replay(const Context&, const ReplayCall&);
 int cts(const Context&, const CtsCall&);  // does not return if baton-cts is there
