@@ -14,3 +14,5 @@ baton_test(generate_identity_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_ide
            TIMEOUT 240 DEPENDS baton_cli devctl baton-driver-host LOCKS devshm)
 baton_test(generate_wafers_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_wafers.cc LIBS baton_runtime baton_test_support LABELS pair TIMEOUT 240
            DEPENDS ${generate_needs})
+baton_test(generate_spill_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/generate_spill.cc LIBS baton_runtime baton_test_support LABELS pair TIMEOUT 240
+           DEPENDS ${generate_needs})

@@ -25,7 +25,7 @@ Result<Blocks> BlockPool::take(uint32_t count) {
   if (count > total())
     return fail(BATON_INVALID_ARGUMENT, "raise --blocks or shorten the request", "the request needs {} KV blocks of {} tokens, the cache has {}", count, block_tokens_, total());
   if (count > free_)
-    return fail(BATON_BUSY, "wait for a request to end, or raise --blocks", "the request needs {} KV blocks of {} tokens, {} of {} are free", count, block_tokens_, free_, total());
+    return fail(BATON_BUSY, "wait for a request to end, or raise --blocks or --spill-bytes", "the request needs {} KV blocks of {} tokens, {} of {} are free", count, block_tokens_, free_, total());
   std::vector<int32_t> ids;
   uint32_t run = 0, begin = 0;
   for (uint32_t i = 0; i < total() && run < count; ++i) {

@@ -22,6 +22,7 @@ Run add_version(CLI::App&);
 struct EngineFlags {
   std::string model_dir, precision = "auto", order = "token_major";
   uint32_t context = 0, blocks = 0, block_tokens = 16, chunk = 2048, launch_tokens = 32, tp = 1, stages = 0;
+  uint64_t spill_bytes = 0;
   void add(CLI::App&);
   Result<EngineOptions> options() const;
 };

@@ -13,6 +13,19 @@ using model::Constants;
 using model::Numbers;
 using model::Shard;
 
+// Blocks that the placement leaves, less what four requests have beside their KV: logits, tokens, tables, scratch.
+uint64_t DecodeEngine::room_on(const cs3::Placement& p, const EngineOptions& o) const {
+  constexpr uint64_t kRequests = 4, kGranule = 4096; // a table and tokens are a granule each, or little more
+  uint64_t tokens = UINT64_MAX;
+  for (size_t i = 0; i < p.wafers.size(); ++i) {
+    const cs3::WaferUse& w = p.wafers[i];
+    uint64_t beside = kRequests * (2 * kGranule + uint64_t(context_) * 8) + (kRequests - 1) * w.scratch;
+    if (i + 1 == p.wafers.size()) beside += kRequests * (uint64_t(rows()) * vocab_ * 4 + kGranule);
+    tokens = std::min(tokens, w.kv_tokens - std::min(w.kv_tokens, beside / std::max<uint64_t>(1, w.kv_token)));
+  }
+  return tokens / o.block_tokens;
+}
+
 // Over how many wafers, how many blocks each keeps, and where the KV of each layer is.
 Status DecodeEngine::place(const EngineOptions& o, const model::Model& m, const Numbers& numbers, const Shard& whole) {
   const DeviceInfo& info = device_->info;
@@ -23,7 +36,7 @@ Status DecodeEngine::place(const EngineOptions& o, const model::Model& m, const 
   if (model::has_wafers(info)) {
     BATON_ASSIGN(const cs3::Shape shape, model::decode_shape(m, numbers, whole));
     BATON_ASSIGN(on, model::place_on(info, shape, {.wafers = o.stages, .context = uint64_t(o.blocks ? o.blocks : one) * o.block_tokens}));
-    blocks = blocks_of(o, context_, on->kv_tokens / o.block_tokens);
+    blocks = blocks_of(o, context_, room_on(*on, o));
   } else if (o.stages > 1) {
     return fail(BATON_INVALID_ARGUMENT, "leave out --stages", "{} stages; {} has no wafers", o.stages, device_->given);
   } else {
@@ -31,14 +44,20 @@ Status DecodeEngine::place(const EngineOptions& o, const model::Model& m, const 
   }
   layout_ = kv_layout(c, numbers, whole, o.order, o.block_tokens, blocks);
   BATON_TRY(layout_.check());
+  const transport::KvLayout here = layout_; // on the device
+  if (o.spill_bytes) {
+    BATON_ASSIGN(layout_.blocks, blocks_with_spill(here, o.spill_bytes));
+    spill_.emplace(here.blocks, here.block_tokens);
+  }
   const bool reached = info.heap_count && info.heaps[0].mappable && info.heaps[0].exportable;
-  if (!reached || (on && on->wafers.size() > 1)) { BATON_ASSIGN(landing_, shelf_.stage(layout_.bytes())); }
-  const model::Layouts layouts = on ? model::cut_layers(layout_, *on) : model::Layouts{layout_};
+  if (!reached || spills() || (on && on->wafers.size() > 1)) { BATON_ASSIGN(landing_, shelf_.stage(layout_.bytes())); }
+  const model::Layouts layouts = on ? model::cut_layers(here, *on) : model::Layouts{here};
   for (const transport::KvLayout& l : layouts) {
-    Stage s{.layout = l, .kv = {}, .ingress = {}, .queue = {}};
+    Stage s{.layout = l, .kv = {}, .ingress = {}, .egress = {}, .queue = {}};
     BATON_ASSIGN(s.kv, device_->device.alloc(l.bytes(), uint32_t(stages_.size())));
     if (copies()) {
       BATON_ASSIGN(s.ingress, transport::KvPlan::compile(layout_, l));
+      if (spills()) { BATON_ASSIGN(s.egress, transport::KvPlan::compile(l, layout_)); }
       BATON_ASSIGN(s.queue, device_->device.queue(uint32_t(stages_.size())));
     }
     stages_.push_back(std::move(s));
@@ -58,10 +77,12 @@ Result<std::unique_ptr<DecodeEngine>> DecodeEngine::open(Shelf& shelf, SpanLog& 
   e->stops_ = m.config.eos;
   e->launch_tokens_ = o.launch_tokens;
   BATON_ASSIGN(Constants constants, Constants::gather(m, whole));
+  if (shared && o.spill_bytes)
+    return fail(BATON_INVALID_ARGUMENT, "leave out --spill-bytes, or serve with 'baton worker --role decode'", "--spill-bytes {}: one device that takes one request after the other has nothing to spill", o.spill_bytes);
   if (shared) {
     e->layout_ = shared->layout;
     e->shared_ = shared->kv;
-    e->stages_.push_back({.layout = shared->layout, .kv = {}, .ingress = {}, .queue = {}});
+    e->stages_.push_back({.layout = shared->layout, .kv = {}, .ingress = {}, .egress = {}, .queue = {}});
   } else {
     BATON_TRY(e->place(o, m, numbers, whole));
   }
@@ -143,8 +164,17 @@ Status DecodeRun::prepare(DecodeJob job) {
   BATON_ASSIGN(marks_, in.timeline("tokens"));
   BATON_ASSIGN(begun_, in.timeline("first token"));
   BATON_ASSIGN(slot_, e.take_slot(job_.logits));
+  if (!e.spills()) return put_tables(job_.blocks);
+  if (job_.blocks.size() > e.device_blocks())
+    return fail(BATON_INVALID_ARGUMENT, "raise --blocks or shorten the request", "the request needs {} KV blocks, the device keeps {}", job_.blocks.size(), e.device_blocks());
+  kept_ = job_.position;
+  return {};
+}
+
+// Where its KV is on the device.
+Status DecodeRun::put_tables(std::span<const int32_t> blocks) {
   std::memset(slot_->table_host.data, 0, slot_->table_host.buffer.bytes());
-  std::memcpy(slot_->table_host.data, job_.blocks.data(), std::min<uint64_t>(job_.blocks.size() * 4, slot_->table_host.buffer.bytes()));
+  std::memcpy(slot_->table_host.data, blocks.data(), std::min<uint64_t>(blocks.size_bytes(), slot_->table_host.buffer.bytes()));
   for (const Buffer& table : slot_->tables) {
     Op op = copy(slot_->table_host.buffer, 0, table, 0, table.bytes()).tagged(tag_);
     if (chain_) op = op.wait(order_, chain_);
@@ -154,38 +184,61 @@ Status DecodeRun::prepare(DecodeJob job) {
   return {};
 }
 
-Status DecodeRun::land(const Timeline& landed, std::span<const int32_t> blocks, uint32_t tokens) {
+Status DecodeRun::wait_for(const Timeline& t, uint64_t value) {
+  Op op = nop().wait(t, value).tagged(tag_);
+  if (chain_) op = op.wait(order_, chain_);
+  BATON_TRY(queue().submit(op.signal(order_, chain_ + 1)));
+  ++chain_;
+  return {};
+}
+
+Status DecodeRun::move(Way way, std::span<const int32_t> host, std::span<const int32_t> device, uint64_t from, uint64_t to, const Timeline* landed) {
   DecodeEngine& e = engine_;
-  if (!e.copies()) return {};
+  const uint64_t behind = chain_;
   for (const DecodeEngine::Stage& stage : e.stages_) {
-    BATON_ASSIGN(transport::KvMove move, stage.ingress->instantiate(blocks, blocks, 0, tokens));
-    BATON_ASSIGN(Timeline there, e.shelf_.instance().timeline("ingress"));
+    BATON_ASSIGN(transport::KvMove move, way == Way::in ? stage.ingress->instantiate(host, device, from, to) : stage.egress->instantiate(device, host, from, to));
+    BATON_ASSIGN(Timeline there, e.shelf_.instance().timeline(way == Way::in ? "ingress" : "egress"));
     std::vector<Op> ops;
+    uint64_t bytes = 0;
     for (uint32_t l = 0; l < e.layout_.layers; ++l)
       for (const transport::KvSegment& s : move.layer(l)) {
-        Op op = copy(e.landing_.buffer, s.src, stage.kv, s.dst, s.bytes).wait(landed, l + 1).tagged(tag_);
+        Op op = (way == Way::in ? copy(e.landing_.buffer, s.src, stage.kv, s.dst, s.bytes) : copy(stage.kv, s.src, e.landing_.buffer, s.dst, s.bytes)).tagged(tag_);
+        if (landed) op = op.wait(*landed, l + 1);
         if (!ops.empty()) op = op.wait(there, ops.size());
+        else if (behind && !landed) op = op.wait(order_, behind);
+        if (way == Way::out && ops.empty()) op = op.wait(launched_, launches_);
         ops.push_back(op.signal(there, ops.size() + 1));
+        bytes += s.bytes;
       }
+    if (ops.empty()) continue; // of this stage
     BATON_TRY(stage.queue.submit(ops));
     ingress_.push_back(std::move(there));
     // Nothing runs before all stages have all of it.
-    BATON_TRY(queue().submit(nop().wait(ingress_.back(), ops.size()).wait(order_, chain_).signal(order_, chain_ + 1).tagged(tag_)));
-    ++chain_;
+    BATON_TRY(wait_for(ingress_.back(), ops.size()));
+    if (e.spills() && !landed) (way == Way::in ? e.spill_->stats.bytes_in : e.spill_->stats.bytes_out) += bytes;
   }
   return {};
+}
+
+Status DecodeRun::land(const Timeline& landed, std::span<const int32_t> blocks, uint32_t tokens) {
+  DecodeEngine& e = engine_;
+  if (!e.copies()) return {};
+  if (!e.spills()) return move(Way::in, blocks, blocks, 0, tokens, &landed);
+  // With room it comes layer by layer; else it is in this host's memory until there is some. One that has not begun takes no place in the line.
+  if (e.spill_->waiting.empty() && job_.blocks.size() <= e.spill_->room.free()) return come(&landed);
+  return wait_for(landed, e.layout_.layers);
 }
 
 Status DecodeRun::begin(int32_t first, uint64_t modelled_ns, const Timeline* landed, uint32_t layers) {
   begun_flag_ = true;
   std::memcpy(slot_->tokens_host.data, &first, 4);
   begun_.signal(1, modelled_ns);
-  Op op = copy(slot_->tokens_host.buffer, 0, slot_->tokens, 0, 4).wait(begun_, 1).wait(order_, chain_).tagged(tag_);
+  Op op = copy(slot_->tokens_host.buffer, 0, slot_->tokens, 0, 4).wait(begun_, 1).tagged(tag_);
+  if (chain_) op = op.wait(order_, chain_);
   BATON_TRY(queue().submit(op.signal(order_, chain_ + 1)));
   ++chain_;
   if (landed) {
-    BATON_TRY(queue().submit(nop().wait(*landed, layers).wait(order_, chain_).signal(order_, chain_ + 1).tagged(tag_)));
-    ++chain_;
+    BATON_TRY(wait_for(*landed, layers));
   }
   stopped_ = job_.stop && std::find(engine_.stops_.begin(), engine_.stops_.end(), first) != engine_.stops_.end();
   return {};
@@ -271,13 +324,22 @@ RunState DecodeRun::step() {
     return state_;
   }
   if (!begun_flag_ || (launches_ == 0 && *order < chain_)) return state_;
-  if (!ready_wall_ns_) ready_wall_ns_ = now_ns();
   Status s;
   while (s.ok() && harvested_ < *read) s = harvest();
   // What is queued behind a stop token is over as soon as it begins; its memory is not given away before.
-  if (s.ok() && batches_.empty() && (stopped_ || submitted_ >= job_.steps)) return state_ = RunState::done;
+  if (s.ok() && batches_.empty() && (stopped_ || submitted_ >= job_.steps)) {
+    leave_room();
+    return state_ = RunState::done;
+  }
+  bool here = s.ok();
+  if (s.ok() && engine_.spills()) {
+    auto on = seated(*order);
+    if (on) here = *on;
+    else s = on.error();
+  }
+  if (here && !ready_wall_ns_) ready_wall_ns_ = now_ns();
   const size_t ahead = job_.logits ? 1 : 2;
-  while (s.ok() && !stopped_ && submitted_ < job_.steps && batches_.size() < ahead) s = submit_batch();
+  while (s.ok() && here && !yields() && !stopped_ && submitted_ < job_.steps && batches_.size() < ahead) s = submit_batch();
   if (!s.ok()) cancel(s.error());
   return state_;
 }
@@ -295,6 +357,7 @@ void DecodeRun::cancel(const Error& cause) {
   fence(engine_.read_back_);
   for (const DecodeEngine::Stage& s : engine_.stages_)
     if (s.queue) fence(s.queue);
+  if (engine_.spills() && std::erase(engine_.spill_->waiting, this)) engine_.give_room();
 }
 
 bool DecodeRun::drained() {
@@ -307,6 +370,7 @@ DecodeRun::~DecodeRun() {
   // Blocks and buffers are used again after this: nothing may still write them.
   uint64_t deadline = deadline_in_ms(5000);
   while (!drained() && now_ns() < deadline) engine_.shelf_.instance().poll_wait(deadline_in_ms(10));
+  leave_room();
   if (slot_) engine_.slots_.push_back(std::move(slot_));
   engine_.log_.close(tag_);
 }

@@ -171,6 +171,12 @@ void DecodeService::count(const std::vector<Token>& all, size_t i) {
   else metrics_->token(since(all[i - 1].wall_ns, all[i].wall_ns), leg_.timing.empty() ? -1 : since(all[i - 1].modelled_ns, all[i].modelled_ns));
 }
 
+void DecodeService::observe() {
+  if (!engine_ || !engine_->spills()) return;
+  const SpillStats s = engine_->spilled();
+  metrics_->spill(s.out, s.in, s.bytes_out, s.bytes_in, s.waiting);
+}
+
 void DecodeService::end(Request& r, const Error* why) {
   if (r.finished) return;
   r.finished = true;

@@ -40,6 +40,7 @@ class DecodeService final : public Service {
   void message(Peer&, const transport::Message&) override;
   void gone(uint64_t peer, const Error& why) override;
   bool advance() override;
+  void observe() override;
 
   Status open_engine();
   void close_engine();

@@ -22,6 +22,7 @@ struct EngineOptions {
   uint32_t chunk = 2048;       // prefill: tokens of one launch
   uint32_t launch_tokens = 32; // decode: tokens of one launch, at most; 0: all
   uint32_t stages = 0;         // decode: wafers that share the layers; 0: the fewest that hold the model
+  uint64_t spill_bytes = 0;    // decode: of this host's memory, for the KV of sequences that wait for room on the device; 0: none do
 };
 inline constexpr uint32_t kDefaultContext = 8192; // tokens: bounds the KV-cache of models with contexts of 128k; --context raises it
 

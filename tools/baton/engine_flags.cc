@@ -14,6 +14,8 @@ void EngineFlags::add(CLI::App& app) {
   app.add_option("--prefill-chunk", chunk, "tokens of one prefill launch")->check(CLI::Range(1, 1 << 20));
   app.add_option("--launch-tokens", launch_tokens, "tokens of one decode launch, at most; 0: all in one");
   app.add_option("--stages", stages, "decode: wafers of the device that share the layers as a pipeline; 0: the fewest that hold the model")->check(CLI::Range(0, 16));
+  app.add_option("--spill-bytes", spill_bytes, "decode: host memory, as 2GB, for KV of sequences that wait while others have the device; 0: what the device cannot keep is refused")
+      ->transform(CLI::AsSizeValue(true));
 }
 
 Result<EngineOptions> EngineFlags::options() const {
@@ -27,6 +29,7 @@ Result<EngineOptions> EngineFlags::options() const {
   o.chunk = chunk;
   o.launch_tokens = launch_tokens;
   o.stages = stages;
+  o.spill_bytes = spill_bytes;
   return o;
 }
 

@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include <map>
+
 #include <prometheus/counter.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
@@ -53,6 +55,19 @@ struct Metrics::Impl {
   prometheus::Family<Histogram>& itl = histogram("baton_itl_seconds", "From a token to the next of its request; clock: wall, or as the device's timing model has it");
   Histogram& itl_wall = itl.Add({{"clock", "wall"}}, kTokens);
   Histogram* itl_modelled = nullptr; // none without a timing model
+  prometheus::Family<Counter>& spills = counter("baton_kv_spills_total", "How often a sequence's KV went to host memory (out) or from there (in), because sequences take turns on the device");
+  prometheus::Family<Counter>& spill_bytes = counter("baton_kv_spill_bytes_total", "Bytes of KV that went to host memory (out) or from there (in)");
+  Gauge& waiting = gauge("baton_requests_waiting", "Requests whose KV is in host memory until the device has room").Add({});
+
+  // A total of an engine that may have been opened again since.
+  void rise(prometheus::Family<Counter>& family, const char* name, const char* direction, uint64_t to) {
+    uint64_t& was = totals[std::string(name) + direction];
+    const uint64_t more = to >= was ? to - was : to;
+    was = to;
+    family.Add({{"direction", direction}}).Increment(double(more));
+    page.add(fmt::format("{}{{direction=\"{}\"}}", name, direction), more);
+  }
+  std::map<std::string, uint64_t> totals;
 };
 
 Metrics::Metrics(const Instance& in, const MetricsOf& of) : impl_(std::make_unique<Impl>(in, of)) {
@@ -118,6 +133,15 @@ void Metrics::state(uint64_t in_flight, uint64_t blocks_free, uint64_t blocks_to
   impl_->page.set("baton_requests", in_flight);
   impl_->page.set("baton_blocks_free", blocks_free);
   impl_->page.set("baton_blocks", blocks_total);
+}
+
+void Metrics::spill(uint64_t out, uint64_t in, uint64_t bytes_out, uint64_t bytes_in, uint64_t waiting) {
+  impl_->rise(impl_->spills, "baton_kv_spills_total", "out", out);
+  impl_->rise(impl_->spills, "baton_kv_spills_total", "in", in);
+  impl_->rise(impl_->spill_bytes, "baton_kv_spill_bytes_total", "out", bytes_out);
+  impl_->rise(impl_->spill_bytes, "baton_kv_spill_bytes_total", "in", bytes_in);
+  impl_->waiting.Set(double(waiting));
+  impl_->page.set("baton_requests_waiting", waiting);
 }
 
 bool Metrics::due() { return impl_->page.due(); }

@@ -32,6 +32,7 @@ class Metrics {
   void kv(const char* direction, const std::string& fabric, uint64_t bytes, double wall_s); // "in" or "out": a request's; wall_s < 0: not known
   void rail(const std::string& nic, const std::string& peer_nic, uint64_t bytes, uint32_t failures, bool up); // of a request; failures: of the session so far
   void state(uint64_t in_flight, uint64_t blocks_free, uint64_t blocks_total, uint64_t sessions); // now
+  void spill(uint64_t out, uint64_t in, uint64_t bytes_out, uint64_t bytes_in, uint64_t waiting); // of the engine since it was opened; sequences, now
   bool due();  // once in 200 ms: state() and turn() are called for
   void turn(); // the page's quantiles
   std::string text() const;

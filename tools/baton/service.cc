@@ -33,6 +33,7 @@ Status Service::listen(const Instance& in, std::string role, const OpenDevice& d
 
 std::string Service::metrics_text() {
   metrics_->state(requests(), free_blocks(), total_blocks(), peers_.size());
+  observe();
   return metrics_->text();
 }
 
