@@ -100,9 +100,17 @@ Status Device::open_stream(System& s) {
   return rc ? Status() : rc.error();
 }
 
-Error Device::error_of(const Completion& c, std::string_view text) const {
+std::string Device::name_of(const System& s) const {
+  return systems_.size() > 1 ? "wafer " + std::to_string(s.index) + " (" + s.where() + (s.daemon.wafers > 1 ? ", its " + std::to_string(s.wafer) : "") + ")" : s.where();
+}
+
+// A daemon says what failed; of several wafers the driver says where.
+Error Device::error_of(const System& s, const Completion& c, std::string_view text) const {
   const size_t cut = text.find('\n');
-  Error e(c.code, text.empty() || cut == 0 ? "the daemon failed the command without a reason" : text.substr(0, cut), cut == std::string_view::npos ? "" : text.substr(cut + 1), options_.shown);
+  std::string what(text.substr(0, cut));
+  if (what.empty()) what = "the daemon failed the command without a reason";
+  if (systems_.size() > 1) what = name_of(s) + ": " + what;
+  Error e(c.code, what, cut == std::string_view::npos ? "" : text.substr(cut + 1), options_.shown);
   e.epoch = c.epoch;
   return e;
 }
@@ -115,7 +123,7 @@ Error Device::lost_error() {
   std::string what = found && (*gone)->carrier ? std::string((*gone)->carrier->broken().what) : "not connected";
   const DaemonInfo daemon = found ? (*gone)->daemon : DaemonInfo();
   if (daemon.same_host && ::kill(pid_t(daemon.pid), 0) != 0 && errno == ESRCH) what += "; process " + std::to_string(daemon.pid) + " has ended";
-  Error e(BATON_DEVICE_LOST, where + ": " + what, "restart it (baton-emu-cs3 --listen " + where + "), then reset or reopen the device", options_.shown);
+  Error e(BATON_DEVICE_LOST, (found ? name_of(**gone) : where) + ": " + what, "restart it (baton-emu-cs3 --listen " + where + "), then reset or reopen the device", options_.shown);
   e.epoch = daemon.epoch;
   return e;
 }
@@ -139,9 +147,11 @@ Status Device::wait(uint64_t deadline_ns, const std::function<bool()>& done) {
       shared |= s->carrier->shares_cpu();
     }
     const uint64_t now = now_ns();
-    if (now >= deadline_ns)
-      return Error(BATON_DEADLINE, options_.shown + " did not answer in " + std::to_string(kAnswerNs / 1'000'000'000) + " s",
-                   "see whether process " + std::to_string(systems_[0]->daemon.pid) + " hangs or is stopped", options_.shown);
+    if (now >= deadline_ns) {
+      const System& silent = waited_.id && waited_.system ? *waited_.system : *systems_[0];
+      return Error(BATON_DEADLINE, name_of(silent) + " did not answer in " + std::to_string(kAnswerNs / 1'000'000'000) + " s",
+                   "see whether process " + std::to_string(silent.daemon.pid) + " hangs or is stopped", options_.shown);
+    }
     if (now < spin_until && !shared) {
       __builtin_ia32_pause();
       continue;

@@ -100,7 +100,8 @@ class Device {
   Status wait(uint64_t deadline_ns, const std::function<bool()>& done);
   Error lost_error();
   void tell_lost();
-  Error error_of(const Completion&, std::string_view text) const;
+  Error error_of(const System&, const Completion&, std::string_view text) const;
+  std::string name_of(const System&) const;  // of several wafers also which; else where
 
   // load.cc
   Result<uint32_t> load_on(System&, std::span<const uint8_t> program, std::span<const baton_constant>);

@@ -25,7 +25,7 @@ Status Device::push_load(System& system, Submission s, std::span<const uint8_t> 
   if (load_error_.code != BATON_OK) return load_error_;
   Ticket* t = begin_waiting(system, uint32_t(payload.size()), now_ns() + kChunkNs);
   if (!t)
-    return any_broken() ? lost_error() : Error(BATON_DEADLINE, options_.shown + " took no chunk of the load for 60 s", "see whether the daemon hangs", options_.shown);
+    return any_broken() ? lost_error() : Error(BATON_DEADLINE, name_of(system) + " took no chunk of the load for 60 s", "see whether the daemon hangs", options_.shown);
   std::memcpy(t->payload, payload.data(), payload.size());
   t->owner = kLoadOwner;
   ++loads_out_;
@@ -136,7 +136,7 @@ Result<LoadedProgram*> Device::load(uint32_t lane, std::span<const uint8_t> prog
                  "open more systems as one device, or give the program fewer caches", options_.shown);
   for (size_t i = 0; i < stages.list.size(); ++i)
     if (const System& s = *systems_[lane + i]; !(s.daemon.capabilities & kCapSlots))
-      return Error(BATON_UNSUPPORTED, s.where() + " cannot run a stage of a pipeline", "give the program one cache, so that it is loaded on one wafer", options_.shown);
+      return Error(BATON_UNSUPPORTED, name_of(s) + " cannot run a stage of a pipeline", "give the program one cache, so that it is loaded on one wafer", options_.shown);
   loaded->tokens = stages.tokens;
   const auto has = [](const StageProgram& s, const char* name) { return std::find(s.constants.begin(), s.constants.end(), name) != s.constants.end(); };
   for (const baton_constant& c : constants)

@@ -274,7 +274,7 @@ bool Device::pump() {
 
 void Device::absorb(System& system, const Event& ev) {
   if (!ev.ticket) {
-    Error e(BATON_DEVICE_LOST, system.where() + " was reset by another client (epoch " +
+    Error e(BATON_DEVICE_LOST, name_of(system) + " was reset by another client (epoch " +
                                    std::to_string(ev.c.epoch) + ")",
             "reset or reopen the device, allocate and load again", options_.shown);
     e.epoch = system.daemon.epoch = ev.c.epoch;
@@ -288,12 +288,12 @@ void Device::absorb(System& system, const Event& ev) {
   if (!ev.last) return;
   if (t.owner == kWaitedOwner && t.id == waited_.id && waited_.system == &system) {
     waited_.c = ev.c;
-    if (ev.c.code != BATON_OK) waited_.error = error_of(ev.c, ev.text);
+    if (ev.c.code != BATON_OK) waited_.error = error_of(system, ev.c, ev.text);
     else if (waited_.answer) std::memcpy(waited_.answer, t.payload, std::min({ev.c.payload_bytes, waited_.answer_bytes, t.payload_bytes}));
     waited_.done = true;
   } else if (t.owner == kLoadOwner) {
     if (loads_out_) --loads_out_;
-    if (ev.c.code != BATON_OK && load_error_.code == BATON_OK) load_error_ = error_of(ev.c, ev.text);
+    if (ev.c.code != BATON_OK && load_error_.code == BATON_OK) load_error_ = error_of(system, ev.c, ev.text);
   }
   system.carrier->end(t);
 }
@@ -303,7 +303,7 @@ void Device::absorb_op(System& system, uint32_t index, const Event& ev) {
   if (!ev.last) return absorb_mark(index, uint32_t(ev.ticket->offset), ev.c);
   Ticket& t = *ev.ticket;
   // Of the stages of a launch, the one that failed by itself has the cause; the others were cancelled.
-  if (ev.c.code != BATON_OK && (o.error.code == BATON_OK || (o.error.code == BATON_CANCELLED && ev.c.code != BATON_CANCELLED))) o.error = error_of(ev.c, ev.text);
+  if (ev.c.code != BATON_OK && (o.error.code == BATON_OK || (o.error.code == BATON_CANCELLED && ev.c.code != BATON_CANCELLED))) o.error = error_of(system, ev.c, ev.text);
   if (ev.c.code == BATON_DEVICE_LOST && !o.orphan && !loss_) loss_ = o.error;  // the wafer itself: what is on it is gone
   const Submission& s = t.s;
   if (s.op == uint16_t(Op::memcpy_d2h) && s.where == uint8_t(Where::arena) && ev.c.code == BATON_OK && !o.orphan)

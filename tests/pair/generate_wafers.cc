@@ -78,6 +78,25 @@ TEST(Wafers, TheDeviceShowsAHeapForEach) {
   EXPECT_EQ(info->heaps[0].bytes_used, 0u);
   EXPECT_EQ(info->heaps[1].bytes_used, 0u);
   EXPECT_EQ(info->heaps[2].bytes_used, 1u << 20);
+  // What fails says on which: the device's, and of a daemon with several its own.
+  auto second = d->alloc(2'000'000'000, 1), third = d->alloc(2'000'000'000, 2);
+  ASSERT_FALSE(second.ok() || third.ok());
+  EXPECT_NE(std::string(second.error().what).find("wafer 1 (" + a.address + ", its 1): "), std::string::npos) << second.error().what;
+  EXPECT_NE(std::string(third.error().what).find("wafer 2 (" + b.address + "): "), std::string::npos) << third.error().what;
+}
+
+TEST(Wafers, TheOneThatIsLostIsNamed) {
+  Daemon a(1), b(1);
+  World w;
+  auto d = w.in.open("cs3://" + a.address + "," + b.address);
+  ASSERT_TRUE(d.ok());
+  b.process.kill(SIGKILL);
+  b.process.wait(int(kPatience));
+  auto held = d->alloc(4096, 0);
+  for (const uint64_t until = deadline_in_ms(kPatience); held.ok() && now_ns() < until; held = d->alloc(4096, 0)) w.in.poll_wait(deadline_in_ms(10));
+  ASSERT_FALSE(held.ok());
+  EXPECT_EQ(held.error().code, BATON_DEVICE_LOST);
+  EXPECT_NE(std::string(held.error().what).find("wafer 1 (" + b.address + ")"), std::string::npos) << held.error().what;
 }
 
 // From one wafer to another, and what is bound to the wrong one is named.
