@@ -116,13 +116,7 @@ void Daemon::poll_events(int timeout_ms) {
       if (read_peer(*p)) peers_.erase(p);
       continue;
     }
-    const auto out = std::find_if(sessions_.begin(), sessions_.end(), [&](const auto& x) { return x->peer(id) != nullptr; });
-    if (out != sessions_.end()) {
-      PeerOut& p = *(*out)->peer(id);
-      p.on_event(events[i].events);
-      if (!p.why().empty()) (*out)->lose_peer(p.why());
-      continue;
-    }
+    if (std::any_of(sessions_.begin(), sessions_.end(), [&](const auto& x) { return x->peer_event(id, events[i].events); })) continue;
     const auto g = std::find_if(greetings_.begin(), greetings_.end(), [&](const auto& x) { return x.id == id; });
     if (g != greetings_.end() && read_hello(*g)) greetings_.erase(g);
   }
@@ -179,8 +173,10 @@ bool Daemon::work() {
 int Daemon::sleep_ms() const {
   int ms = -1;
   if (!greetings_.empty()) ms = 100;
-  for (const auto& s : sessions_)
-    if (s->blocked() || s->delayed()) ms = 1;
+  for (const auto& s : sessions_) {
+    if (s->blocked() || s->delayed()) return 1;
+    if (s->opens_peer()) ms = 100;
+  }
   return ms;
 }
 

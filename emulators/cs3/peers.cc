@@ -15,24 +15,35 @@ static constexpr uint64_t kConnectMs = 2000;
 Result<std::unique_ptr<PeerOut>> PeerOut::open(const HostPort& to, const SessionKey& key) {
   auto p = std::make_unique<PeerOut>();
   p->where_ = to.host + ":" + to.port;
-  const uint64_t deadline = deadline_in_ms(kConnectMs);
-  BATON_ASSIGN(p->socket_, connect_tcp(to.host, to.port, deadline));
+  p->deadline_ns_ = deadline_in_ms(kConnectMs);
+  BATON_ASSIGN(p->connecting_, Connecting::begin(to.host, to.port));
   Hello hello = make_hello(CarrierKind::stage);
   std::memcpy(hello.key, key.data(), key.size());
-  BATON_TRY(write_exact(p->socket_.get(), &hello, sizeof hello, deadline));
+  const auto* bytes = reinterpret_cast<const uint8_t*>(&hello);
+  p->out_.assign(bytes, bytes + sizeof hello);  // goes first
   return p;
 }
 
 Status PeerOut::watch(int epoll, uint64_t id) {
   epoll_ = epoll;
   id_ = id;
-  epoll_event ev{.events = EPOLLRDHUP, .data = {.u64 = id}};
-  return ::epoll_ctl(epoll, EPOLL_CTL_ADD, socket_.get(), &ev) == 0 ? Status() : Status(io_error("epoll_ctl", errno));
+  return add_to_epoll();
+}
+
+// A connection that is on its way to another address has another socket; one that is known already stays.
+Status PeerOut::add_to_epoll() {
+  epoll_event ev{.events = EPOLLRDHUP | EPOLLOUT, .data = {.u64 = id_}};
+  return ::epoll_ctl(epoll_, EPOLL_CTL_ADD, fd(), &ev) == 0 || errno == EEXIST ? Status() : Status(io_error("epoll_ctl", errno));
 }
 
 void PeerOut::fail(std::string why) {
   if (why_.empty()) why_ = "the stage on " + where_ + ": " + why;
+  connecting_.reset();
   socket_.reset();
+}
+
+void PeerOut::look_at_clock() {
+  if (connecting_ && now_ns() >= deadline_ns_) fail("no answer in " + std::to_string(kConnectMs / 1000) + " s");
 }
 
 void PeerOut::send(const StageMessage& m) {
@@ -44,6 +55,7 @@ void PeerOut::send(const StageMessage& m) {
 }
 
 void PeerOut::flush() {
+  if (connecting_) return;
   while (sent_ < out_.size()) {
     const ssize_t n = ::send(socket_.get(), out_.data() + sent_, out_.size() - sent_, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (n > 0) sent_ += size_t(n);
@@ -60,6 +72,17 @@ void PeerOut::flush() {
 
 void PeerOut::on_event(uint32_t events) {
   if (!why_.empty()) return;
+  if (connecting_) {
+    auto connected = connecting_->step();
+    if (!connected) return fail(connected.error().what);
+    if (!*connected) {
+      if (Status st = add_to_epoll(); !st.ok()) fail(st.error().what);
+      return;
+    }
+    socket_ = std::move(*connecting_).take();
+    connecting_.reset();
+    return flush();
+  }
   if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) return fail("its daemon is gone, or its client is");
   if (events & EPOLLOUT) flush();
 }

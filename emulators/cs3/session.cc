@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <utility>
 
 namespace baton::cs3 {
 namespace {
@@ -47,6 +48,11 @@ bool Session::stream_ready() {
 
 bool Session::serve() {
   bool any = false;
+  for (size_t i = 0; opening_ > 0 && i < kMaxStages; ++i)
+    if (Peer& p = peers_[i]; p.opening) {
+      p.out->look_at_clock();
+      settle_peer(p);
+    }
   while (!blocked() && stream_.size() < kQueued && queued_bytes_ < kQueuedBytes) {
     Submission s;
     Payload payload;
@@ -87,6 +93,7 @@ void Session::control(const Submission& s, const Payload& payload) {
   Completion c{};
   Status st = meet_fault(Op(s.op), nullptr);
   if (st.ok() && !port_->broken()) st = serve_control(s, payload, c);
+  if (std::exchange(answered_later_, false)) return;
   if (!st.ok()) ++host_.wafer.counters.ops_failed;
   if (!port_->broken()) finish(s, st, c);
 }
@@ -273,6 +280,7 @@ void Session::drop_everything(const Error& why) {
   for (auto& [number, s] : slots_)
     while (!s.waiting.empty()) end_stage(s, cause);
   while (!stream_.empty()) finish(take(0).s, cause, Completion{});
+  for (Peer& p : peers_) end_opening(p, why);
 }
 
 void Session::reset_by_other(uint64_t by_session) {

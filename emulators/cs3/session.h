@@ -67,7 +67,8 @@ class Session {
   bool has_key(const SessionKey& k) const { return has_key_ && key_ == k; }
   bool deliver(StageMessage&&);  // false: more than is taken
   void lose_peer(const std::string& why);
-  PeerOut* peer(uint64_t event_id);  // whose socket that is
+  bool peer_event(uint64_t event_id, uint32_t events);  // false: not of this session's sockets
+  bool opens_peer() const { return opening_ > 0; }      // the clock is looked at
 
  private:
   struct Command {
@@ -109,6 +110,7 @@ class Session {
   struct Peer {
     std::unique_ptr<PeerOut> out;         // of another daemon,
     std::optional<SessionKey> session{};  // or of this one
+    std::optional<Submission> opening{};  // peer_open, answered once the connection is there or has failed
   };
   enum class Went : uint8_t { on, over };
   // SdkRuntime's: load once, run once, stop once.
@@ -170,6 +172,9 @@ class Session {
   void close_stage(Slot&);
   void send_to_peer(Peer&, StageMessage&&);
   Status control_peer(const Submission&, const Payload&, Completion&);
+  Status open_peer(const Submission&, const Payload&);
+  void settle_peer(Peer&);
+  void end_opening(Peer&, const Status&);
 
   const uint64_t id_;
   size_t wafer_ = 0;
@@ -196,6 +201,8 @@ class Session {
   Calendar calendar_;
   SessionKey key_{};
   bool has_key_ = false;
+  uint32_t opening_ = 0;                  // of peers_
+  bool answered_later_ = false;           // the control command that is being served
   Peer peers_[kMaxStages];                // where this session's stages send to
   std::string peer_lost_;                    // "": no
   uint64_t cost_ns_ = 0;  // of the command at the head, once it is over

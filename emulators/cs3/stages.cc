@@ -174,10 +174,35 @@ void Session::send_to_peer(Peer& p, StageMessage&& m) {
   }
 }
 
-PeerOut* Session::peer(uint64_t event_id) {
-  for (const Peer& p : peers_)
-    if (p.out && p.out->id() == event_id) return p.out.get();
-  return nullptr;
+bool Session::peer_event(uint64_t event_id, uint32_t events) {
+  for (Peer& p : peers_) {
+    if (!p.out || p.out->id() != event_id) continue;
+    p.out->on_event(events);
+    settle_peer(p);
+    return true;
+  }
+  return false;
+}
+
+// Answers what opened it, if that is over; one that was there and is not any more is lost.
+void Session::settle_peer(Peer& p) {
+  if (!p.opening) {
+    if (!p.out->why().empty()) lose_peer(p.out->why());
+    return;
+  }
+  if (p.out->opening()) return;
+  end_opening(p, p.out->why().empty() ? Status() : Status(Error(BATON_PEER_LOST, p.out->why(), "see that the daemons of one device reach each other")));
+}
+
+void Session::end_opening(Peer& p, const Status& st) {
+  if (!p.opening) return;
+  const Submission s = *std::exchange(p.opening, std::nullopt);
+  --opening_;
+  if (!st.ok()) {
+    p = {};
+    ++host_.wafer.counters.ops_failed;
+  }
+  if (!port_->broken()) finish(s, st, Completion{});
 }
 
 bool Session::deliver(StageMessage&& m) {
@@ -204,10 +229,15 @@ Status Session::control_peer(const Submission& s, const Payload& payload, Comple
     if (c.payload_bytes) std::memcpy(port_->answer(s), key_.data(), c.payload_bytes);
     return {};
   }
+  return open_peer(s, payload);
+}
+
+Status Session::open_peer(const Submission& s, const Payload& payload) {
   SessionKey key{};
   if (s.payload_bytes < key.size() || s.payload_bytes > 1024 || s.arg0 >= kMaxStages) return Error(BATON_INVALID_ARGUMENT, "peer_open without a key, or with a number over 15");
   std::memcpy(key.data(), payload.data(), key.size());
   Peer& p = peers_[s.arg0];
+  end_opening(p, Error(BATON_CANCELLED, "another peer_open came for this number"));
   p = {};
   peer_lost_.clear();
   if (host_.find(key)) {  // of this daemon
@@ -218,6 +248,9 @@ Status Session::control_peer(const Submission& s, const Payload& payload, Comple
   auto opened = host_.open_peer(to, key);
   if (!opened) return Error(BATON_PEER_LOST, fmt::format("{}:{}: {}", to.host, to.port, opened.error().what), "see that the daemons of one device reach each other");
   p.out = std::move(*opened);
+  p.opening = s;
+  ++opening_;
+  answered_later_ = true;
   return {};
 }
 

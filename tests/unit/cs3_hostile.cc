@@ -2,6 +2,7 @@
 #include "drivers/cs3/link/segment.h"
 #include "tests/unit/cs3_test.hpp"
 
+#include <netinet/in.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -300,6 +301,87 @@ TEST_F(Hostile, VersionSkewIsRefusedNamingBoth) {
   EXPECT_EQ(w.code, BATON_VERSION);
   EXPECT_THAT(w.text, HasSubstr("the client speaks wafer link 7.3, this side 1.2"));
   EXPECT_THAT(w.text, HasSubstr("\ninstall"));
+  still_serves();
+}
+
+// A port whose queue of connections is full: what connects there hears nothing.
+class DeafPort {
+ public:
+  DeafPort() : listener_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_in a{};
+    a.sin_family = AF_INET;
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t bytes = sizeof a;
+    if (::bind(listener_.get(), reinterpret_cast<sockaddr*>(&a), sizeof a) || ::listen(listener_.get(), 0) || ::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&a), &bytes)) std::abort();
+    port_ = ntohs(a.sin_port);
+    for (bool taken = true; taken && waiting_.size() < 64;) {
+      waiting_.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+      (void)!::connect(waiting_.back().get(), reinterpret_cast<sockaddr*>(&a), sizeof a);
+      taken = await(waiting_.back().get(), POLLOUT, deadline_in_ms(300)).ok();
+    }
+  }
+  std::string where() const { return "127.0.0.1:" + std::to_string(port_); }
+
+ private:
+  Fd listener_;
+  std::vector<Fd> waiting_;
+  uint16_t port_ = 0;
+};
+
+uint64_t open_peer(RawClient& c, const std::string& where) {
+  Submission s = c.make(Op::peer_open);
+  s.arg0 = 1;
+  std::vector<uint8_t> payload(16, 'k');
+  payload.insert(payload.end(), where.begin(), where.end());
+  return c.send(s, payload);
+}
+
+// While one client's stage looks for another daemon that does not answer, all are served, that client too.
+TEST_F(Hostile, ADaemonThatDoesNotAnswerKeepsNobodyWaiting) {
+  const DeafPort deaf;
+  RawClient a(daemon), b(daemon);
+  const uint64_t opening = open_peer(a, deaf.where());
+  EXPECT_GE(b.info().sessions, 2u);
+  Completion c{};
+  const uint64_t info = a.send(a.make(Op::info), {}, sizeof(InfoReply));
+  ASSERT_TRUE(a.next(c));
+  EXPECT_EQ(c.id, info) << "before the peer_open that came first";
+  std::string text;
+  ASSERT_TRUE(a.next(c, &text));
+  EXPECT_EQ(c.id, opening);
+  EXPECT_EQ(c.code, BATON_PEER_LOST);
+  EXPECT_THAT(text, HasSubstr("no answer in 2 s"));
+  // One that nobody listens at fails at once, with the address.
+  uint16_t port = 0;
+  std::string where;
+  {
+    const Fd gone = must(listen_tcp("127.0.0.1", "0", &port));
+    where = "127.0.0.1:" + std::to_string(port);
+  }
+  open_peer(a, where);
+  ASSERT_TRUE(a.next(c, &text));
+  EXPECT_EQ(c.code, BATON_PEER_LOST);
+  EXPECT_THAT(text, HasSubstr(where));
+}
+
+TEST_F(Hostile, AnOpeningIsAnsweredOnceWhateverEndsIt) {
+  const DeafPort deaf;
+  Completion c{};
+  {
+    RawClient a(daemon);
+    a.open_stream();
+    const uint64_t first = open_peer(a, deaf.where()), second = open_peer(a, deaf.where());
+    ASSERT_TRUE(a.next(c));
+    EXPECT_EQ(c.id, first) << "its number is taken by another one";
+    EXPECT_EQ(c.code, BATON_CANCELLED);
+    const uint64_t stop = a.send(a.make(Op::stop));
+    ASSERT_TRUE(a.next(c));
+    EXPECT_EQ(c.id, second);
+    EXPECT_EQ(c.code, BATON_CANCELLED);
+    ASSERT_TRUE(a.next(c));
+    EXPECT_EQ(c.id, stop);
+    open_peer(a, deaf.where());  // and the client goes
+  }
   still_serves();
 }
 

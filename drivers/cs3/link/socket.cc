@@ -69,39 +69,68 @@ Result<HostPort> parse_host_port(std::string_view text) {
   return hp;
 }
 
-Result<Fd> connect_tcp(const std::string& host, const std::string& port, uint64_t deadline_ns) {
-  auto list = resolve(host, port, AI_NUMERICSERV);
-  if (!list) return list.error();
-  const std::string where = host + ":" + port;
-  Error last(BATON_NOT_FOUND, where + " has no address");
-  for (const addrinfo* a = list->get(); a; a = a->ai_next) {
-    Fd fd(::socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+Result<Connecting> Connecting::begin(const std::string& host, const std::string& port) {
+  BATON_ASSIGN(auto list, resolve(host, port, AI_NUMERICSERV));
+  Connecting c;
+  c.where_ = host + ":" + port;
+  c.last_ = Error(BATON_NOT_FOUND, c.where_ + " has no address");
+  for (const addrinfo* a = list.get(); a; a = a->ai_next) {
+    Address to{a->ai_family, uint32_t(a->ai_addrlen), {}};
+    if (to.bytes > sizeof to.data) continue;
+    std::memcpy(to.data, a->ai_addr, to.bytes);
+    c.addresses_.insert(c.addresses_.begin(), to);
+  }
+  c.next();
+  if (!c.fd_) return c.last_;
+  return c;
+}
+
+static Error connect_error(const std::string& where, int err) {
+  if (err != ECONNREFUSED) return io_error("connect to " + where, err);
+  return Error(BATON_NOT_FOUND, "nothing listens on " + where + " (connection refused)", "start one: baton-emu-cs3 --listen " + where + ", or open emu+cs3://0");
+}
+
+void Connecting::next() {
+  for (fd_.reset(); !fd_ && !addresses_.empty(); addresses_.pop_back()) {
+    const Address& a = addresses_.back();
+    Fd fd(::socket(a.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     if (!fd) {
-      last = io_error("socket", errno);
+      last_ = io_error("socket", errno);
       continue;
     }
-    int err = 0;
-    if (::connect(fd.get(), a->ai_addr, a->ai_addrlen) != 0) {
-      err = errno;
-      if (err == EINPROGRESS) {
-        if (auto s = await(fd.get(), POLLOUT, deadline_ns); !s) {
-          last = Error(BATON_DEADLINE, "no answer from " + where + " within the connect deadline",
-                       "check that the host is up and that no firewall drops the port");
-          continue;
-        }
-        socklen_t len = sizeof err;
-        getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &err, &len);
-      }
-    }
-    if (err == 0) {
-      set_nodelay(fd.get());
-      return fd;
-    }
-    last = err == ECONNREFUSED ? Error(BATON_NOT_FOUND, "nothing listens on " + where + " (connection refused)",
-                                       "start one: baton-emu-cs3 --listen " + where + ", or open emu+cs3://0")
-                               : io_error("connect to " + where, err);
+    connected_ = ::connect(fd.get(), reinterpret_cast<const sockaddr*>(a.data), a.bytes) == 0;
+    if (connected_ || errno == EINPROGRESS) fd_ = std::move(fd);
+    else last_ = connect_error(where_, errno);
   }
-  return last;
+}
+
+Result<bool> Connecting::step() {
+  while (fd_ && !connected_) {
+    pollfd p{fd_.get(), POLLOUT, 0};
+    if (::poll(&p, 1, 0) == 0) return false;
+    int err = 0;
+    socklen_t len = sizeof err;
+    ::getsockopt(fd_.get(), SOL_SOCKET, SO_ERROR, &err, &len);
+    if (err == 0) {
+      connected_ = true;
+      break;
+    }
+    last_ = connect_error(where_, err);
+    next();
+  }
+  if (!fd_) return last_;
+  set_nodelay(fd_.get());
+  return true;
+}
+
+Result<Fd> connect_tcp(const std::string& host, const std::string& port, uint64_t deadline_ns) {
+  BATON_ASSIGN(Connecting c, Connecting::begin(host, port));
+  for (;;) {
+    BATON_ASSIGN(const bool connected, c.step());
+    if (connected) return std::move(c).take();
+    if (!await(c.fd(), POLLOUT, deadline_ns).ok())
+      return Error(BATON_DEADLINE, "no answer from " + host + ":" + port + " within the connect deadline", "check that the host is up and that no firewall drops the port");
+  }
 }
 
 Result<Fd> listen_tcp(const std::string& host, const std::string& port, uint16_t* bound) {

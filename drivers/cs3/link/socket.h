@@ -15,6 +15,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace baton::cs3 {
 
@@ -47,6 +48,29 @@ struct HostPort {
 };
 Result<HostPort> parse_host_port(std::string_view text);
 
+// A connect that is on its way, to the first address of a name that answers. Asking for a name's addresses may block; those that are written in
+// numbers do not.
+class Connecting {
+ public:
+  static Result<Connecting> begin(const std::string& host, const std::string& port);
+  int fd() const { return fd_.get(); }    // poll it for POLLOUT; another one after each address that does not answer
+  // True once it is connected; false: wait for fd(). NOT_FOUND or IO when no address is left.
+  Result<bool> step();
+  Fd take() && { return std::move(fd_); }
+
+ private:
+  struct Address {
+    int family;
+    uint32_t bytes;
+    uint8_t data[128];
+  };
+  void next();                            // tries addresses from the next on until one is on its way
+  std::string where_;
+  std::vector<Address> addresses_;        // to be tried, the last one first
+  Fd fd_;
+  bool connected_ = false;
+  Error last_;
+};
 Result<Fd> connect_tcp(const std::string& host, const std::string& port, uint64_t deadline_ns);
 // Binds and listens; port "0": any. BUSY if the port is in use.
 Result<Fd> listen_tcp(const std::string& host, const std::string& port, uint16_t* bound);
