@@ -42,10 +42,15 @@ void each_shm_name(F f) {
   for (const auto& n : names) f(n);
 }
 
+const char* error_text(ssize_t rc) {
+  auto ofi = ofi_library();
+  return ofi ? (*ofi)->strerror(int(-rc)) : "not loaded";
+}
+
 }  // namespace
 
 Error fi_error(std::string_view what, ssize_t rc) {
-  return Error(BATON_IO, fmt::format("libfabric: {}: {} ({})", what, fi_strerror(int(-rc)), rc), "'devctl topo' lists the fabrics; FI_LOG_LEVEL=warn says more");
+  return Error(BATON_IO, fmt::format("libfabric: {}: {} ({})", what, error_text(rc), rc), "'devctl topo' lists the fabrics; FI_LOG_LEVEL=warn says more");
 }
 
 void sweep_stale_shm() {
@@ -83,8 +88,9 @@ fi_info* on_device(fi_info* list, const std::string& device) {
 
 Result<Info> ofi_info(const char* provider, const OfiPlace& place) {
   prepare_libfabric_environment();
-  Info hints(fi_allocinfo());
-  if (!hints) return fi_error("fi_allocinfo", -FI_ENOMEM);
+  BATON_ASSIGN(const OfiLibrary* ofi, ofi_library());
+  Info hints(ofi->dupinfo(nullptr));
+  if (!hints) return fi_error("fi_dupinfo", -FI_ENOMEM);
   hints->caps = FI_MSG | FI_RMA | FI_WRITE | FI_REMOTE_WRITE;
   hints->mode = 0;
   hints->ep_attr->type = FI_EP_RDM;
@@ -94,7 +100,7 @@ Result<Info> ofi_info(const char* provider, const OfiPlace& place) {
   hints->fabric_attr->prov_name = strdup(provider);
   fi_info* list = nullptr;
   const bool node = !place.host.empty() && std::string_view(provider).find("rxm") != std::string_view::npos;
-  auto ask = [&] { return fi_getinfo(FI_VERSION(1, 17), node ? place.host.c_str() : nullptr, nullptr, node ? FI_SOURCE : 0, hints.get(), &list); };
+  auto ask = [&] { return ofi->getinfo(FI_VERSION(1, 17), node ? place.host.c_str() : nullptr, nullptr, node ? FI_SOURCE : 0, hints.get(), &list); };
   int rc = -FI_ENODATA;
   if (device_memory_wished()) {
     hints->caps |= FI_HMEM;
@@ -114,7 +120,7 @@ Result<Info> ofi_info(const char* provider, const OfiPlace& place) {
   Info all(list);
   fi_info* const one = on_device(list, place.device);
   if (!one) return Error(BATON_UNSUPPORTED, fmt::format("provider {} has no device '{}'", provider, place.device.substr(0, 64)), "'devctl fabric' lists what can be a rail");
-  return Info(fi_dupinfo(one));
+  return Info(ofi->dupinfo(one));
 }
 
 // ---- domain ----
@@ -127,7 +133,8 @@ Result<OfiDomain*> OfiDomain::of(Endpoint::Impl& ep, const std::string& fabric, 
   BATON_ASSIGN(d->info, ofi_info(provider, place));
   d->device_memory = d->info->caps & FI_HMEM;
   fid_fabric* f = nullptr;
-  if (int rc = fi_fabric(d->info->fabric_attr, &f, nullptr)) return fi_error("fi_fabric", rc);
+  BATON_ASSIGN(const OfiLibrary* ofi, ofi_library());
+  if (int rc = ofi->fabric(d->info->fabric_attr, &f, nullptr)) return fi_error("fi_fabric", rc);
   d->fabric.reset(f);
   fid_domain* dom = nullptr;
   if (int rc = fi_domain(f, d->info.get(), &dom, nullptr)) return fi_error("fi_domain", rc);

@@ -4,6 +4,7 @@
 // Errors   every libfabric failure as UNSUPPORTED (at start) or IO, with its text.
 #pragma once
 
+#include "transport/ofi_library.hpp"
 #include "transport/stream.hpp"
 
 #include <rdma/fabric.h>
@@ -24,7 +25,9 @@ struct FidClose {
 template <class T>
 using Fid = std::unique_ptr<T, FidClose<T>>;
 struct InfoFree {
-  void operator()(fi_info* i) const { fi_freeinfo(i); }
+  void operator()(fi_info* i) const { // somebody has loaded the library to make it
+    if (auto ofi = ofi_library()) (*ofi)->freeinfo(i);
+  }
 };
 using Info = std::unique_ptr<fi_info, InfoFree>;
 

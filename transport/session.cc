@@ -1,6 +1,7 @@
 #include "transport/copy_kernel.hpp"
 #include "transport/endpoint.hpp"
 #include "transport/kv_wire.hpp"
+#include "transport/ofi_library.hpp"
 
 #include <fmt/format.h>
 
@@ -292,6 +293,7 @@ Endpoint& Endpoint::operator=(Endpoint&&) noexcept = default;
 Endpoint::~Endpoint() = default;
 
 Result<Endpoint> Endpoint::open(const Instance& in, EndpointOptions options) {
+  (void)ofi_library(); // here, and not in the first transfer; a fabric that needs it says that it is missing
   auto impl = std::make_unique<Impl>(in, std::move(options));
   BATON_TRY(impl->start(in));
   return Endpoint(std::move(impl));

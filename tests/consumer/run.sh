@@ -136,7 +136,7 @@ packages() {
   depends libbaton-kv0 libfabric1
   depends libbaton-dev "libbaton0 (= "
   depends libbaton-dev "libbaton-kv0 (= "
-  depends libbaton-dev libfabric-dev
+  depends libbaton-dev libfabric1
   depends baton-tools "libbaton0 (= "
   depends baton-tools libfabric1
   want "libbaton 0 libbaton0 (>= " dpkg-deb -I "$(package libbaton0)" shlibs

@@ -28,7 +28,8 @@ class Raw final : public RawOfi {
     fid_av* av = nullptr;
     fid_ep* ep = nullptr;
     fid_mr* mr = nullptr;
-    if (int rc = fi_fabric(info_->fabric_attr, &fabric, nullptr)) return fi_error("fi_fabric", rc);
+    BATON_ASSIGN(const OfiLibrary* ofi, ofi_library());
+    if (int rc = ofi->fabric(info_->fabric_attr, &fabric, nullptr)) return fi_error("fi_fabric", rc);
     fabric_.reset(fabric);
     if (int rc = fi_domain(fabric, info_.get(), &domain, nullptr)) return fi_error("fi_domain", rc);
     domain_.reset(domain);
