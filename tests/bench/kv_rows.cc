@@ -129,6 +129,7 @@ Status kv_rows(const Settings& s, Report& report) {
     for (size_t i = 0; i < rows.size(); ++i) {
       const auto& r = rows[i];
       if (!r.skipped.empty()) return Error(BATON_UNSUPPORTED, fmt::format("fabric '{}': {}", r.fabric, r.skipped), "devctl fabric");
+      if (r.wrong) return Error(BATON_CORRUPT, fmt::format("{}: {} words arrived wrong", r.name, r.wrong), "report this");
       all[i].last = r;
       all[i].moved.push_back(r.median_ms);
       all[i].plain.push_back(r.yardstick_ms);

@@ -18,7 +18,7 @@ using nlohmann::json;
 
 bool emulator(const std::string& scheme) { return std::filesystem::exists(baton::test::plugin("baton-emu-" + scheme)); }
 
-const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"model"}, {"artifacts"}, {"place"}, {"fabric"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"workers"}, {"explain"}, {"version"}, {"who"}, {"stats"}, {"top"}, {"health"}, {"diag"}, {"reset"}, {"record"}, {"report"}, {"env"}, {"snapshot"}, {"completion"}, {"emu"}, {"emu", "up"}, {"emu", "ls"}, {"emu", "down"}};
+const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "launch"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"model"}, {"artifacts"}, {"place"}, {"fabric"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"workers"}, {"explain"}, {"version"}, {"who"}, {"stats"}, {"top"}, {"health"}, {"diag"}, {"reset"}, {"record"}, {"report"}, {"env"}, {"snapshot"}, {"completion"}, {"emu"}, {"emu", "up"}, {"emu", "ls"}, {"emu", "down"}};
 
 
 TEST(DevctlVerbs, EachHasHelp) {
@@ -224,34 +224,6 @@ TEST(DevctlVerbs, TopoShowsThePathOfACopy) {
   EXPECT_EQ(three["paths"].size(), 9u);
 }
 
-TEST(DevctlVerbs, BenchCopyStandsBesideMemcpy) {
-  json j = document({"bench", "copy", "host0", "host0", "--bytes", "1MiB", "--count", "5"}, "bench.copy");
-  EXPECT_EQ(j["bytes"], 1 << 20);
-  EXPECT_GT(j["wall"]["median_ns"], 0);
-  EXPECT_LE(j["wall"]["min_ns"], j["wall"]["median_ns"]);
-  EXPECT_GE(j["wall"]["max_ns"], j["wall"]["median_ns"]);
-  EXPECT_GT(j["memcpy"]["bytes_per_s"], 0);
-  EXPECT_TRUE(j["modelled"].is_null()) << "the host has no timing model";
-  if (!emulator("neuron")) return;
-  json far = document({"bench", "copy", "host0", "emu+neuron://0", "--bytes", "256KiB", "--count", "2"}, "bench.copy");
-  EXPECT_EQ(far["emulated"], true);
-  if (!far["modelled"].is_null()) {
-    EXPECT_GT(far["modelled"]["median_ns"], 0);
-  }
-}
-
-TEST(DevctlVerbs, BenchKvStandsBesideMemcpy) {
-  json j = document({"bench", "kv", "--fabric", "mapped", "--count", "1"}, "bench.kv");
-  ASSERT_EQ(j["rows"].size(), 12u); // three shapes, with the receiver awake and asleep, with checksums, and lent instead of copied
-  for (auto& r : j["rows"]) {
-    EXPECT_TRUE(r["fabric"] == "mapped" || r["fabric"] == "mapped asleep" || r["fabric"] == "mapped checked" || r["fabric"] == "lend") << r["fabric"];
-    EXPECT_EQ(r["bytes"], 64 << 20);
-    EXPECT_GT(r["median_ns"], 0);
-    EXPECT_GT(r["memcpy_median_ns"], 0);
-  }
-  refused({"bench", "kv", "--fabric", "pigeon"}, 2);
-}
-
 TEST(DevctlVerbs, FabricExplainVersion) {
   json fabrics = document({"fabric"}, "fabric")["fabrics"];
   EXPECT_TRUE(std::any_of(fabrics.begin(), fabrics.end(), [](auto& f) { return f["name"] == "mapped"; }));
@@ -316,12 +288,12 @@ TEST(DevctlVerbs, WorkersOfAFileAreListed) {
 
 TEST(DevctlVerbs, AWrongNameIsThree) {
   for (auto& args : std::vector<std::vector<std::string>>{{"list", "trn99"}, {"info", "nothing"}, {"info", "zz*"}, {"info", "nodriver://0"}, {"topo", "trn99"},
-                                                          {"topo", "trn99", "host0"}, {"bench", "copy", "host0", "trn99"}})
+                                                          {"topo", "trn99", "host0"}, {"bench", "copy", "host0", "trn99"}, {"bench", "launch", "trn99"}, {"bench", "kv", "host0", "trn99"}})
     refused(args, 3);
 }
 
 TEST(DevctlVerbs, AWrongCallIsTwo) {
-  for (auto& args : std::vector<std::vector<std::string>>{{"frobnicate"}, {"info"}, {"bench"}, {"key"}, {"key", "new"}, {"bench", "copy"}, {"bench", "copy", "host0"}, {"list", "-o", "xml"}, {"list", "--bogus"},
+  for (auto& args : std::vector<std::vector<std::string>>{{"frobnicate"}, {"info"}, {"bench"}, {"key"}, {"key", "new"}, {"bench", "copy"}, {"bench", "copy", "host0"}, {"bench", "launch"}, {"bench", "kv", "host0"}, {"bench", "kv", "host0", "host0", "--fabric", "pigeon"}, {"list", "-o", "xml"}, {"list", "--bogus"},
                                                           {"explain", "NO_SUCH_CODE"}, {"bench", "copy", "host0", "host0", "--bytes", "0"},
                                                           {"bench", "copy", "host0", "host0", "--bytes", "many"}, {"bench", "copy", "host0", "host0", "--count", "0"},
                                                           {"info", "Bad Scheme://0"}, {"info", "host://?nonsense=1"}})

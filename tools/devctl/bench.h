@@ -17,6 +17,7 @@
 namespace baton::devctl {
 
 inline constexpr uint64_t kBenchPatienceMs = 60'000;  // for one thing that is measured
+inline constexpr uint32_t kBenchTag = 1;              // of ops that are measured: for fault plans and traces
 
 struct Times {
   std::vector<double> ns;

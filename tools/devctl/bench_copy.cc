@@ -47,7 +47,7 @@ Status measure(const Context& c, const CopyBench& b, Measured& m) {
     bar.step(i ? "copy" : "warming up");
     if (m.check) BATON_TRY(m.check->arm(src, dst));
     const uint64_t t0 = now_ns();
-    BATON_TRY(queue.submit(copy(src, 0, dst, 0, b.bytes).signal(done, ++value)));
+    BATON_TRY(queue.submit(copy(src, 0, dst, 0, b.bytes).tagged(kBenchTag).signal(done, ++value)));
     BATON_TRY(await(done, value));
     const uint64_t t1 = now_ns();
     std::memcpy(plain.get() + b.bytes, plain.get(), b.bytes);

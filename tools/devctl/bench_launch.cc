@@ -75,6 +75,9 @@ class Bench {
   Status open(const Devices& devices) {
     BATON_ASSIGN(device_, devices.open(call_.device));
     BATON_ASSIGN(info, device_.info());
+    // Both emulators say so here: nothing is computed, so that there is no result.
+    if (call_.check && info.emulated && std::strstr(info.firmware, "mode=timing"))
+      return Error(BATON_UNSUPPORTED, "it emulates time alone (mode=timing): a launch leaves no result to compare", "leave out --check, or mode=timing", info.uri);
     BATON_ASSIGN(const std::vector<uint8_t> code, doubling());
     BATON_ASSIGN(program_, device_.load(code, {}));
     BATON_ASSIGN(queue_, device_.queue(0));
@@ -142,7 +145,7 @@ class Bench {
     std::vector<std::array<baton_binding, 2>> bindings(m.depth);
     for (uint32_t i = 0; i < m.depth; ++i) {
       bindings[i] = {bind("x", x_), bind("y", y_, kRow * i, kRow)};
-      launches.push_back(launch(program_, bindings[i], {}));
+      launches.push_back(launch(program_, bindings[i], {}).tagged(kBenchTag));
     }
     const uint64_t before = done_.modelled_ns(value_);
     BATON_ASSIGN(double wall, timed(launches, m.asleep));

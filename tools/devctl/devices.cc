@@ -72,14 +72,19 @@ Result<std::vector<DeviceInfo>> Devices::select(const std::string& selector) con
   return chosen;
 }
 
-Result<Device> Devices::open(const std::string& selector) const {
-  if (is_uri(selector)) return instance_.open(selector);
+Result<std::string> Devices::address(const std::string& selector) const {
+  if (is_uri(selector)) return selector;
   BATON_ASSIGN(auto chosen, select(selector));
   if (chosen.empty()) return none(selector, chosen);
   if (chosen.size() > 1)
     return Error(BATON_INVALID_ARGUMENT, fmt::format("'{}' means {} devices, and one is wanted here", selector, chosen.size()),
                  fmt::format("name one of them, as in {}", label(chosen[0])));
-  return instance_.open(chosen[0].uri);
+  return std::string(chosen[0].uri);
+}
+
+Result<Device> Devices::open(const std::string& selector) const {
+  BATON_ASSIGN(const std::string uri, address(selector));
+  return instance_.open(uri);
 }
 
 std::string kind(const DeviceInfo& d) { return d.emulated ? "emulated" : "real"; }

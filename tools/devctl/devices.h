@@ -33,6 +33,8 @@ class Devices {
   Result<std::vector<DeviceInfo>> all() const { return instance_.enumerate(); }
   // The devices that a selector means, at least one (for `all`: what there is). A URI is opened for its information and closed.
   Result<std::vector<DeviceInfo>> select(const std::string& selector) const;
+  // The address of the one device that a selector means: a URI as it is. Nothing is opened.
+  Result<std::string> address(const std::string& selector) const;
   // The one device that a selector means, opened; more than one is INVALID_ARGUMENT.
   Result<Device> open(const std::string& selector) const;
   // NOT_FOUND for a selector that means nothing here, with what there is.

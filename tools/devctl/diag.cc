@@ -214,8 +214,10 @@ class Diagnosis {
 
   static Status moved(const std::string& fabric) {
     BATON_ASSIGN(auto rows, transport::kv_move({.fabrics = {fabric}, .iterations = 1}));
-    for (auto& r : rows)
+    for (auto& r : rows) {
       if (!r.skipped.empty()) return Error(BATON_FAILED, r.skipped, "devctl fabric");
+      if (r.wrong) return Error(BATON_CORRUPT, fmt::format("{}, {}: {} words arrived wrong", r.fabric, r.shape, r.wrong), "devctl bench kv host0 host0 --check");
+    }
     return {};
   }
 

@@ -1,6 +1,6 @@
 #include "transport/bench/kv_move.hpp"
 
-#include "transport/bench/kv_shapes.hpp"
+#include "transport/bench/kv_place.hpp"
 #include "transport/bench/raw_ofi.hpp"
 #include "transport/fabrics.hpp"
 #include "transport/kv_lend.hpp"
@@ -50,23 +50,32 @@ Result<Message> hear(const Instance& in, Session& s, const char* what, bool awak
   std::optional<Message> m;
   BATON_TRY(receive_until(in, awake, [&] { return (m = s.receive()) || !s.alive().ok(); }, what));
   if (!m) return s.alive().error();
+  if (m->type == "failed") return Error(m->body.value("code", int32_t(BATON_FAILED)), m->body.value("what", ""), m->body.value("next", ""), m->body.value("device", ""));
   return std::move(*m);
 }
 
 // The other process: for each "shape" a sink or a borrower; for each "next" a ticket, then an acknowledgement when everything has landed.
 class Decode {
  public:
-  static Status run(const std::string& address, const Key& key) {
+  static Status run(const std::string& address, const Key& key, const std::string& uri) {
     BATON_ASSIGN(Instance in, Instance::create());
-    BATON_ASSIGN(Device host, in.open("host://"));
-    BATON_ASSIGN(Buffer pool, host.alloc(kPool));
-    BATON_ASSIGN(void* p, pool.map());
-    std::memset(p, 1, kPool);
     BATON_ASSIGN(Endpoint ep, Endpoint::open(in, {.key = key, .name = "kv_move decode", .lease_ns = 10'000'000'000}));
     BATON_ASSIGN(auto s, ep.connect(address, deadline_in_ms(10'000)));
-    Decode d{in, ep, *s, host, pool, static_cast<uint8_t*>(p)};
+    const Status served = serve(in, ep, *s, uri);
+    if (served.ok() || !s->alive().ok()) return served;
+    const Error& e = served.error(); // the other process says it
+    BATON_TRY(s->send({"failed", {{"code", e.code}, {"device", e.device}, {"what", e.what}, {"next", e.next}}, {}}));
+    while (s->alive().ok()) in.poll_wait(deadline_in_ms(10));
+    return {};
+  }
+
+ private:
+  static Status serve(const Instance& in, Endpoint& ep, Session& s, const std::string& uri) {
+    BATON_ASSIGN(KvPlace place, KvPlace::open(in, uri));
+    BATON_TRY(s.send({"ready", {{"modelled", place.modelled()}}, {}}));
+    Decode d{in, ep, s, place};
     for (;;) {
-      BATON_ASSIGN(Message m, hear(in, *s, "waiting for the next shape"));
+      BATON_ASSIGN(Message m, hear(in, s, "waiting for the next shape"));
       if (m.type == "shape") BATON_TRY(d.shape(m.body));
       else if (m.type == "next") BATON_TRY(d.next(m.body));
       else if (m.type == "loans") BATON_TRY(d.loans(m.body));
@@ -78,21 +87,18 @@ class Decode {
   const Instance& in;
   Endpoint& ep;
   Session& session;
-  const Device& host;
-  const Buffer& pool;
-  uint8_t* base;
+  KvPlace& place;
 
- private:
   Status shape(const nlohmann::json& b) {
     sink_.reset();
     borrower_.reset();
     shape_ = &shapes()[b.value("index", 0u) % shapes().size()];
     awake_ = b.value("awake", false);
     if (b.value("lend", false)) {
-      BATON_ASSIGN(KvBorrower made, KvBorrower::create(in, session, host, shape_->layout(), {.model = "kv_move"}));
+      BATON_ASSIGN(KvBorrower made, KvBorrower::create(in, session, place.device(), shape_->layout(), {.model = "kv_move"}));
       borrower_.emplace(std::move(made));
     } else {
-      BATON_ASSIGN(KvSink made, KvSink::create(in, ep, pool, shape_->layout(), "kv_move"));
+      BATON_ASSIGN(KvSink made, KvSink::create(in, ep, place.reach(), shape_->layout(), "kv_move"));
       sink_.emplace(std::move(made));
     }
     return {};
@@ -108,10 +114,12 @@ class Decode {
       return !v.ok() || *v >= 1;
     }, "the layer"));
     else BATON_TRY(incoming.landed().wait_until(1, now_ns() + kStepNs));
-    BATON_TRY(session.send({"ack", nlohmann::json::object(), {}}));
+    BATON_TRY(place.to_device(*shape_, table, &incoming.landed()));
+    BATON_TRY(session.send({"ack", {{"modelled_ns", double(incoming.stats().landed_modelled_ns[0]) + place.copied_modelled_ns()}}, {}}));
     BATON_TRY(wait_for(in, [&] { return incoming.sealed().has_value() || !session.alive().ok(); }, "the seal"));
-    BATON_TRY(session.send({"done", {{"wrong", b.value("verify", false) ? wrong(base, *shape_, table, b.value("salt", uint64_t(0))) : 0}}, {}}));
-    return {};
+    uint64_t bad = 0;
+    if (b.value("verify", false)) { BATON_ASSIGN(bad, place.wrong(*shape_, table, b.value("salt", uint64_t(0)))); }
+    return session.send({"done", {{"wrong", bad}}, {}});
   }
 
   // Takes as many loans as are coming and gives each back; the first is verified.
@@ -133,7 +141,7 @@ class Decode {
 
   Status raw(const nlohmann::json& b) {
     const Shape& shape = shapes()[b.value("index", 0u) % shapes().size()];
-    BATON_ASSIGN(auto target, RawOfi::open(b.value("provider", "").c_str(), base, kPool));
+    BATON_ASSIGN(auto target, RawOfi::open(b.value("provider", "").c_str(), place.base(), kPool));
     BATON_ASSIGN(nlohmann::json way, target->way());
     const auto table = shape.table(rng_); // one for all: the writer has the addresses
     BATON_TRY(session.send({"way", {{"way", way}, {"table", table}}, {}}));
@@ -145,7 +153,7 @@ class Decode {
       }
       BATON_TRY(session.send({"ack", nlohmann::json::object(), {}}));
     }
-    return session.send({"done", {{"wrong", wrong(base, shape, table, b.value("salt", uint64_t(0)))}}, {}});
+    return session.send({"done", {{"wrong", wrong(place.base(), shape, table, b.value("salt", uint64_t(0)))}}, {}});
   }
 
   std::optional<KvSink> sink_;
@@ -155,23 +163,32 @@ class Decode {
   std::mt19937 rng_{7};
 
  public:
-  Decode(const Instance& i, Endpoint& e, Session& s, const Device& h, const Buffer& p, uint8_t* b) : in(i), ep(e), session(s), host(h), pool(p), base(b) {}
+  Decode(const Instance& i, Endpoint& e, Session& s, KvPlace& p) : in(i), ep(e), session(s), place(p) {}
 };
 
-Status all_right(const KvMoveRow& r, const Message& done) {
-  const uint64_t bad = done.body.value("wrong", uint64_t(1));
-  if (bad) return Error(BATON_CORRUPT, fmt::format("{}: {} words arrived wrong", r.name, bad), "report this");
-  return {};
+void tally(KvMoveRow& r, const Message& done) {
+  ++r.verified;
+  r.wrong += done.body.value("wrong", uint64_t(1));
+}
+
+double p99(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  return v.empty() ? 0 : v[(v.size() * 99 + 99) / 100 - 1];
 }
 
 struct Prefill {
   const Instance& in;
   Session& session;
-  Buffer pool;
-  uint8_t* base;
+  KvPlace place;
+  const KvMoveOptions& options;
+  size_t transfers = 0; // of all rows
+  bool modelled = false; // one of the two devices is
   Floor floor;
   std::mt19937 rng{11};
 
+  uint64_t salts = 0;
+
+  bool go(const KvMoveRow& r) const { return !options.step || options.step(r.name, transfers); }
   KvMoveRow begin(const std::string& way, const Shape& shape) {
     KvMoveRow r;
     r.fabric = way;
@@ -204,14 +221,18 @@ struct Prefill {
     BATON_TRY(session.send({"shape", {{"index", index}, {"awake", !asleep}}, {}}));
     std::vector<double> moved, opened;
     Floors floors;
-    for (uint32_t i = 0; i <= iterations; ++i) { // the first one warms up and is verified
+    for (uint32_t i = 0; i <= iterations && go(r); ++i) { // the first one warms up and is verified
       const auto table = shape.table(rng);
-      if (i == 0) fill(base, shape, table, index + 1);
-      BATON_TRY(session.send({"next", {{"salt", index + 1}, {"verify", i == 0}}, {}}));
+      const bool verify = i == 0 || options.verify_all;
+      const uint64_t salt = ++salts;
+      if (verify) BATON_TRY(place.fill(shape, table, salt));
+      BATON_TRY(session.send({"next", {{"salt", salt}, {"verify", verify}}, {}}));
       BATON_ASSIGN(Message ticket, hear(in, session, "a ticket"));
       if (asleep) usleep(2000);
       const uint64_t before = now_ns();
-      BATON_ASSIGN(KvTransfer t, KvTransfer::open(in, session, ticket.body.value("ticket", ""), {{&pool, l, table}}, shape.tokens(),
+      BATON_TRY(place.to_stage(shape, table));
+      const double staged_ns = place.copied_modelled_ns();
+      BATON_ASSIGN(KvTransfer t, KvTransfer::open(in, session, ticket.body.value("ticket", ""), {{&place.reach(), l, table}}, shape.tokens(),
                                                   {.fabric = fabric, .model = "kv_move", .checksum = checked}, now_ns() + kStepNs));
       const uint64_t start = now_ns();
       BATON_TRY(t.queue().submit(t.copy(0, 0)));
@@ -219,7 +240,8 @@ struct Prefill {
       const uint64_t end = now_ns();
       BATON_TRY(t.seal({"end", nlohmann::json::object(), {}}, now_ns() + kStepNs));
       BATON_ASSIGN(Message done, hear(in, session, "the verification"));
-      BATON_TRY(all_right(r, done));
+      if (verify) tally(r, done);
+      if (modelled) r.modelled_ms = (staged_ns + ack.body.value("modelled_ns", 0.0)) / 1e6;
       r.bytes = t.stats().bytes;
       r.segments = t.stats().segments;
       Floors once;
@@ -229,7 +251,10 @@ struct Prefill {
       moved.push_back(double(end - before) / 1e6);
       opened.push_back(double(start - before) / 1e6);
     }
+    r.count = uint32_t(moved.size());
+    if (moved.empty()) return r; // interrupted
     r.median_ms = median(moved);
+    r.p99_ms = p99(moved);
     r.open_ms = median(opened);
     floors.put(r);
     r.ratio = r.yardstick_ms / r.median_ms;
@@ -242,12 +267,12 @@ struct Prefill {
     const KvLayout l = shape.layout();
     BATON_TRY(session.send({"raw", {{"provider", provider}, {"index", index}, {"count", iterations + 1}, {"salt", index + 1}}, {}}));
     BATON_ASSIGN(Message m, hear(in, session, "the way to raw memory"));
-    BATON_ASSIGN(auto source, RawOfi::open(provider, base, kPool));
+    BATON_ASSIGN(auto source, RawOfi::open(provider, place.base(), kPool));
     BATON_TRY(source->connect(m.body["way"]));
     BATON_ASSIGN(KvPlan plan, KvPlan::compile(l, l));
     const auto to = m.body["table"].get<std::vector<int32_t>>();
     const auto from = shape.table(rng); // one for all as well: what arrived last is verified
-    fill(base, shape, from, index + 1);
+    BATON_TRY(place.fill(shape, from, index + 1));
     std::vector<double> ms;
     for (uint32_t i = 0; i <= iterations; ++i) {
       floor.cool(shape, rng); // as much memory is touched between two rounds as between two moves
@@ -258,9 +283,7 @@ struct Prefill {
       if (i) ms.push_back(double(now_ns() - start) / 1e6);
     }
     BATON_ASSIGN(Message done, hear(in, session, "the verification"));
-    KvMoveRow r;
-    r.name = fmt::format("raw {}", provider);
-    BATON_TRY(all_right(r, done));
+    if (const uint64_t bad = done.body.value("wrong", uint64_t(1))) return Error(BATON_CORRUPT, fmt::format("raw {}: {} words arrived wrong", provider, bad), "report this");
     return median(ms);
   }
 
@@ -269,12 +292,12 @@ struct Prefill {
     const Shape& shape = shapes()[index];
     KvMoveRow r = begin("lend", shape);
     r.bytes = kMoved;
-    auto rounds = [&](bool awake, uint64_t count, const std::vector<int32_t>* one) -> Result<double> {
+    auto rounds = [&](bool awake, uint64_t count, const std::vector<int32_t>* one) -> Result<std::vector<double>> {
       BATON_TRY(session.send({"shape", {{"index", index}, {"awake", awake}, {"lend", true}}, {}}));
-      BATON_ASSIGN(KvLender lender, KvLender::open(in, session, pool, shape.layout(), {.model = "kv_move"}, now_ns() + kStepNs));
+      BATON_ASSIGN(KvLender lender, KvLender::open(in, session, place.pool(), shape.layout(), {.model = "kv_move"}, now_ns() + kStepNs));
       auto table = one ? *one : shape.table(rng);
       const bool verify = !one;
-      if (verify) fill(base, shape, table, index + 1);
+      if (verify) BATON_TRY(place.fill(shape, table, index + 1));
       BATON_TRY(session.send({"loans", {{"count", count}, {"verify", verify}, {"salt", index + 1}}, {}}));
       std::vector<double> us;
       std::vector<uint64_t> back;
@@ -290,11 +313,14 @@ struct Prefill {
         if (i) us.push_back(double(now_ns() - start) / 1e3);
       }
       BATON_ASSIGN(Message done, hear(in, session, "the verification"));
-      BATON_TRY(all_right(r, done));
-      return median(us);
+      if (verify) tally(r, done);
+      return us;
     };
-    BATON_ASSIGN(double us, rounds(true, iterations * 5 + 1, nullptr));
-    r.median_ms = us / 1e3;
+    if (!go(r)) return r;
+    BATON_ASSIGN(std::vector<double> us, rounds(true, iterations * 5 + 1, nullptr));
+    r.count = uint32_t(us.size());
+    r.median_ms = median(us) / 1e3;
+    r.p99_ms = p99(us) / 1e3;
     r.segments = kMoved / shape.block_bytes();
     Floors floors;
     for (uint32_t i = 0; i < 3; ++i) floors.add(floor, shape, rng);
@@ -302,54 +328,62 @@ struct Prefill {
     r.ratio = r.yardstick_ms / r.median_ms;
     if (notifications) {
       const std::vector<int32_t> block{0};
-      BATON_ASSIGN(double there_and_back, rounds(true, std::min(20'000u, 2000 * iterations) + 1, &block));
-      r.notify_ns = there_and_back * 500;
-      BATON_ASSIGN(double asleep, rounds(false, std::min(300u, 30 * iterations) + 1, &block));
-      r.notify_asleep_ns = asleep * 1000;
+      BATON_ASSIGN(auto there_and_back, rounds(true, std::min(20'000u, 2000 * iterations) + 1, &block));
+      r.notify_ns = median(there_and_back) * 500;
+      BATON_ASSIGN(auto asleep, rounds(false, std::min(300u, 30 * iterations) + 1, &block));
+      r.notify_asleep_ns = median(asleep) * 1000;
       r.wake_ns = wake_ns(std::min(300u, 30 * iterations));
     }
     return r;
   }
 };
 
+// The ways that a fabric is measured in.
+std::vector<std::string> ways_of(const std::string& fabric, bool hosts) {
+  if (fabric != "mapped") return {fabric};
+  std::vector<std::string> ways{"mapped", "mapped asleep", "mapped checked"};
+  if (hosts) ways.push_back("lend");
+  return ways;
+}
+
 Result<std::vector<KvMoveRow>> prefill(const Instance& in, Endpoint& ep, const KvMoveOptions& o) {
+  const uint32_t iterations = std::max(o.iterations, 1u);
+  const bool hosts = o.from.starts_with("host://") && o.to.starts_with("host://");
   std::unique_ptr<Session> session;
   BATON_TRY(wait_for(in, [&] { return (session = ep.accept()) != nullptr; }, "the other process"));
-  BATON_ASSIGN(Device host, in.open("host://"));
-  BATON_ASSIGN(Buffer pool, host.alloc(kPool));
-  BATON_ASSIGN(void* base, pool.map());
-  std::memset(base, 1, kPool);
-  Prefill p{in, *session, std::move(pool), static_cast<uint8_t*>(base)};
+  BATON_ASSIGN(KvPlace place, KvPlace::open(in, o.from));
+  BATON_ASSIGN(Message ready, hear(in, *session, "the other process's device"));
+  Prefill p{in, *session, std::move(place), o};
+  p.modelled = p.place.modelled() || ready.body.value("modelled", false);
   std::vector<KvMoveRow> rows;
   const auto known = list_fabrics();
+  std::vector<std::string> ways;
   for (const std::string& f : o.fabrics) {
     const auto it = std::find_if(known.begin(), known.end(), [&](const FabricInfo& k) { return k.name == f; });
-    if (it == known.end() || !it->available) {
-      KvMoveRow r;
-      r.name = "kv_move/" + f;
-      r.fabric = f;
-      r.skipped = it == known.end() ? "unknown fabric" : it->reason;
-      rows.push_back(std::move(r));
+    if (it != known.end() && it->available) {
+      for (const std::string& way : ways_of(f, hosts)) ways.push_back(way);
       continue;
     }
-    for (size_t i = 0; i < shapes().size(); ++i) {
-      BATON_ASSIGN(KvMoveRow r, p.move(f, i, std::max(o.iterations, 1u)));
-      if (o.raw && (f == "shm" || f == "tcp")) {
-        BATON_ASSIGN(r.raw_ms, p.raw(f == "shm" ? "shm" : "tcp;ofi_rxm", i, std::max(o.iterations, 1u)));
-      }
-      rows.push_back(std::move(r));
-    }
-    if (f != "mapped") continue;
-    for (const char* way : {"mapped asleep", "mapped checked"})
-      for (size_t i = 0; i < shapes().size(); ++i) {
-        BATON_ASSIGN(KvMoveRow r, p.move(way, i, std::max(o.iterations, 1u)));
-        rows.push_back(std::move(r));
-      }
-    for (size_t i = 0; i < shapes().size(); ++i) {
-      BATON_ASSIGN(KvMoveRow r, p.lend(i, std::max(o.iterations, 1u), i + 1 == shapes().size()));
-      rows.push_back(std::move(r));
-    }
+    KvMoveRow r;
+    r.name = "kv_move/" + f;
+    r.fabric = f;
+    r.skipped = it == known.end() ? "unknown fabric" : it->reason;
+    rows.push_back(std::move(r));
   }
+  for (const std::string& way : ways) p.transfers += shapes().size() * (way == "lend" ? 1 : iterations + 1);
+  for (const std::string& way : ways)
+    for (size_t i = 0; i < shapes().size(); ++i) {
+      BATON_ASSIGN(KvMoveRow r, way == "lend" ? p.lend(i, iterations, i + 1 == shapes().size()) : p.move(way, i, iterations));
+      if (o.raw && (way == "shm" || way == "tcp")) {
+        BATON_ASSIGN(r.raw_ms, p.raw(way == "shm" ? "shm" : "tcp;ofi_rxm", i, iterations));
+      }
+      const bool whole = r.count >= iterations;
+      if (r.count) rows.push_back(std::move(r));
+      if (!whole) { // interrupted
+        (void)session->send({"end", nlohmann::json::object(), {}});
+        return rows;
+      }
+    }
   (void)session->send({"end", nlohmann::json::object(), {}});
   return rows;
 }
@@ -368,8 +402,8 @@ Result<std::vector<KvMoveRow>> kv_move(const KvMoveOptions& o) {
     write_end.reset();
     char address[64] = {};
     if (read(read_end.get(), address, sizeof address - 1) <= 0) _exit(1);
-    const Status s = Decode::run(address, key);
-    if (!s.ok()) fmt::print(stderr, "kv_move decode process: {}\n", s.error().text());
+    const Status s = Decode::run(address, key, o.to);
+    if (!s.ok() && s.error().code != BATON_PEER_LOST) fmt::print(stderr, "kv_move decode process: {}\n", s.error().text());
     _exit(s.ok() ? 0 : 1);
   }
   auto run = [&]() -> Result<std::vector<KvMoveRow>> {
@@ -379,9 +413,12 @@ Result<std::vector<KvMoveRow>> kv_move(const KvMoveOptions& o) {
     return prefill(in, ep, o);
   };
   auto rows = run();
-  if (!rows.ok()) kill(pid, SIGKILL);
   write_end.reset();
-  waitpid(pid, nullptr, 0);
+  const uint64_t until = deadline_in_ms(5000); // the session is gone: it ends by itself, and its emulator with it
+  while (waitpid(pid, nullptr, WNOHANG) == 0) {
+    if (now_ns() > until) kill(pid, SIGKILL);
+    usleep(1000);
+  }
   return rows;
 }
 
