@@ -40,7 +40,7 @@ void every_prompt(World& w, ClientOptions o, const std::string& what) {
   for (uint32_t n : prompts()) reference(n); // not while sessions wait for their heartbeats
   for (const std::string& fabric : fabrics()) {
     o.fabric = fabric;
-    o.deadline_ns = deadline_in_ms(kPatience * 4);
+    o.timeout_ns = kPatience * 4 * 1'000'000ull;
     auto client = Client::connect(*w.pump, o);
     ASSERT_TRUE(client.ok()) << what << " " << client.error().text();
     for (uint32_t n : prompts()) {

@@ -135,7 +135,7 @@ TEST_P(Spill, HandOversWaitInHostMemory) {
     c.model = model_identity(demo(), model::Precision::automatic);
     c.vocab = demo().config.vocab;
     c.lease_ns = o.lease_ns;
-    c.deadline_ns = deadline_in_ms(kPatience);
+    c.timeout_ns = kPatience * 1'000'000ull;
     auto client = Client::connect(*w.pump, c);
     ASSERT_TRUE(client.ok()) << client.error().text();
     clients.push_back(std::move(*client));

@@ -146,7 +146,7 @@ TEST(Wafers, HandOverLandsOnTheWafers) {
     c.model = model_identity(demo(), model::Precision::automatic);
     c.vocab = demo().config.vocab;
     c.lease_ns = 60'000'000'000;
-    c.deadline_ns = deadline_in_ms(kPatience);
+    c.timeout_ns = kPatience * 1'000'000ull;
     auto client = Client::connect(*w.pump, c);
     ASSERT_TRUE(client.ok()) << client.error().text();
     for (uint32_t n : {1u, 33u}) {

@@ -11,7 +11,7 @@ using transport::Message;
 Result<Client::Side> Client::reach(ClientOptions::Side& to, const char* role) {
   for (;;) {
     auto side = reach_one(to, role);
-    if (side.ok() || to.others.empty() || now_ns() >= options_.deadline_ns || (options_.stop && *options_.stop)) return side;
+    if (side.ok() || to.others.empty() || now_ns() >= deadline_ns_ || (options_.stop && *options_.stop)) return side;
     to.address = to.others.front();
     to.name = std::string(role) + " baton://" + to.address;
     to.others.erase(to.others.begin());
@@ -22,11 +22,11 @@ Result<Client::Side> Client::reach_one(const ClientOptions::Side& to, const char
   Side side;
   side.name = to.name;
   uint64_t patience_ns = 2 * options_.lease_ns;
-  auto s = endpoint_->connect(to.address, std::min(options_.deadline_ns, now_ns() + patience_ns), {.role = options_.identity.empty() ? "" : role});
+  auto s = endpoint_->connect(to.address, std::min(deadline_ns_, now_ns() + patience_ns), {.role = options_.identity.empty() ? "" : role});
   if (!s) return with_hop(s.error(), to.name);
   side.session = std::move(*s);
   side.same_host = side.session->same_host();
-  uint64_t patience = std::min(options_.deadline_ns, now_ns() + patience_ns);
+  uint64_t patience = std::min(deadline_ns_, now_ns() + patience_ns);
   for (;;) {
     if (auto m = side.session->receive()) {
       if (m->type != "hello") continue;
@@ -56,6 +56,7 @@ Result<std::unique_ptr<Client>> Client::connect(Pump& pump, ClientOptions option
                                                                                              .identity = c->options_.identity,
                                                                                              .known_peers = c->options_.known_peers}));
   c->endpoint_.emplace(std::move(e));
+  if (c->options_.timeout_ns) c->deadline_ns_ = now_ns() + c->options_.timeout_ns;
   c->options_.key = {}; // the endpoint keeps it where no dump shows it
   BATON_ASSIGN(c->decode_, c->reach(c->options_.decode, "decode"));
   BATON_ASSIGN(c->prefill_, c->reach(c->options_.prefill, "prefill"));
@@ -80,7 +81,7 @@ Status Client::replace_lost(const ClientOptions::Side& prefill, const ClientOpti
 
 Status Client::check_time() const {
   if (options_.stop && *options_.stop) return Error(BATON_CANCELLED, "interrupted", "the request was cancelled on both sides");
-  if (now_ns() >= options_.deadline_ns) return Error(BATON_DEADLINE, "the request took longer than --timeout", "raise --timeout, or look at the workers' logs");
+  if (now_ns() >= deadline_ns_) return Error(BATON_DEADLINE, "the request took longer than --timeout", "raise --timeout, or look at the workers' logs");
   return {};
 }
 

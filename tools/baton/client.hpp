@@ -27,7 +27,7 @@ struct ClientOptions {
   std::string model;                       // identity
   std::string fabric;                      // "": the prefill side's choice
   uint32_t vocab = 0;
-  uint64_t deadline_ns = BATON_NO_DEADLINE;
+  uint64_t timeout_ns = 0;                 // for all of it, from when this side's endpoint is open; 0: none
   uint64_t lease_ns = kLeaseNs;
   const volatile int* stop = nullptr;      // set by a signal handler
   std::string identity, known_peers;       // with the key, or in its place
@@ -63,7 +63,7 @@ class Client {
   ClientOptions options_;
   std::optional<transport::Endpoint> endpoint_;
   Side prefill_, decode_;
-  uint64_t id_ = 0, clock_ns_ = 0;
+  uint64_t id_ = 0, clock_ns_ = 0, deadline_ns_ = BATON_NO_DEADLINE;
   bool reserved_ = false, prefilled_ = false, decoded_ = false; // what the two sides have said of this request
   bool awaits_decode_ = false; // the first token is the decode side's
   std::vector<Token> held_; // tokens of the decode side that came before the first

@@ -196,7 +196,7 @@ Status Generate::open_handover() {
   o.model = model_identity(*model_, options_.precision);
   o.vocab = model_->config.vocab;
   o.fabric = f_.fabric == "auto" ? "" : f_.fabric;
-  o.deadline_ns = deadline();
+  o.timeout_ns = uint64_t(f_.timeout * 1e9);
   o.stop = &Signals::stop;
   o.prefill = prefill_side_;
   o.decode = decode_side_;
