@@ -5,12 +5,14 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
 namespace baton::cs3 {
 
 static constexpr uint64_t kConnectMs = 2000;
+static constexpr size_t kPiece = 1 << 20;
 
 Result<std::unique_ptr<PeerOut>> PeerOut::open(const HostPort& to, const SessionKey& key) {
   auto p = std::make_unique<PeerOut>();
@@ -88,10 +90,13 @@ void PeerOut::on_event(uint32_t events) {
 }
 
 bool PeerIn::read(const std::function<bool(StageMessage&&)>& deliver) {
+  constexpr size_t kHead = sizeof(PeerFrame);
+  std::vector<uint8_t>& payload = message_.payload;
   for (;;) {
-    const bool in_head = got_ < sizeof message_.frame;
-    uint8_t* to = in_head ? reinterpret_cast<uint8_t*>(&message_.frame) + got_ : message_.payload.data() + (got_ - sizeof message_.frame);
-    const size_t left = in_head ? sizeof message_.frame - got_ : sizeof message_.frame + message_.payload.size() - got_;
+    const bool in_head = got_ < kHead;
+    if (!in_head && got_ - kHead == payload.size()) payload.resize(std::min<size_t>(message_.frame.bytes, payload.size() + kPiece));  // as it comes: what is announced costs nothing
+    uint8_t* to = in_head ? reinterpret_cast<uint8_t*>(&message_.frame) + got_ : payload.data() + (got_ - kHead);
+    const size_t left = in_head ? kHead - got_ : kHead + payload.size() - got_;
     if (left) {
       const ssize_t n = ::recv(socket_.get(), to, left, MSG_DONTWAIT);
       if (n < 0 && errno == EINTR) continue;
@@ -99,12 +104,11 @@ bool PeerIn::read(const std::function<bool(StageMessage&&)>& deliver) {
       if (n <= 0) return why_ = "the stage before is gone with its daemon, or its client is", false;
       got_ += size_t(n);
     }
-    if (got_ < sizeof message_.frame) continue;
+    if (got_ < kHead) continue;
     if (in_head) {
       if (const char* wrong = check(message_.frame)) return why_ = std::string("the stage before said what cannot be: ") + wrong, false;
-      message_.payload.resize(message_.frame.bytes);
     }
-    if (got_ < sizeof message_.frame + message_.payload.size()) continue;
+    if (got_ < kHead + message_.frame.bytes) continue;
     if (!deliver(std::move(message_))) return why_ = "the stage before sends more than is taken", false;
     message_ = {};
     got_ = 0;

@@ -178,6 +178,87 @@ Commands session_of_commands() {
   return c;
 }
 
+// Launches in slots: alone, and as stages of a pipeline whose every other stage is this session (the target finds it by any key); then what cannot be.
+Commands session_of_stages() {
+  using cs3::Op;
+  Commands c;
+  c.send(c.make(Op::load));
+  c.send(c.make(Op::run));
+  for (int i = 0; i < 2; ++i) {
+    cs3::Submission a = c.make(Op::alloc);
+    a.bytes = 4096;
+    c.send(a);
+  }
+  const std::string program = text_of(program::serialize(doubling()));
+  cs3::Submission s = c.make(Op::load_begin);
+  s.bytes = program.size();
+  c.send(s);
+  s = c.make(Op::load_program);
+  s.program = 1;
+  c.send(s, program);
+  s = c.make(Op::load_finish);
+  s.program = 1;
+  c.send(s);
+  c.send(c.make(Op::peer_key), {}, 16);
+  for (const uint64_t number : {0, 1, 16}) {  // this session, a daemon elsewhere, a number too high
+    s = c.make(Op::peer_open);
+    s.arg0 = number;
+    c.send(s, std::string(16, number == 1 ? 'x' : 's') + "127.0.0.1:9000");
+  }
+  uint64_t launch = 0;
+  const auto stage = [&](uint16_t slot, uint8_t at, uint8_t of, cs3::Role in, cs3::Role out, uint32_t peer, uint64_t bytes = 16) {
+    cs3::LaunchHead head{2, 0, slot, at, of};
+    cs3::LaunchBinding x{}, y{};
+    Error::put(x.name, "x"), x.role = uint32_t(in), x.mem = in == cs3::Role::memory, x.bytes = bytes;
+    Error::put(y.name, "y"), y.role = uint32_t(out), y.mem = out == cs3::Role::memory ? 2 : 0, y.address = y.mem ? 4096 : 0, y.bytes = bytes;
+    cs3::Submission l = c.make(Op::launch);
+    l.program = 1, l.flags = cs3::kWantProgress | cs3::kInSlot, l.arg1 = ++launch, l.mem = peer;
+    c.send(l, raw(head) + raw(x) + raw(y));
+    return l.id;
+  };
+  using enum cs3::Role;
+  stage(3, 0, 0, memory, memory, 0);
+  stage(4, 0, 2, memory, output, 0);
+  const uint64_t waits = stage(4, 1, 2, input, memory, 0);
+  stage(4, 1, 3, input, output, 0);
+  cs3::Submission cancel = c.make(Op::cancel);
+  cancel.arg0 = waits;
+  c.send(cancel);
+  stage(5, 0, 2, memory, output, 1);        // its peer is not there
+  stage(6, 5, 3, input, output, 0);         // no such stage
+  stage(6, 0, 17, memory, output, 0);
+  stage(300, 0, 2, memory, output, 0);      // no such slot
+  stage(7, 0, 2, memory, memory, 0);        // without an output
+  stage(7, 0, 2, memory, tokens, 0);
+  stage(8, 0, 2, memory, output, 0, 1ull << 40);
+  c.send(c.make(Op::stop));
+  return c;
+}
+
+// What the stage before says to one of three: the byte in front says which, and how the bytes arrive.
+void stages() {
+  const auto frame = [](cs3::StageSays says, uint32_t iteration, const std::string& payload, uint64_t number = 2) {
+    cs3::PeerFrame f{number, 100, iteration, uint32_t(payload.size()), 0, uint8_t(says), {}};
+    return raw(f) + payload;
+  };
+  using enum cs3::StageSays;
+  const std::string row(64, '\x01'), token("\x05\0\0\0", 4);
+  std::string rows, tokens;
+  for (uint32_t i = 0; i < 4; ++i) rows += frame(i == 3 ? last : data, i, row), tokens += frame(data, i, token);
+  const auto head = [&](char which) { return std::string(1, which) + std::string("\0\x04", 2); };
+  put("wafer_stage", "first", head('\x1e') + tokens);
+  put("wafer_stage", "middle", head('\x1c') + frame(failed, 9, {}, 1) + rows + frame(end, 4, {}));
+  put("wafer_stage", "final", head('\x1d') + rows + frame(end, 4, {}));
+  put("wafer_stage", "stop", head('\x1e') + frame(data, 0, token) + frame(last, 1, token));
+  put("wafer_stage", "ends", head('\x1d') + frame(end, 0, {}));
+  put("wafer_stage", "fails", head('\x1d') + rows.substr(0, 96) + frame(failed, 1, {}));
+  put("wafer_stage", "out-of-turn", head('\x1d') + frame(data, 1, row));
+  put("wafer_stage", "long", head('\x1d') + frame(data, 0, row + row));
+  put("wafer_stage", "small", std::string("\x1d\x2a\x04", 3) + rows);
+  put("wafer_stage", "none", std::string("\x1e\x3f\x04", 3) + tokens);
+  put("wafer_stage", "no-frame", head('\x1d') + std::string(40, '\xff'));
+}
+
 cs3::Submission on_pes(cs3::Op op, uint16_t symbol) {
   cs3::Submission s = Commands().make(op);
   s.symbol = symbol, s.x = 2, s.y = 1, s.w = 2, s.h = 2, s.elements_per_pe = 2;
@@ -241,6 +322,8 @@ void wafer() {
   put("wafer_daemon", "rings", "\x01" + raw(plain) + commands);
   put("wafer_daemon", "tcp-symbols", std::string(1, '\0') + raw(plain) + session_of_symbols().bytes);
   put("wafer_daemon", "rings-symbols", "\x01" + raw(plain) + session_of_symbols().bytes);
+  put("wafer_daemon", "tcp-stages", std::string(1, '\0') + raw(plain) + session_of_stages().bytes);
+  put("wafer_daemon", "rings-stages", "\x01" + raw(plain) + session_of_stages().bytes);
   put("wafer_daemon", "rings-scribble", "\x01" + raw(plain) + commands.substr(0, 128) + raw(scribble));
 
   cs3::Welcome w{};
@@ -385,6 +468,7 @@ int main(int argc, char** argv) {
   programs();
   containers();
   wafer();
+  stages();
   sessions();
   kv();
   messages();

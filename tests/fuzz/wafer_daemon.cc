@@ -47,9 +47,21 @@ void run(Session& s, F drain) {
   }
 }
 
+// While it lives, its daemon finds the session by any key that begins so: its stages send to each other.
+struct Found {
+  Found(Host& h, Session& s) : host(h) {
+    host.find = [&s](const SessionKey& key) { return key[0] == 's' ? &s : nullptr; };
+  }
+  ~Found() {
+    host.find = [](const SessionKey&) { return nullptr; };
+  }
+  Host& host;
+};
+
 void by_tcp(Host& host, std::string_view stream) {
   fuzz::SocketPair pair;
   Session s(16, host, std::make_unique<TcpPort>(Fd(pair.near)));
+  const Found found(host, s);
   Pending due;
   for (fuzz::Input in(reinterpret_cast<const uint8_t*>(stream.data()), stream.size()); !in.empty();) {
     const Submission c = in.number<Submission>();
@@ -87,6 +99,7 @@ void by_rings(Host& host, fuzz::Input in) {
   SegmentLayout& l = client->layout();
   Consumer<Completion, kCqEntries> answers(&l.cq, l.completions);
   Session s(16, host, std::move(*port));
+  const Found found(host, s);
   Pending due;
   bool honest = true;  // nothing has been scribbled
   const auto drain = [&] {
