@@ -64,7 +64,7 @@ Result<std::unique_ptr<Landing>> make_landing(const std::string& fabric, Session
 Result<std::unique_ptr<Sender>> make_sender(const std::string& fabric, Session::Impl& s, const nlohmann::json& offer, const RailPlace& at, const SourceMemory& near) {
   if (offer.contains("rails") && !at.number) return make_rail_sender(fabric, s, offer, near);
   BATON_ASSIGN(auto sender, fabric == "mapped" ? make_mapped_sender(s, offer) : fabric == "verbs" ? make_verbs_sender(s, offer, at) : make_ofi_sender(fabric, s, offer, at));
-  return with_faults(std::move(sender), fabric_faults(), fabric, at.number);
+  return with_faults(std::move(sender), fabric_faults(), fabric, at);
 }
 
 void forget_source(Endpoint::Impl& ep, const void* base) {

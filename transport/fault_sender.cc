@@ -11,15 +11,21 @@ namespace {
 
 struct Rates {
   uint64_t seed = 1, corrupt = 0, repeat = 0, reorder = 0, cut = 0, connect = 0; // of a million
+  std::string mute{};
 };
 
 Result<Rates> parse(const std::string& spec) {
   Rates r;
-  const Error bad(BATON_INVALID_ARGUMENT, fmt::format("BATON_FABRIC_FAULTS: '{}'", spec.substr(0, 80)), "seed=1,corrupt=1000,repeat=1000,reorder=1000,cut=10,connect=10: of a million");
+  const Error bad(BATON_INVALID_ARGUMENT, fmt::format("BATON_FABRIC_FAULTS: '{}'", spec.substr(0, 80)), "seed=1,corrupt=1000,repeat=1000,reorder=1000,cut=10,connect=10: of a million; mute=ADDRESS of a rail");
   for (size_t at = 0; at < spec.size();) {
     const size_t end = std::min(spec.find(',', at), spec.size()), eq = spec.find('=', at);
     if (eq >= end) return bad;
     const std::string key = spec.substr(at, eq - at);
+    if (key == "mute") {
+      r.mute = spec.substr(eq + 1, end - eq - 1);
+      at = end + 1;
+      continue;
+    }
     uint64_t* to = key == "seed" ? &r.seed : key == "corrupt" ? &r.corrupt : key == "repeat" ? &r.repeat : key == "reorder" ? &r.reorder : key == "cut" ? &r.cut : key == "connect" ? &r.connect : nullptr;
     const char *first = spec.data() + eq + 1, *last = spec.data() + end;
     if (!to || first == last || std::from_chars(first, last, *to).ptr != last) return bad;
@@ -30,7 +36,7 @@ Result<Rates> parse(const std::string& spec) {
 
 class FaultSender final : public Sender {
  public:
-  FaultSender(std::unique_ptr<Sender> s, const Rates& r) : inner_(std::move(s)), rates_(r), rng_(r.seed), unconnected_(happens(r.connect)) {}
+  FaultSender(std::unique_ptr<Sender> s, const Rates& r, bool mute) : inner_(std::move(s)), rates_(r), rng_(r.seed), unconnected_(happens(r.connect)), mute_(mute) {}
   std::optional<Status> state() override {
     if (unconnected_) return Status(Error(BATON_PEER_LOST, "the fabric did not connect (BATON_FABRIC_FAULTS)", "open a new transfer"));
     return inner_->state();
@@ -59,7 +65,7 @@ class FaultSender final : public Sender {
     if (happens(rates_.repeat)) (void)inner_->notify(n);
     return true;
   }
-  uint32_t progress() override { return inner_->progress(); }
+  uint32_t progress() override { return mute_ ? 0 : inner_->progress(); }
   bool unsettled() const override { return inner_->unsettled(); }
   int fd() const override { return inner_->fd(); }
   bool converts() const override { return inner_->converts(); }
@@ -83,18 +89,18 @@ class FaultSender final : public Sender {
   std::unique_ptr<Sender> inner_;
   Rates rates_;
   std::mt19937_64 rng_;
-  const bool unconnected_;
+  const bool unconnected_, mute_;
   std::vector<std::pair<const uint8_t*, uint64_t>> regions_;
 };
 
 }  // namespace
 
-Result<std::unique_ptr<Sender>> with_faults(std::unique_ptr<Sender> sender, const std::string& spec, const std::string& fabric, uint32_t rail) {
+Result<std::unique_ptr<Sender>> with_faults(std::unique_ptr<Sender> sender, const std::string& spec, const std::string& fabric, const RailPlace& at) {
   if (spec.empty()) return sender;
   BATON_ASSIGN(Rates r, parse(spec));
-  r.seed = r.seed * 31 + rail;
+  r.seed = r.seed * 31 + at.number;
   for (const char c : fabric) r.seed = r.seed * 31 + uint8_t(c);
-  return std::unique_ptr<Sender>(std::make_unique<FaultSender>(std::move(sender), r));
+  return std::unique_ptr<Sender>(std::make_unique<FaultSender>(std::move(sender), r, !r.mute.empty() && (r.mute == at.host || r.mute == at.device)));
 }
 
 }  // namespace baton::transport

@@ -41,6 +41,9 @@ struct RailUse {
   uint64_t bytes = 0;    // of the transfer, complete
   uint32_t failures = 0; // since the session's first transfer
   bool up = false;
+  std::string address{}, peer_address{}; // numeric; "" where the NIC has none
+  uint64_t down_ns = 0;   // for how long it has not worked: since it failed and until it has carried something again, or has never connected
+  uint64_t silent_ns = 0; // for how long nothing of what is on its way by it was complete; 0: nothing is
 };
 
 // Modelled cost of a link, as data (transport/links.json): each constant has its source there.

@@ -43,6 +43,7 @@ class RailSender final : public Sender {
         r.nic = std::move(*nic);
         nics.erase(nic);
         r.cooldown_ns = cooldown_ns_;
+        r.down_ns = started_ns_;
         r.answer = list[k];
       }
     std::optional<Error> last;
@@ -118,7 +119,7 @@ class RailSender final : public Sender {
     for (auto& r : rails_) {
       if (!r->sender) continue;
       const uint32_t events = r->sender->progress();
-      if (events) r->moved_ns = now, r->proved = true;
+      if (events) r->moved_ns = now, r->down_ns = 0, r->proved = true;
       n += events;
       look(*r);
       if (r->up) std::erase_if(r->owed, [&](const Note& note) { return r->sender->notify(note); });
@@ -165,8 +166,12 @@ class RailSender final : public Sender {
   void rails(uint64_t generation, std::vector<RailUse>& all) const override {
     all.clear();
     const auto it = std::find_if(requests_.begin(), requests_.end(), [&](const Request& q) { return q.generation == generation; });
-    for (size_t i = 0; i < rails_.size(); ++i)
-      all.push_back({rails_[i]->nic.name, rails_[i]->peer_nic, it == requests_.end() || it->bytes.empty() ? 0 : it->bytes[i], rails_[i]->failures, rails_[i]->up});
+    const uint64_t now = now_ns();
+    for (size_t i = 0; i < rails_.size(); ++i) {
+      const Rail& r = *rails_[i];
+      all.push_back({r.nic.name, r.peer_nic, it == requests_.end() || it->bytes.empty() ? 0 : it->bytes[i], r.failures, r.up, r.nic.host, r.peer_host,
+                     r.down_ns ? std::max<uint64_t>(1, now - r.down_ns) : 0, r.stripes && now > r.moved_ns ? now - r.moved_ns : 0});
+    }
   }
   void abandon() override {
     if (!failure_) failure_ = Error(BATON_CANCELLED, "this sender was abandoned", "open a new transfer");
@@ -180,13 +185,13 @@ class RailSender final : public Sender {
  private:
   struct Rail {
     Nic nic;
-    std::string peer_nic;
+    std::string peer_nic, peer_host;
     uint32_t number = 0;               // the sink's
     std::unique_ptr<Sender> sender;    // nullptr: closed
     bool up = false;                   // it can take stripes: one, until it has been seen to complete something
     bool proved = false;
     uint32_t stripes = 0;              // in flight
-    uint64_t moved_ns = 0, up_ns = 0, failed_ns = 0; // something was complete; it came up; it failed last
+    uint64_t moved_ns = 0, up_ns = 0, failed_ns = 0, down_ns = 0; // something was complete; it came up; it failed last; since when it does not work (0: it does)
     std::vector<Note> owed;            // it had no room for them
     uint64_t cooldown_ns = 0, again_ns = 0;
     bool asked = false;
@@ -235,6 +240,7 @@ class RailSender final : public Sender {
   Status connect(Rail& r, const nlohmann::json& offer) {
     const uint64_t number = u64_of(offer, "rail").value_or(0);
     r.peer_nic = text_of(offer, "nic").value_or("").substr(0, 32);
+    r.peer_host = text_of(offer, "host").value_or("").substr(0, 64);
     if (!number || number > UINT32_MAX || any([&](const Rail& x) { return x.number == number; }))
       return Error(BATON_CORRUPT, "the sink's offer of a rail makes no sense", "run the same Baton version on both sides");
     r.number = uint32_t(number);
@@ -258,6 +264,7 @@ class RailSender final : public Sender {
       for (const Request& q : requests_) r.owed.insert(r.owed.end(), q.notes.begin(), q.notes.end());
     r.up = true;
     r.up_ns = r.moved_ns = now_ns();
+    if (!r.failures) r.down_ns = 0; // one that has failed is to carry something first
   }
   // What it had in flight goes by the others, if there are any.
   void fail(Rail& r, const Error& why) {
@@ -287,6 +294,7 @@ class RailSender final : public Sender {
     r.cooldown_ns = steady || !r.failures ? cooldown_ns_ : std::min(2 * r.cooldown_ns, kMostCooldown * cooldown_ns_);
     r.again_ns = now_ns() + r.cooldown_ns;
     r.up = r.proved = r.asked = false;
+    if (!r.down_ns) r.down_ns = now_ns();
     r.owed.clear();
     ++r.failures;
     std::vector<Note> notes;

@@ -19,7 +19,13 @@ Status take(Options& o, std::string_view key, std::string_view value) {
       return Error(BATON_INVALID_ARGUMENT, "timeout_ms '" + std::string(value) + "' is not a number of 1 to 600000", "the default is 2000");
     return {};
   }
-  return Error(BATON_INVALID_ARGUMENT, "option '" + std::string(key) + "' is not known", "options of cs3://: carrier, timeout_ms");
+  if (key == "channels") {
+    const auto r = std::from_chars(value.data(), value.data() + value.size(), o.channels);
+    if (r.ec != std::errc() || r.ptr != value.data() + value.size() || o.channels == 0 || o.channels > kMaxChannels)
+      return Error(BATON_INVALID_ARGUMENT, "channels '" + std::string(value) + "' is not a number of 1 to 16", "the default is 16, all of them");
+    return {};
+  }
+  return Error(BATON_INVALID_ARGUMENT, "option '" + std::string(key) + "' is not known", "options of cs3://: carrier, timeout_ms, channels");
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// options.h: cs3://HOST:PORT[,HOST:PORT...]?carrier=any|tcp|shm&timeout_ms=N: all wafers of these daemons, in this order. This driver reads no
+// options.h: cs3://HOST:PORT[,HOST:PORT...]?carrier=any|tcp|shm&timeout_ms=N&channels=N: all wafers of these daemons, in this order. This driver reads no
 // environment.
 //
 // Owner    value type.   Threads  any.   Cost  string work at open.   Errors  INVALID_ARGUMENT with what is known.
@@ -20,6 +20,7 @@ struct Options {
   std::string shown;  // "cs3://10.0.0.5:9000"
   CarrierKind carrier = CarrierKind::any;
   uint32_t timeout_ms = 2000;  // to connect
+  uint8_t channels = kMaxChannels;  // that copies go over: the first so many, without one that is slow
 };
 
 Result<Options> parse_options(std::string_view uri);

@@ -124,10 +124,10 @@ bool Device::push_copy(StreamOp& o, uint32_t index) {
   }
   s.op = uint16_t(in ? Op::memcpy_h2d : Op::memcpy_d2h);
   s.total = c.bytes;
-  // Two 16-bit elements a wavelet, in the wafer's own order, over all channels: the wire carries the bytes and nothing else (facts/cs3 1.2).
+  // Two 16-bit elements a wavelet, in the wafer's own order, over all channels (or as many as the address says): the wire carries the bytes and nothing else (facts/cs3 1.2).
   s.element_bits = 32;
   s.order = uint8_t(Order::column_major);
-  s.channels = kMaxChannels;
+  s.channels = options_.channels;
   const baton_driver_side& host = in ? c.src : c.dst;
   if (!o.decided) {
     // Host memory is read here, at the push, or by the daemon; what a copy before this one brings there is written when its answer is

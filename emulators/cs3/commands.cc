@@ -48,6 +48,7 @@ void Session::step() {
   if (*went != Went::over) return;
   if (!held_ns_) return finish_stream(Status(), cost_ns_);
   c.held = cost_ns_;
+  held_by_ = host_.plans;
   resume_ns_ = now_ns() + held_ns_;
 }
 

@@ -41,7 +41,9 @@ bool Session::delayed() const { return resume_ns_ != 0; }
 bool Session::runnable() { return !blocked() && (stream_ready() || ready_slot()); }
 
 bool Session::stream_ready() {
-  if (stream_.empty() || (hung_ && !host_.lost) || (resume_ns_ && now_ns() < resume_ns_)) return false;
+  if (stream_.empty() || (hung_ && !host_.lost)) return false;
+  const bool mended = stream_.front().held && held_by_ != host_.plans;
+  if (resume_ns_ && !mended && now_ns() < resume_ns_) return false;
   resume_ns_ = 0;
   return true;
 }

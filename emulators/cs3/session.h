@@ -40,6 +40,7 @@ struct Host { // what a session needs of its daemon
   std::function<Session*(const SessionKey&)> find{};      // of this daemon, on any of its wafers
   std::function<Result<std::unique_ptr<PeerOut>>(const HostPort&, const SessionKey&)> open_peer{};  // on another daemon; watched
   FaultPlan faults{};
+  uint64_t plans = 0;              // how often it was replaced: what the one before holds up is let go
   std::optional<Error> lost{};  // the wafer, by the fault plan; a reset clears it
   std::function<void()> die = [] { ::raise(SIGKILL); };
 };
@@ -207,6 +208,7 @@ class Session {
   std::string peer_lost_;                    // "": no
   uint64_t cost_ns_ = 0;  // of the command at the head, once it is over
   uint64_t held_ns_ = 0;  // of it, what a slow channel holds it up, in wall time too
+  uint64_t held_by_ = 0;  // Host::plans then
 };
 
 }  // namespace baton::cs3

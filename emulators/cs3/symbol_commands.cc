@@ -57,6 +57,7 @@ Status Session::control_fault(const Submission& s, const Payload& payload, Compl
   if (s.arg0 == 1) {
     const std::string text(reinterpret_cast<const char*>(payload.data()), s.payload_bytes);
     BATON_ASSIGN(host_.faults, FaultPlan::parse(text.empty() ? "{}" : text));  // no path: a client is not to make the daemon read files
+    ++host_.plans;
     std::fill(std::begin(host_.wafer.counters.channel_rate), std::end(host_.wafer.counters.channel_rate), 0);  // of the plan before
     return {};
   }

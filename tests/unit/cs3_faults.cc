@@ -189,6 +189,21 @@ TEST_F(Faults, ASlowChannelHoldsTransfersUp) {
   EXPECT_EQ(operate.call(copy(mem), mib).cost_ns, whole);
 }
 
+// A plan that ends lets go of what it held up.
+TEST_F(Faults, WhatASlowChannelHoldsUpIsLetGoWithItsPlan) {
+  operate.open_stream();
+  const Completion mem = operate.call(alloc(kMiB));
+  EXPECT_EQ(plan(R"({"slow_channels": {"0": 1000000}})").code, BATON_OK);
+  const uint64_t held = operate.send(copy(mem), mib);
+  WaferOperator op = must(WaferOperator::connect(daemon.uri(), 0, soon()));
+  while (must(op.state()).transactions == 0) ::usleep(1000);
+  must(op.set_faults(""));
+  Completion c{};
+  ASSERT_TRUE(operate.next(c));
+  EXPECT_EQ(c.id, held);
+  EXPECT_EQ(c.code, BATON_OK);
+}
+
 // What is held up can be cancelled, and goes with the stream.
 TEST_F(Faults, WhatASlowChannelHoldsUpCanBeCancelled) {
   operate.open_stream();

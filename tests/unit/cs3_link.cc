@@ -313,19 +313,21 @@ TEST(Address, OptionsAreCheckedAndKnownOnesListed) {
   EXPECT_EQ(o->shown, "cs3://10.0.0.5:9000");
   EXPECT_EQ(o->carrier, CarrierKind::tcp);
   EXPECT_EQ(o->timeout_ms, 50u);
+  EXPECT_EQ(o->channels, 16);
+  EXPECT_EQ(parse_options("cs3://h:1?channels=5")->channels, 5);
   auto six = parse_options("cs3://[::1]:9000");
   ASSERT_TRUE(six.ok());
   EXPECT_EQ(six->addresses[0].host, "::1");
   for (const char* bad : {"cs3://", "cs3://host", "cs3://:9000", "cs3://host:", "cs3://host:99999", "cs3://host:9x", "cs3://h:1?carrier=usb",
-                          "cs3://h:1?timeout_ms=0", "cs3://h:1?timeout_ms=1s", "tcp://h:1"}) {
+                          "cs3://h:1?timeout_ms=0", "cs3://h:1?timeout_ms=1s", "cs3://h:1?channels=0", "cs3://h:1?channels=17", "cs3://h:1?channels=5x", "tcp://h:1"}) {
     auto r = parse_options(bad);
     ASSERT_FALSE(r.ok()) << bad;
     EXPECT_EQ(r.error().code, BATON_INVALID_ARGUMENT) << bad;
     EXPECT_NE(r.error().next[0], 0) << bad;
   }
-  auto unknown = parse_options("cs3://h:1?channels=4");
+  auto unknown = parse_options("cs3://h:1?lanes=4");
   ASSERT_FALSE(unknown.ok());
-  EXPECT_STREQ(unknown.error().next, "options of cs3://: carrier, timeout_ms");
+  EXPECT_STREQ(unknown.error().next, "options of cs3://: carrier, timeout_ms, channels");
 }
 
 }  // namespace

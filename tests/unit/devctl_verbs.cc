@@ -18,7 +18,7 @@ using nlohmann::json;
 
 bool emulator(const std::string& scheme) { return std::filesystem::exists(baton::test::plugin("baton-emu-" + scheme)); }
 
-const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "launch"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"model"}, {"artifacts"}, {"place"}, {"fabric"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"workers"}, {"explain"}, {"version"}, {"who"}, {"stats"}, {"top"}, {"health"}, {"diag"}, {"reset"}, {"record"}, {"report"}, {"env"}, {"snapshot"}, {"completion"}, {"emu"}, {"emu", "up"}, {"emu", "ls"}, {"emu", "down"}};
+const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "launch"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"model"}, {"artifacts"}, {"place"}, {"fabric"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"workers"}, {"explain"}, {"version"}, {"who"}, {"stats"}, {"top"}, {"health"}, {"diag"}, {"reset"}, {"record"}, {"report"}, {"env"}, {"snapshot"}, {"completion"}, {"emu"}, {"emu", "up"}, {"emu", "ls"}, {"emu", "down"}, {"emu", "fault"}, {"emu", "clock"}};
 
 
 TEST(DevctlVerbs, EachHasHelp) {

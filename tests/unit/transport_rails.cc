@@ -230,6 +230,35 @@ TEST(Rails, ANoteThatIsOwedComesWhenAllIsSent) {
   unsetenv("BATON_FABRIC_FAULTS");
 }
 
+// A rail that swallows what it is given: it is seen to be silent while its request waits, then it is down, and the other one carries all.
+TEST(Rails, OneThatSwallowsWhatItIsGivenIsSilentThenDown) {
+  setenv("BATON_FABRIC_FAULTS", "mute=127.0.0.2", 1);
+  Ends e({.rail_silence_ns = 1'000'000'000});
+  Request r(e, large_layout(), {large_layout()}, 2000);
+  Incoming in = r.expect();
+  auto t = r.open(in.ticket(), "tcp");
+  unsetenv("BATON_FABRIC_FAULTS");
+  ASSERT_OK(t);
+  Timeline sent = must(e.in.timeline("sent"));
+  submit_all(r, *t, sent);
+  const auto of = [&](const std::string& address) {
+    for (const RailUse& u : t->stats().rails)
+      if (u.address == address) return u;
+    ADD_FAILURE() << "no rail from " << address;
+    return RailUse();
+  };
+  EXPECT_TRUE(poll_until(e.in, [&] { return of("127.0.0.2").silent_ns > 300'000'000; }, kSoonMs));
+  EXPECT_EQ(of("127.0.0.2").down_ns, 0u);
+  EXPECT_EQ(of("127.0.0.2").peer_address, "127.0.0.2");
+  ASSERT_OK(in.landed().wait_until(r.dst.layers_held(), deadline_in_ms(kSoonMs)));
+  EXPECT_EQ(r.wrong(), 0u);
+  EXPECT_GT(of("127.0.0.2").down_ns, 0u) << "until it has carried something";
+  EXPECT_EQ(of("127.0.0.2").bytes, 0u);
+  EXPECT_GE(of("127.0.0.2").failures, 1u);
+  EXPECT_EQ(of("127.0.0.1").down_ns, 0u);
+  EXPECT_OK(t->seal({"first", {}, {}}, deadline_in_ms(kSoonMs)));
+}
+
 // Steps that fail as lost rails, by a seed: whatever lands is right.
 TEST(Rails, CutAtRandomWhatLandsIsRight) {
   Ends e({.rail_cooldown_ns = 2'000'000});

@@ -12,6 +12,8 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <chrono>
+
 namespace baton::runtime {
 
 namespace {
@@ -24,6 +26,8 @@ using Buckets = Histogram::BucketBoundaries;
 // Seconds; a factor of about 2 from step to step.
 const Buckets kTokens = {20e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 0.1, 0.2, 0.5, 1, 5};
 const Buckets kRequests = {1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 300};
+
+uint64_t realtime_ns() { return uint64_t(std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count()); }
 
 }  // namespace
 
@@ -114,23 +118,27 @@ void Metrics::kv(const char* direction, const std::string& fabric, uint64_t byte
   impl_->page.add("baton_kv_bytes_total", bytes);
 }
 
-void Metrics::rail(const std::string& nic, const std::string& peer_nic, uint64_t bytes, uint32_t failures, bool up) {
-  const prometheus::Labels which{{"nic", nic}, {"peer_nic", peer_nic}};
-  impl_->rail_bytes.Add(which).Increment(double(bytes));
-  impl_->rail_failures.Add(which).Set(failures);
-  impl_->rail_up.Add(which).Set(up);
-  const std::string labels = fmt::format("{{nic=\"{}\",peer=\"{}\"}}", nic, peer_nic);
-  impl_->page.set("baton_rail_up" + labels, up);
-  impl_->page.set("baton_rail_failures_total" + labels, failures);
-  impl_->page.add("baton_rail_bytes_total" + labels, bytes);
+void Metrics::rail(const Rail& r) {
+  const prometheus::Labels which{{"nic", r.nic}, {"peer_nic", r.peer_nic}};
+  impl_->rail_bytes.Add(which).Increment(double(r.bytes));
+  impl_->rail_failures.Add(which).Set(r.failures);
+  impl_->rail_up.Add(which).Set(r.up);
+  const std::string labels = fmt::format("{{nic=\"{}\",peer=\"{}\"}}", r.nic, r.peer_nic);
+  MetricsPage& page = impl_->page;
+  page.set("baton_rail_up" + labels, r.up);
+  page.set("baton_rail_failures_total" + labels, r.failures);
+  page.set("baton_rail_down_timestamp_seconds" + labels, r.down_ns ? realtime_ns() - r.down_ns : 0); // since then
+  page.set("baton_rail_silent_seconds" + labels, r.silent_ns);
+  page.add("baton_rail_bytes_total" + labels, r.bytes);
 }
 
-void Metrics::state(uint64_t in_flight, uint64_t blocks_free, uint64_t blocks_total, uint64_t sessions) {
+void Metrics::state(uint64_t in_flight, uint64_t oldest_ns, uint64_t blocks_free, uint64_t blocks_total, uint64_t sessions) {
   impl_->in_flight.Set(double(in_flight));
   impl_->blocks_free.Set(double(blocks_free));
   impl_->blocks_total.Set(double(blocks_total));
   impl_->sessions.Set(double(sessions));
   impl_->page.set("baton_requests", in_flight);
+  impl_->page.set("baton_request_oldest_seconds", oldest_ns);
   impl_->page.set("baton_blocks_free", blocks_free);
   impl_->page.set("baton_blocks", blocks_total);
 }

@@ -30,8 +30,15 @@ class Metrics {
   void first_token(double wall_s);                 // from the request to its first token, of a prefill side
   void token(double wall_s, double modelled_s);    // since the one before, of a decode side; wall_s < 0: it is the first; modelled_s < 0: there is no timing model
   void kv(const char* direction, const std::string& fabric, uint64_t bytes, double wall_s); // "in" or "out": a request's; wall_s < 0: not known
-  void rail(const std::string& nic, const std::string& peer_nic, uint64_t bytes, uint32_t failures, bool up); // of a request; failures: of the session so far
-  void state(uint64_t in_flight, uint64_t blocks_free, uint64_t blocks_total, uint64_t sessions); // now
+  struct Rail { // of a request
+    std::string nic, peer_nic;
+    uint64_t bytes = 0;
+    uint32_t failures = 0; // of the session so far
+    bool up = false;
+    uint64_t down_ns = 0, silent_ns = 0; // for how long it does not work; for how long nothing of what is on its way by it was complete
+  };
+  void rail(const Rail&);
+  void state(uint64_t in_flight, uint64_t oldest_ns, uint64_t blocks_free, uint64_t blocks_total, uint64_t sessions); // now; oldest_ns: for how long the oldest request has been in flight
   void spill(uint64_t out, uint64_t in, uint64_t bytes_out, uint64_t bytes_in, uint64_t waiting); // of the engine since it was opened; sequences, now
   bool due();  // once in 200 ms: state() and turn() are called for
   void turn(); // the page's quantiles

@@ -79,11 +79,25 @@ void PrefillService::gone(uint64_t peer, const Error& why) {
     if (r->peer == peer) end(*r, &why);
 }
 
+// What the metrics say of each rail; where one NIC is several of them, by its addresses too.
+std::vector<Metrics::Rail> PrefillService::rails(const transport::KvTransfer& t, bool ended) {
+  const std::vector<transport::RailUse>& all = t.stats().rails;
+  auto name = [&](auto nic, auto address, const transport::RailUse& u) {
+    const bool shared = std::count_if(all.begin(), all.end(), [&](auto& o) { return o.*nic == u.*nic; }) > 1;
+    return shared ? u.*nic + " " + u.*address : u.*nic;
+  };
+  std::vector<Metrics::Rail> out;
+  for (const transport::RailUse& u : all)
+    out.push_back({name(&transport::RailUse::nic, &transport::RailUse::address, u), name(&transport::RailUse::peer_nic, &transport::RailUse::peer_address, u), ended ? u.bytes : 0, u.failures, u.up,
+                   u.down_ns, u.silent_ns});
+  return out;
+}
+
 // A rail that is down shows while its request still waits.
 void PrefillService::observe() {
   for (auto& r : requests_)
     if (r->transfer && !r->finished)
-      for (const transport::RailUse& u : r->transfer->stats().rails) metrics_->rail(u.nic, u.peer_nic, 0, u.failures, u.up);
+      for (const Metrics::Rail& rail : rails(*r->transfer, false)) metrics_->rail(rail);
 }
 
 bool PrefillService::advance() {
@@ -125,7 +139,9 @@ Result<bool> PrefillService::advance(Request& r) {
   }
   if (!r.transfer) return any;
   BATON_ASSIGN(bool sent, all_sent(r));
-  if (state == RunState::running || !sent) return any;
+  BATON_TRY(r.transfer->alive());
+  // Layers may end out of order, where one waits for a rail that fails: seal() would wait for it, and with it everybody else's request.
+  if (state == RunState::running || !sent || !r.transfer->sent()) return any;
   BATON_TRY(seal(r));
   end(r, nullptr);
   return true;
@@ -209,7 +225,7 @@ void PrefillService::end(Request& r, const Error* why) {
   double ms = double(now_ns() - r.began_ns) / 1e6;
   metrics_->ended(why, ms / 1e3);
   if (r.transfer)
-    for (const transport::RailUse& u : r.transfer->stats().rails) metrics_->rail(u.nic, u.peer_nic, u.bytes, u.failures, u.up);
+    for (const Metrics::Rail& rail : rails(*r.transfer, true)) metrics_->rail(rail);
   if (why) {
     if (r.transfer) r.transfer->abort(*why);
     if (r.run) r.run->cancel(*why);

@@ -24,6 +24,11 @@ class PrefillService final : public Service {
   uint32_t free_blocks() const override { return engine_ ? engine_->pool().free() : 0; }
   uint32_t total_blocks() const override { return engine_ ? engine_->pool().total() : 0; }
   size_t requests() const override { return requests_.size(); }
+  uint64_t oldest_began_ns() const override {
+    for (auto& r : requests_) // in the order in which they came
+      if (!r->finished) return r->began_ns;
+    return 0;
+  }
   uint64_t layout_hash() const override { return engine_ ? engine_->layout(0).hash() : 0; }
   uint64_t capacity_tokens() const override { return uint64_t(total_blocks()) * (engine_ ? engine_->layout(0).block_tokens : 0); }
 
@@ -48,6 +53,7 @@ class PrefillService final : public Service {
   void observe() override;
 
   Status open_engine();
+  static std::vector<Metrics::Rail> rails(const transport::KvTransfer&, bool ended);
   Status accept(Peer&, Prefill);
   Result<bool> advance(Request&);
   Status start(Request&);

@@ -32,7 +32,8 @@ Status Service::listen(const Instance& in, std::string role, const OpenDevice& d
 }
 
 std::string Service::metrics_text() {
-  metrics_->state(requests(), free_blocks(), total_blocks(), peers_.size());
+  const uint64_t began = oldest_began_ns();
+  metrics_->state(requests(), began ? now_ns() - began : 0, free_blocks(), total_blocks(), peers_.size());
   observe();
   return metrics_->text();
 }
@@ -77,7 +78,8 @@ bool Service::step() {
   }
   any |= advance();
   if (metrics_->due()) {
-    metrics_->state(requests(), free_blocks(), total_blocks(), peers_.size());
+    const uint64_t began = oldest_began_ns();
+    metrics_->state(requests(), began ? now_ns() - began : 0, free_blocks(), total_blocks(), peers_.size());
     observe();
     metrics_->turn();
   }

@@ -50,6 +50,7 @@ class Service {
   const transport::Endpoint& endpoint() const { return *endpoint_; }
   const std::string& model_id() const { return model_id_; }
   virtual size_t requests() const = 0;        // that are not done
+  virtual uint64_t oldest_began_ns() const = 0; // when the first of them came; 0: there is none
   virtual uint64_t layout_hash() const = 0;   // of its KV-cache (of the first rank)
   virtual uint64_t capacity_tokens() const = 0;
   virtual uint32_t free_blocks() const = 0;   // of its KV-cache

@@ -43,6 +43,7 @@ std::string summary_text(const Output& out, const json& doc) {
   t.row({"hardware", hardware.empty() ? "no Neuron device, EFA or RDMA NIC; a CS-3 is named by its address, cs3://HOST:PORT" : or_none(hardware)});
   t.row({"emulators", fmt::format("{}{}", or_none(emulators), emulators.empty() ? "" : "  (start when named)")});
   t.row({"fabrics", or_none(doc.at("fabrics").get<std::vector<std::string>>())});
+  if (const uint64_t n = doc.value("findings", uint64_t(0))) t.row({"health", fmt::format("{} finding{}", n, n == 1 ? "" : "s")});
   return t.text() + fmt::format("next: {}\n", out.bold(doc.at("next").get<std::string>()));
 }
 
@@ -67,8 +68,10 @@ Result<json> summary_document(const Context& c) {
   json usable = json::array(), m = machine_json(machine);
   for (auto& f : transport::list_fabrics())
     if (f.available) usable.push_back(f.name);
-  return json{{"version", baton_version()}, {"machine", m}, {"devices", list["devices"]}, {"nics", list["nics"]}, {"startable", c.devices.startable()}, {"fabrics", usable},
-              {"next", next_command(m, list["devices"], c.devices.startable())}};
+  BATON_ASSIGN(const json health, health_document(c));
+  const size_t findings = health.at("findings").size();
+  return json{{"version", baton_version()}, {"machine", m}, {"devices", list["devices"]}, {"nics", list["nics"]}, {"startable", c.devices.startable()}, {"fabrics", usable}, {"findings", findings},
+              {"next", findings ? "devctl health" : next_command(m, list["devices"], c.devices.startable())}};
 }
 
 Result<json> fabric_document(const Context&) {

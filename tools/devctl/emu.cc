@@ -204,6 +204,13 @@ std::string systems_text(const json& doc) {
 
 }  // namespace
 
+std::vector<json> emulated_systems(const Context& c) {
+  std::vector<json> all;
+  if (const std::string run = c.devices.instance().stats_folder(); !run.empty())
+    for (json& j : systems(run + "/emu")) all.push_back(shown(std::move(j)));
+  return all;
+}
+
 int emu_up(const Context& c, const EmuCall& call) {
   auto made = bring_up(c, call);
   return c.out.show("emu.up", made, [](const json& j) { return fmt::format("{} is up\n{}\n", j.at("name").get<std::string>(), j.at("address").get<std::string>()); });
@@ -212,9 +219,7 @@ int emu_up(const Context& c, const EmuCall& call) {
 int emu_ls(const Context& c) {
   auto folder = folder_of(c);
   if (!folder) return c.out.fail(folder.error());
-  json all = json::array();
-  for (auto& j : systems(*folder)) all.push_back(shown(j));
-  return c.out.show("emu.ls", json{{"systems", all}}, systems_text);
+  return c.out.show("emu.ls", json{{"systems", emulated_systems(c)}}, systems_text);
 }
 
 int emu_down(const Context& c, const std::string& name) {

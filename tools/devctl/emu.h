@@ -18,8 +18,20 @@ struct EmuCall {
   std::string listen = "127.0.0.1:0";    // of a daemon
 };
 
+struct FaultCall {
+  std::string system;  // a name, or cs3://HOST:PORT
+  std::string plan;    // JSON, the path of a file, or none; "": show it
+  bool clear = false;
+  int wafer = -1;      // -1: each
+};
+
 int emu_up(const Context&, const EmuCall&);
 int emu_ls(const Context&);
 int emu_down(const Context&, const std::string& name);  // or "all"
+int emu_fault(const Context&, const FaultCall&);
+int emu_clock(const Context&, const std::string& system, double hz);  // 0: show it
+
+// What emu ls shows, and whether each is alive. Nothing is asked, nothing is made.
+std::vector<json> emulated_systems(const Context&);
 
 }  // namespace baton::devctl

@@ -1,9 +1,12 @@
 // health: what is wrong on this machine as far as it can be seen without touching anything, and what to do about each.
 #include "tools/devctl/care.h"
 #include "tools/devctl/chips.h"
+#include "tools/devctl/files.h"
 #include "tools/devctl/machine.h"
 #include "tools/devctl/nics.h"
 #include "tools/devctl/pages.h"
+#include "tools/devctl/rails.h"
+#include "tools/devctl/wafers.h"
 
 #include <fmt/format.h>
 #include <sys/resource.h>
@@ -21,6 +24,7 @@ constexpr uint64_t kStuckNs = 2'000'000'000;         // an op that takes so long
 constexpr uint64_t kLockedBytes = 64ull << 20;       // what a landing over RDMA pins, with room (transport/verbs.cc: 8 MiB a request)
 constexpr uint64_t kSharedBytes = 64ull << 20;
 constexpr double kPowerPercent = 98;
+constexpr uint32_t kAskMs = 400;                     // a wafer daemon, for an answer
 
 // Findings as they come; what was looked at is counted, so that "nothing is wrong" says how much that is.
 class Findings {
@@ -31,7 +35,12 @@ class Findings {
     if (bad) all_.push_back({{"severity", severity}, {"subject", subject}, {"check", what_kind}, {"what", what()}, {"next", next}});
   }
   json document() {
-    std::stable_sort(all_.begin(), all_.end(), [](auto& a, auto& b) { return a.at("severity") < b.at("severity"); });  // errors first
+    // Errors first, and of those causes before what comes of them.
+    auto rank = [](const json& f) { return 2 * (f.at("severity") != "error") + (f.at("check") == "stuck" || f.at("check") == "failed"); };
+    std::stable_sort(all_.begin(), all_.end(), [&](auto& a, auto& b) { return rank(a) < rank(b); });
+    const bool caused = !all_.empty() && rank(all_[0]) == 0;
+    for (json& f : all_)
+      if (caused && f.at("check") == "stuck") f["next"] = "what holds it up may be above; " + f.at("next").get<std::string>();
     return {{"healthy", all_.empty()}, {"checks", checks_}, {"findings", all_}};
   }
 
@@ -81,30 +90,85 @@ void look_at_nics(const std::vector<Nic>& nics, Findings& f) {
   }
 }
 
+// "1 request of pid 7 (baton worker) waits, the oldest for 12 s", "" if none is in flight.
+std::string requests_text(const Page& p, const json& values) {
+  const uint64_t n = values.value("baton_requests", uint64_t(0)), oldest = values.value("baton_request_oldest_seconds", uint64_t(0));
+  if (!n) return "";
+  return fmt::format("; {} request{} of pid {} in flight{}", n, n == 1 ? "" : "s", p.pid, oldest ? fmt::format(", the oldest for {}", ns_text(double(oldest))) : "");
+}
+
+// Its environment, as far as this user may read it, has faults of fabrics in it.
+bool has_planned_faults(uint32_t pid) {
+  const std::string zero(1, '\0');
+  return (zero + whole_file(fmt::format("/proc/{}/environ", pid))).find(zero + "BATON_FABRIC_FAULTS=") != std::string::npos;
+}
+
+void look_at_rails(const Page& p, Findings& f) {
+  json values = json::object();
+  for (const PageRow& r : p.rows)
+    if (r.n.kind == BATON_STATS_VALUE) values[r.name] = r.n.value;
+  const auto rails = rails_of(values);
+  std::string others;  // that work
+  for (const RailState& r : rails)
+    if (!r.dead() && !r.silent()) others += (others.empty() ? "" : ",") + r.local();
+  for (const RailState& r : rails) {
+    const std::string what = r.dead() ? fmt::format("is dead since {}{}", utc_text(r.down_since_ns), r.failures ? fmt::format(", failed {} time{}", r.failures, r.failures == 1 ? "" : "s") : ", never connected")
+                                      : fmt::format("is silent: nothing of what is on its way by it was complete for {}", ns_text(double(r.silent_ns)));
+    std::string next = fmt::format("look at both ends: ip link show {}; devctl info {}", r.nic.substr(0, r.nic.find(' ')), r.peer.substr(0, r.peer.find(' ')));
+    if (has_planned_faults(p.pid)) next = fmt::format("BATON_FABRIC_FAULTS of pid {} plans that: start it without", p.pid);
+    next += others.empty() ? "; no other rail works" : fmt::format("; or go without it: start both workers with --rails {}", others);
+    f.check(p.alive && (r.dead() || r.silent()), "error", "rail " + r.name(), "rail", [&] { return what + requests_text(p, values); }, next);
+  }
+}
+
+// Who has work for that daemon that does not end.
+std::string waiting_text(const std::vector<Page>& pages, const std::string& address) {
+  std::string text;
+  for (const Page& p : pages) {
+    uint64_t open = 0, idle = 0;
+    for (const PageRow& r : p.rows) {
+      if (!p.alive || (r.n.kind != BATON_STATS_LANE && r.n.kind != BATON_STATS_LINK) || r.name.find(address) == std::string::npos || r.n.submitted == r.n.done) continue;
+      open += r.n.submitted - r.n.done;
+      idle = std::max(idle, now_ns() - std::min(now_ns(), r.n.changed_ns));
+    }
+    if (open) text += fmt::format("{}pid {} ({}), {} op{} for {}", text.empty() ? "; waiting: " : "; ", p.pid, short_command(p.command, 30), open, open == 1 ? "" : "s", ns_text(double(idle)));
+  }
+  return text;
+}
+
+void look_at_wafer(const json& w, const std::vector<Page>& pages, Findings& f) {
+  const std::string name = wafer_label(w), daemon = w.at("daemon");
+  if (const json& e = w.at("error"); !e.is_null()) {
+    // A bridge has one client, who is at work.
+    f.check(e.at("code") != "BUSY", "warning", name, "daemon", [&] { return "could not be asked: " + e.at("what").get<std::string>(); }, e.at("next"));
+    return;
+  }
+  f.check(w.at("lost"), "error", name, "lost", [&] { return "the wafer is lost: nothing runs on it" + waiting_text(pages, daemon); }, fmt::format("devctl reset {}", daemon));
+  const auto faults = channel_faults(w);
+  f.check(false, "", name, "channels", nullptr, "");
+  for (const ChannelFault& c : faults)
+    f.check(true, c.dead ? "warning" : "error", name, "channel", [&] { return c.what + (c.dead ? "" : waiting_text(pages, daemon)); }, c.next);
+}
+
 void look_at_process(const Page& p, Findings& f) {
   const std::string name = fmt::format("pid {}", p.pid);
   const uint64_t now = now_ns();
   uint64_t left = 0;
   for (const PageRow& r : p.rows) {
     if (r.n.kind == BATON_STATS_DEVICE) {
-      f.check(p.alive && r.n.lost, "error", r.name, "lost", [&] { return fmt::format("was lost, and {} ({}) has not reset it", name, clean(p.command).substr(0, 60)); }, "reset it there (baton_reset), or end that process: devctl explain DEVICE_LOST");
+      f.check(p.alive && r.n.lost, "error", r.name, "lost", [&] { return fmt::format("was lost, and {} ({}) has not reset it", name, short_command(p.command, 30)); }, "reset it there (baton_reset), or end that process: devctl explain DEVICE_LOST");
       continue;
     }
-    if (r.n.kind == BATON_STATS_VALUE) {
-      const std::string metric = r.name.substr(0, r.name.find('{'));
-      if (metric == "baton_rail_up")
-        f.check(p.alive && r.n.value == 0, "error", name, "rail", [&] { return fmt::format("a rail is dead: {}", r.name.substr(metric.size())); }, "look at that NIC: devctl info NIC, ip link; the other rails carry its share meanwhile");
-      continue;
-    }
+    if (r.n.kind == BATON_STATS_VALUE) continue;
     const uint64_t open = r.n.submitted - r.n.done;
     left += open;
     if (!p.alive) continue;
     f.check(open && now > r.n.changed_ns + kStuckNs, "error", r.name, "stuck",
-            [&] { return fmt::format("{} op{} of {} ({}) open, and nothing has ended for {}", open, open == 1 ? "" : "s", name, clean(p.command).substr(0, 40), ns_text(double(now - r.n.changed_ns))); },
+            [&] { return fmt::format("{} op{} of {} ({}) open, and nothing has ended for {}", open, open == 1 ? "" : "s", name, short_command(p.command, 30), ns_text(double(now - r.n.changed_ns))); },
             "devctl stats --delta shows what still moves; a deadline or closing the queue ends the wait");
     f.check(r.n.failed > 0, "warning", r.name, "failed", [&] { return fmt::format("{} of {} ops of {} failed", r.n.failed, r.n.done, name); }, "its error text says why; devctl explain CODE");
   }
-  if (!p.alive) f.check(left > 0, "warning", name, "killed", [&] { return fmt::format("{} ended without closing, ops open: {}", clean(p.command).substr(0, 60), left); }, "its peers free their blocks within the lease; start it again");
+  if (!p.alive) f.check(left > 0, "warning", name, "killed", [&] { return fmt::format("{} ended without closing, ops open: {}", short_command(p.command, 30), left); }, "its peers free their blocks within the lease; start it again");
 }
 
 void look_at_host(const Context& c, const std::vector<Nic>& nics, Findings& f) {
@@ -150,7 +214,9 @@ Result<json> health_document(const Context& c) {
   look_at_neuron(c, chips, f);
   for (auto& chip : chips) look_at_chip(chip, f);
   look_at_nics(nics, f);
-  for (auto& p : read_pages(page_folders(c.devices.instance().stats_folder()))) look_at_process(p, f);
+  const auto pages = read_pages(page_folders(c.devices.instance().stats_folder()));
+  for (auto& p : pages) look_at_process(p, f), look_at_rails(p, f);
+  for (auto& w : wafers_json(known_daemons(c, pages), kAskMs)) look_at_wafer(w, pages, f);
   return f.document();
 }
 

@@ -2,6 +2,7 @@
 #include "tools/devctl/chips.h"
 #include "tools/devctl/nics.h"
 #include "tools/devctl/telemetry.h"
+#include "tools/devctl/wafers.h"
 #include "tools/devctl/verbs.h"
 
 #include <fmt/format.h>
@@ -52,6 +53,7 @@ std::string device_text(const Output& out, const json& d) {
   t.row({"  can", abilities(d)});
   for (auto& h : d.at("heaps")) t.row({"  heap " + text_of(h, "name"), heap_text(h)});
   if (auto chip = d.find("chip"); chip != d.end()) chip_rows(t, *chip);
+  for (auto& w : d.value("wafers", json::array())) t.row({fmt::format("  wafer {}", w.at("wafer").get<uint32_t>()), w.at("error").is_null() ? "channels: " + channels_text(w) : clean(w["error"].at("what").get<std::string>())});
   if (auto seen = d.find("telemetry"); seen != d.end() && seen->at("health") != "unknown") t.row({"  health", condition(*seen)});
   return fmt::format("{}  {} ({})\n{}", out.bold(label(d)), text_of(d, "model"), d.at("emulated") ? "emulated" : "real", t.text());
 }
@@ -157,6 +159,7 @@ int info(const Context& c, const std::string& selector) {
     auto device = c.devices.open(selector);
     if (!device) return c.out.fail(device.error());
     if (auto t = device->telemetry(); t.ok()) (*doc)["devices"][0]["telemetry"] = telemetry_json(*t); // UNSUPPORTED: it has none to show
+    if (auto wafers = wafers_json(daemons_of((*doc)["devices"][0].at("uri")), 1000); !wafers.empty()) (*doc)["devices"][0]["wafers"] = wafers;
   }
   return c.out.show("info", std::move(doc), [&](const json& doc) {
     std::vector<std::string> parts;

@@ -36,6 +36,8 @@ struct Arguments {
   DiagCall diag;
   ResetCall reset;
   EmuCall emu;
+  FaultCall fault;
+  double clock_hz = 0;
   std::vector<std::string> command;
   CopyBench copy;
   LaunchBench launch;
@@ -187,6 +189,16 @@ void add_emu(CLI::App& app, Arguments& a, Verb& verb) {
   auto* down = e->add_subcommand("down", "End one, or all");
   down->add_option("NAME", a.code, "As emu ls shows it, or all")->required();
   down->callback([&] { verb = [&](const Context& c) { return emu_down(c, a.code); }; });
+  auto* fault = e->add_subcommand("fault", "What goes wrong on one that runs: shows its fault plan, or sets it at once");
+  fault->add_option("NAME", a.fault.system, "As emu ls shows it, or cs3://HOST:PORT")->required();
+  auto* plan = fault->add_option("PLAN", a.fault.plan, "JSON, as in '{\"slow_channels\": {\"5\": 8}}', the path of a file of it, or none (default: show it)");
+  fault->add_flag("--clear", a.fault.clear, "End all faults")->excludes(plan);
+  fault->add_option("--wafer", a.fault.wafer, "Of this wafer alone (default: each)")->check(CLI::Range(0, 15));
+  fault->callback([&] { verb = [&](const Context& c) { return emu_fault(c, a.fault); }; });
+  auto* clock = e->add_subcommand("clock", "The clock of its timing model: shows it, or changes it at once");
+  clock->add_option("NAME", a.code, "As emu ls shows it, or cs3://HOST:PORT")->required();
+  clock->add_option("HZ", a.clock_hz, "As in 1.1e9 (default: show it)")->check(CLI::PositiveNumber);
+  clock->callback([&] { verb = [&](const Context& c) { return emu_clock(c, a.code, a.clock_hz); }; });
 }
 
 // Verbs for whoever looks after a machine.

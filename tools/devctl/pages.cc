@@ -85,6 +85,12 @@ std::string command_of(uint32_t pid, const std::string& proc) {
   return s.empty() ? first_line(fmt::format("{}/{}/comm", proc, pid)) : s;
 }
 
+std::string short_command(const std::string& command, size_t most) {
+  std::string s = clean(command);
+  if (const size_t space = s.find(' '), slash = s.rfind('/', space); slash != std::string::npos && slash < std::min(space, s.size())) s.erase(0, slash + 1);
+  return s.size() > most ? s.substr(0, most - 3) + "..." : s;
+}
+
 std::string utc_text(uint64_t ns) { return ns ? fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time_t(ns / 1'000'000'000))) : ""; }
 
 std::vector<Holder> kernel_holders(const std::string& proc) {

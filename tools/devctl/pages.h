@@ -47,6 +47,7 @@ std::vector<Holder> core_holders(const std::string& folder);
 
 bool lives(uint32_t pid, uint64_t started);     // that very process
 std::string command_of(uint32_t pid, const std::string& proc = "/proc");
+std::string short_command(const std::string& command, size_t most);  // without the program's folder, ready for a terminal
 std::string utc_text(uint64_t realtime_ns);     // "2026-11-26T17:05:00Z", "" for 0
 
 }  // namespace baton::devctl

@@ -2,6 +2,7 @@
 #include "tools/devctl/chips.h"
 #include "tools/devctl/nics.h"
 #include "tools/devctl/pages.h"
+#include "tools/devctl/wafers.h"
 #include "tools/devctl/watch.h"
 
 #include <fmt/format.h>
@@ -12,6 +13,8 @@
 
 namespace baton::devctl {
 namespace {
+
+constexpr uint32_t kAskMs = 400;  // a wafer daemon, for an answer
 
 std::string text_of(const json& j, const char* key) { return clean(j.at(key).get<std::string>()); }
 
@@ -38,6 +41,7 @@ std::string who_of(const json& p) {
 }
 
 std::string value_text(const std::string& name, uint64_t v) {
+  if (name.find("_timestamp_seconds") != std::string::npos) return v ? utc_text(v) : "-";
   if (name.find("_seconds") != std::string::npos) return ns_text(double(v));
   if (name.find("_bytes") != std::string::npos) return bytes_text(v);
   return std::to_string(v);
@@ -70,7 +74,14 @@ std::string stats_text(const Output& out, const json& doc) {
     if (!values.empty()) text += values.text();
     if (t.empty() && values.empty()) text += "  nothing yet\n";
   }
-  return text.empty() ? "no process of this user has a statistics page\n" : text;
+  if (text.empty()) text = "no process of this user has a statistics page\n";
+  Table wafers({"  WAFER", "CLIENTS", "TRANSFERS", "WAITED", "CHANNELS"});
+  for (size_t column : {1, 2, 3}) wafers.right(column);
+  for (auto& w : doc.value("wafers", json::array())) {
+    if (!w.at("error").is_null()) wafers.row({"  " + wafer_label(w), "-", "-", "-", clean(w["error"].at("what").get<std::string>())});
+    else wafers.row({"  " + wafer_label(w), std::to_string(w.at("sessions").get<uint64_t>()), std::to_string(w.at("transfers").get<uint64_t>()), ns_text(double(w.at("waited_ns").get<uint64_t>())), channels_text(w)});
+  }
+  return wafers.empty() ? text : text + "\n" + out.bold("wafer daemons") + "\n" + wafers.text();
 }
 
 struct Series {
@@ -165,6 +176,19 @@ std::string prometheus_text(const json& doc) {
     s.add("baton_neuron_executions_total", "counter", labels + ",outcome=\"success\"", std::to_string(chip.at("executed").get<uint64_t>()));
     for (auto& [name, v] : chip.at("failed").items()) s.add("baton_neuron_executions_total", "counter", fmt::format("{},outcome=\"{}\"", labels, label_text(name)), std::to_string(v.get<uint64_t>()));
   }
+  for (auto& w : doc.value("wafers", json::array())) {
+    const std::string wafer = fmt::format("daemon=\"{}\",wafer=\"{}\"", label_text(w.at("daemon")), w.at("wafer").get<uint32_t>());
+    s.add("baton_wafer_up", "gauge", wafer, w.at("error").is_null() && !w.at("lost") ? "1" : "0");
+    if (!w.at("error").is_null()) continue;
+    s.add("baton_wafer_transfers_total", "counter", wafer, std::to_string(w.at("transfers").get<uint64_t>()));
+    s.add("baton_wafer_waited_seconds_total", "counter", wafer, fmt::format("{:.9f}", double(w.at("waited_ns").get<uint64_t>()) / 1e9));
+    for (auto& ch : w.at("channels")) {
+      const std::string labels = fmt::format("{},channel=\"{}\"", wafer, ch.at("channel").get<uint32_t>());
+      s.add("baton_wafer_channel_up", "gauge", labels, ch.at("dead") ? "0" : "1");
+      s.add("baton_wafer_channel_bytes_total", "counter", labels, std::to_string(ch.at("bytes").get<uint64_t>()));
+      if (!ch.at("rate").is_null()) s.add("baton_wafer_channel_rate_bytes", "gauge", labels, std::to_string(ch.at("rate").get<uint64_t>()));
+    }
+  }
   std::string text;
   for (auto& [metric, lines] : s.lines) {
     text += fmt::format("# TYPE {} {}\n", metric, s.type[metric]);
@@ -175,10 +199,11 @@ std::string prometheus_text(const json& doc) {
 
 Result<json> stats_document(const Context& c) {
   json processes = json::array(), nics = json::array(), chips = json::array();
-  for (const Page& p : read_pages(page_folders(c.devices.instance().stats_folder()))) processes.push_back(process_json(p));
+  const auto pages = read_pages(page_folders(c.devices.instance().stats_folder()));
+  for (const Page& p : pages) processes.push_back(process_json(p));
   for (auto& n : read_nics(c.devices.options().sysfs)) nics.push_back(nic_json(n));
   for (auto& chip : read_chips(c.devices.options().sysfs)) chips.push_back(chip_json(chip));
-  return json{{"processes", processes}, {"nics", nics}, {"chips", chips}};
+  return json{{"processes", processes}, {"nics", nics}, {"chips", chips}, {"wafers", wafers_json(known_daemons(c, pages), kAskMs)}};
 }
 
 int stats(const Context& c, const StatsCall& call) {

@@ -2,7 +2,9 @@
 #include "tools/devctl/top.h"
 
 #include "tools/devctl/pages.h"
+#include "tools/devctl/rails.h"
 #include "tools/devctl/screen.h"
+#include "tools/devctl/wafers.h"
 #include "tools/devctl/watch.h"
 
 #include <fmt/chrono.h>
@@ -95,6 +97,19 @@ std::vector<std::string> top_lines(const Output& out, const json& now, const jso
                  q("baton_itl_wall_seconds", "0.5"), q("baton_itl_wall_seconds", "0.99"), q("baton_itl_modelled_seconds", "0.5")});
   }
   if (!serving.empty()) lines.push_back(""), add_table(lines, out, serving);
+  Table rails({"RAIL", "PID", "BYTES", "FAILED", "STATE"});
+  for (size_t column : {1, 2, 3}) rails.right(column);
+  for (auto& p : now.at("processes"))
+    for (const RailState& r : rails_of(p.at("values")))
+      rails.row({clipped(r.name(), 34), fmt::format("{}{}", p.at("pid").get<uint32_t>(), p.at("alive") ? "" : "+"), bytes_text(r.bytes), std::to_string(r.failures), state_text(r)});
+  if (!rails.empty()) lines.push_back(""), add_table(lines, out, rails);
+  Table wafers({"WAFER", "CLIENTS", "WAITED", "CHANNELS"});
+  for (size_t column : {1, 2}) wafers.right(column);
+  for (auto& w : now.value("wafers", json::array())) {
+    if (!w.at("error").is_null()) wafers.row({wafer_label(w), "-", "-", clean(w["error"].at("what").get<std::string>())});
+    else wafers.row({wafer_label(w), std::to_string(w.at("sessions").get<uint64_t>()), ns_text(double(w.at("waited_ns").get<uint64_t>())), w.at("lost") ? "LOST" : channels_text(w)});
+  }
+  if (!wafers.empty()) lines.push_back(""), add_table(lines, out, wafers);
   Table held({"DEVICE", "PID", "COMMAND", "MEMORY", "BUFFERS", "STATE"});
   for (size_t column : {1, 3, 4}) held.right(column);
   for (auto& p : now.at("processes"))

@@ -42,18 +42,12 @@ std::vector<std::string> neuron_machines(const Options& o) {
   return all;
 }
 
-std::string shorter(const std::string& command, size_t most) {
-  std::string s = clean(command);
-  if (const size_t space = s.find(' '), slash = s.rfind('/', space); slash != std::string::npos && slash < std::min(space, s.size())) s.erase(0, slash + 1);
-  return s.size() > most ? s.substr(0, most - 3) + "..." : s;
-}
-
 std::string who_text(const json& doc) {
   Table t({"DEVICE", "PID", "COMMAND", "MEMORY", "QUEUES", "IN FLIGHT", "SINCE", "VIA"});
   for (size_t column : {1, 3, 4, 5}) t.right(column);
   auto number = [](const json& v) { return v.is_null() ? std::string("-") : std::to_string(v.get<uint64_t>()); };
   for (auto& h : doc.at("holders"))
-    t.row({text_of(h, "device"), std::to_string(h.at("pid").get<uint32_t>()), shorter(h.at("command"), 40), h.at("memory_bytes").is_null() ? "-" : bytes_text(h.at("memory_bytes")),
+    t.row({text_of(h, "device"), std::to_string(h.at("pid").get<uint32_t>()), short_command(h.at("command"), 40), h.at("memory_bytes").is_null() ? "-" : bytes_text(h.at("memory_bytes")),
            number(h.at("queues")), number(h.at("in_flight")), h.at("since") == "" ? "-" : text_of(h, "since"),
            text_of(h, "via") + (h.at("alive") ? "" : ", was killed") + (h.at("lost") ? ", device lost" : "")});
   return t.empty() ? "nobody holds a device that this user may see\n" : t.text();
