@@ -156,4 +156,46 @@ TEST(DevctlBench, AnInterruptionLeavesWhatWasMeasured) {
   }
 }
 
+// Between two processes of this host: 64 B to 16 MiB, every byte compared.
+TEST(DevctlBench, PingOverAFabric) {
+  json j = document({"fabric", "ping", "--fabric", "mapped", "--count", "8"}, "fabric.ping");
+  ASSERT_EQ(j["rows"].size(), 7u);
+  EXPECT_TRUE(j["address"].is_null());
+  uint64_t before = 0;
+  for (auto& r : j["rows"]) {
+    EXPECT_EQ(r["fabric"], "mapped");
+    EXPECT_GT(r["bytes"], before);
+    before = r["bytes"];
+    EXPECT_GE(r["count"], 8);
+    EXPECT_GT(r["one_way_p50_ns"], 0);
+    EXPECT_LE(r["one_way_p50_ns"], r["one_way_p99_ns"]);
+    EXPECT_GT(r["bytes_per_s"], 0);
+    EXPECT_GT(r["memcpy_bytes_per_s"], 0);
+    EXPECT_EQ(r["bytes_wrong"], 0);
+  }
+  EXPECT_EQ(before, 16u << 20);
+}
+
+// A second devctl answers, as on another host: by a key that both have; one that has another is refused, and that side says so.
+TEST(DevctlBench, PingToAnotherDevctl) {
+  TempDir dir;
+  const std::string key = dir.path() + "/key", other = dir.path() + "/other";
+  for (const std::string& file : {key, other}) {
+    std::ofstream(file) << std::string(64, file == key ? 'a' : 'b') << "\n";
+    std::filesystem::permissions(file, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  }
+  Process server({tool("devctl"), "fabric", "serve", "127.0.0.1:0", "--key", key, "--once"});
+  ASSERT_TRUE(server.wait_out("\nnext: ", kPatienceMs)) << server.err();
+  const std::string address = server.out().substr(std::string("answers at ").size(), server.out().find('\n') - std::string("answers at ").size());
+  refused({"fabric", "ping", address, "--key", other}, 4);
+  json j = document({"fabric", "ping", address, "--key", key, "--fabric", "mapped", "--count", "2"}, "fabric.ping");
+  EXPECT_EQ(j["address"], address);
+  EXPECT_EQ(j["peer"], "devctl fabric serve");
+  EXPECT_EQ(j["rows"].size(), 7u);
+  const Exit e = server.wait(kPatienceMs);
+  EXPECT_EQ(e.code, 0) << server.err();
+  EXPECT_NE(server.err().find("a peer was refused"), std::string::npos) << server.err();
+  refused({"fabric", "ping", address, "--key", key}, 7);
+}
+
 }  // namespace

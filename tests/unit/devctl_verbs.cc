@@ -18,7 +18,7 @@ using nlohmann::json;
 
 bool emulator(const std::string& scheme) { return std::filesystem::exists(baton::test::plugin("baton-emu-" + scheme)); }
 
-const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "launch"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"model"}, {"artifacts"}, {"place"}, {"fabric"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"workers"}, {"explain"}, {"version"}, {"who"}, {"stats"}, {"top"}, {"health"}, {"diag"}, {"reset"}, {"record"}, {"report"}, {"env"}, {"snapshot"}, {"completion"}, {"emu"}, {"emu", "up"}, {"emu", "ls"}, {"emu", "down"}, {"emu", "fault"}, {"emu", "clock"}};
+const std::vector<std::vector<std::string>> kVerbs = {{}, {"list"}, {"info"}, {"topo"}, {"bench"}, {"bench", "copy"}, {"bench", "launch"}, {"bench", "kv"}, {"replay"}, {"cts"}, {"model"}, {"artifacts"}, {"place"}, {"fabric"}, {"fabric", "ping"}, {"fabric", "serve"}, {"key"}, {"key", "new"}, {"key", "show"}, {"key", "known"}, {"workers"}, {"explain"}, {"version"}, {"who"}, {"stats"}, {"top"}, {"health"}, {"diag"}, {"reset"}, {"record"}, {"report"}, {"env"}, {"snapshot"}, {"completion"}, {"emu"}, {"emu", "up"}, {"emu", "ls"}, {"emu", "down"}, {"emu", "fault"}, {"emu", "clock"}};
 
 
 TEST(DevctlVerbs, EachHasHelp) {
@@ -293,7 +293,7 @@ TEST(DevctlVerbs, AWrongNameIsThree) {
 }
 
 TEST(DevctlVerbs, AWrongCallIsTwo) {
-  for (auto& args : std::vector<std::vector<std::string>>{{"frobnicate"}, {"info"}, {"bench"}, {"key"}, {"key", "new"}, {"bench", "copy"}, {"bench", "copy", "host0"}, {"bench", "launch"}, {"bench", "kv", "host0"}, {"bench", "kv", "host0", "host0", "--fabric", "pigeon"}, {"list", "-o", "xml"}, {"list", "--bogus"},
+  for (auto& args : std::vector<std::vector<std::string>>{{"frobnicate"}, {"info"}, {"bench"}, {"key"}, {"key", "new"}, {"bench", "copy"}, {"bench", "copy", "host0"}, {"bench", "launch"}, {"fabric", "serve"}, {"fabric", "ping", "--fabric", "pigeon"}, {"fabric", "ping", "127.0.0.1:1"}, {"bench", "kv", "host0"}, {"bench", "kv", "host0", "host0", "--fabric", "pigeon"}, {"list", "-o", "xml"}, {"list", "--bogus"},
                                                           {"explain", "NO_SUCH_CODE"}, {"bench", "copy", "host0", "host0", "--bytes", "0"},
                                                           {"bench", "copy", "host0", "host0", "--bytes", "many"}, {"bench", "copy", "host0", "host0", "--count", "0"},
                                                           {"info", "Bad Scheme://0"}, {"info", "host://?nonsense=1"}})

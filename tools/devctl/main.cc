@@ -42,6 +42,8 @@ struct Arguments {
   CopyBench copy;
   LaunchBench launch;
   KvBench kv;
+  PingCall ping;
+  ServeCall serve;
   ReplayCall replay;
   CtsCall cts;
   WorkersCall workers;
@@ -76,6 +78,30 @@ void add_bench(CLI::App& app, Arguments& a, Verb& verb) {
   kv->add_option("--count", a.kv.count, "How many moves are measured")->check(CLI::Range(1, 10000))->capture_default_str();
   kv->add_flag("--check", a.kv.check, "Compare the bytes of every move where they arrive (without: of the first); exit code 1 if one is wrong");
   kv->callback([&] { verb = [&](const Context& c) { return bench_kv(c, a.kv); }; });
+}
+
+void add_fabric(CLI::App& app, Arguments& a, Verb& verb) {
+  auto* f = app.add_subcommand("fabric", "What KV-cache can travel on here, and what each lacks; ping measures it");
+  f->require_subcommand(0, 1);
+  f->callback([&, f] {
+    if (f->get_subcommands().empty()) verb = fabric;
+  });
+  auto keys = [](CLI::App* s, SessionKeys& k) {
+    s->add_option("--key", k.key_file, "A key that both sides hold: baton keygen FILE");
+    s->add_option("--identity", k.identity, "This side's identity: devctl key new FILE");
+    s->add_option("--known-peers", k.known_peers, "Who may be at the other side, a line each");
+  };
+  auto* p = f->add_subcommand("ping", "A ping-pong over every fabric, 64 B to 16 MiB: latency, and bandwidth of many at once, beside memcpy");
+  p->add_option("ADDRESS", a.ping.address, "HOST:PORT of a devctl fabric serve (default: another process of this host)");
+  p->add_option("--fabric", a.ping.fabric, "One fabric, as devctl fabric names it, or all")->capture_default_str();
+  p->add_option("--count", a.ping.count, "How many messages are timed of each size; of large ones fewer")->check(CLI::Range(2, 1000000))->capture_default_str();
+  keys(p, a.ping.keys);
+  p->callback([&] { verb = [&](const Context& c) { return fabric_ping(c, a.ping); }; });
+  auto* s = f->add_subcommand("serve", "Answer devctl fabric ping of other hosts");
+  s->add_option("ADDRESS", a.serve.address, "HOST:PORT to listen at; port 0: any")->required();
+  s->add_flag("--once", a.serve.once, "End after the first peer");
+  keys(s, a.serve.keys);
+  s->callback([&] { verb = [&](const Context& c) { return fabric_serve(c, a.serve); }; });
 }
 
 void add_key(CLI::App& app, Arguments& a, Verb& verb) {
@@ -257,7 +283,7 @@ void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
   conformance->add_option("--seed", a.cts.seed, "Of everything random");
   conformance->add_flag("--list", a.cts.list, "Print the tests' names and end");
   conformance->callback([&] { verb = [&](const Context& c) { return cts(c, a.cts); }; });
-  app.add_subcommand("fabric", "What KV-cache can travel on here")->callback([&] { verb = fabric; });
+  add_fabric(app, a, verb);
   add_model(app, a, verb);
   add_place(app, a, verb);
   add_artifacts(app, a, verb);

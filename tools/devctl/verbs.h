@@ -48,6 +48,22 @@ struct KvBench {
   bool check = false;  // compare every move's bytes where they arrive, not the first one's alone
 };
 
+struct SessionKeys {                 // of a session's two sides: a key that both hold, identities, or both
+  std::string key_file, identity, known_peers;
+};
+
+struct PingCall {
+  std::string address, fabric = "all";  // address "": another process of this host
+  SessionKeys keys;
+  uint32_t count = 200;
+};
+
+struct ServeCall {
+  std::string address;
+  SessionKeys keys;
+  bool once = false;
+};
+
 struct ReplayCall {
   std::string file, device;  // device "": as recorded, emulators started anew
 };
@@ -112,6 +128,8 @@ int place_model(const Output&, const PlaceCall&);  // where a model lies on wafe
 int calibration(const Output&, const std::string& scheme);  // does not return if the emulator is there
 int artifacts(const Output&, const ArtifactsCall&);  // the programs that a model needs; 1: some of them are not there
 int fabric(const Context&);
+int fabric_ping(const Context&, const PingCall&);    // 10: some fabrics do not go between the two sides
+int fabric_serve(const Context&, const ServeCall&);  // until ctrl-C
 int key_new(const Context&, const std::string& file);    // an identity of sessions
 int key_show(const Context&, const std::string& file);   // its public half
 int key_known(const Context&, const std::string& file);  // the peers of a known-peers file
