@@ -87,7 +87,9 @@ class KvKill : public testing::Test {
     }
     const uint64_t end = now_ns() + after_us * 1000ull;
     while (now_ns() < end) in.poll();
-    if (first) ASSERT_TRUE(poll_until(in, [&] { return requests[0].sealed().has_value(); }, kSoonMs));
+    if (first) {
+      ASSERT_TRUE(poll_until(in, [&] { return requests[0].sealed().has_value(); }, kSoonMs));
+    }
     child.kill(SIGKILL);
     const uint64_t killed = now_ns();
     ASSERT_TRUE(poll_until(in, [&] { return !s->alive().ok(); }, kSoonMs)) << "the survivor was not told";

@@ -40,8 +40,7 @@ class Watched : public testing::Test {
 };
 
 TEST_F(Watched, WhoAndStatsShowWhatThisProcessDoes) {
-  EXPECT_TRUE(document({"who"}, "who", env())["holders"].empty());
-  EXPECT_NE(devctl({"who"}, env()).out.find("nobody holds"), std::string::npos);
+  for (auto& holder : document({"who"}, "who", env())["holders"]) EXPECT_NE(holder["pid"], getpid()); // cores of emulated chips may be held by tests beside
   baton::Instance in = must(baton::Instance::create());
   EXPECT_EQ(in.stats_folder(), dir.path() + "/run");
   baton::Device d = must(in.open("host://"));
