@@ -53,6 +53,7 @@ struct LoadedStageProgram {
   std::vector<std::vector<uint8_t>> weights;
   std::optional<engine::Executable> exe;
   std::vector<std::vector<uint8_t>> memory;
+  std::vector<std::string> names;          // of the bindings, which outlive the program that they were loaded from
   std::vector<engine::Binding> bindings;
   std::vector<uint8_t>* tokens = nullptr;
 
@@ -61,6 +62,7 @@ struct LoadedStageProgram {
     std::vector<engine::Constant> constants;
     s.weights.reserve(p.values.size());
     s.memory.reserve(p.values.size());
+    s.names.reserve(p.values.size());
     for (const program::Value& v : p.values) {
       uint64_t bytes = program::dtype_bytes(v.dtype);
       for (const int64_t d : v.shape) bytes *= d == program::kSteps ? p.max_steps + (v.dtype == program::DType::i32) : d < 0 ? 1 : uint64_t(d);
@@ -72,7 +74,8 @@ struct LoadedStageProgram {
         if (v.name == "ids") s.tokens = &s.memory.back();
         if (v.name.rfind("table", 0) == 0)
           for (uint64_t i = 0; i < bytes / 4; ++i) s.memory.back()[i * 4] = uint8_t(i);  // blocks in order
-        s.bindings.push_back({v.name, s.memory.back()});
+        s.names.push_back(v.name);
+        s.bindings.push_back({s.names.back(), s.memory.back()});
       }
     }
     BATON_ASSIGN(s.exe, engine::Executable::load(program::serialize(p), constants, {.isa = engine::Isa::scalar, .cost = cost}));
