@@ -105,7 +105,7 @@ void Session::end_transfer(const Submission& s, const Rectangle* r) {
 Result<Session::Went> Session::advance_memcpy(Command& c) {
   const Submission& s = c.s;
   if (s.symbol > kSramSymbol) return advance_symbol(c);
-  if (s.x || s.y || s.w || s.h || s.elements_per_pe || (s.flags & (kAlongRows | kAlongColumns)))
+  if (s.x || s.y || s.w || s.h || s.elements_per_pe || (s.flags & (kAlongRows | kAlongColumns)) || s.row_stride || s.col_stride)
     return clients_bug("a rectangle of PEs, and no symbol on them", "name a symbol from get_id; sram is addressed linearly, with w = h = 0");
   BATON_ASSIGN(uint8_t* sram, host_.wafer.range(id_, s.mem, s.address, s.bytes));
   const bool in = is_inward(Op(s.op));

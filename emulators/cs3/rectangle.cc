@@ -10,7 +10,7 @@ namespace {
 class Walk {
  public:
   Walk(const Rectangle& r, uint64_t first)
-      : rows_(r.broadcast == Broadcast::along_columns ? 1 : r.h), columns_(r.broadcast == Broadcast::along_rows ? 1 : r.w), elements_(r.elements), order_(r.order) {
+      : rows_(r.rows()), columns_(r.columns()), elements_(r.elements), order_(r.order) {
     if (order_ == Order::row_major) {
       k = uint32_t(first % elements_);
       x = uint32_t(first / elements_ % columns_);
@@ -51,7 +51,7 @@ void each_run(const Rectangle& r, uint64_t first, uint64_t bytes, PeWords to, F&
     const uint32_t across = r.broadcast == Broadcast::along_rows ? r.w : 1, down = r.broadcast == Broadcast::along_columns ? r.h : 1;
     for (uint32_t dy = 0; dy < down; ++dy)
       for (uint32_t dx = 0; dx < across; ++dx) {
-        const uint64_t pe = uint64_t(r.y + at.y + dy) * to.width + r.x + at.x + dx;
+        const uint64_t pe = (uint64_t(r.y) + at.y * r.col_stride + dy) * to.width + r.x + at.x * r.row_stride + dx;
         take(to.words + pe * to.elements + at.k, i * r.element_bytes, n);
       }
     at.advance(n);

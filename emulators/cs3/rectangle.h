@@ -3,6 +3,7 @@
 // The host's tensor is A[h][w][l] (rows, columns, elements a PE). Row major: l is fastest. Column major: h is fastest, then w, then l
 // (Cerebras sdk-examples, function COL_MAJOR of the stencil benchmarks: h + w * height + l * height * width), so consecutive elements go to
 // different PEs. Along rows, A is [h][1][l]; along columns [1][w][l]: each share goes to all PEs of its row or column.
+// By stride, every row_stride'th PE of a row and every col_stride'th row receive, the corner first: A has the rows and columns that do.
 // On the wafer an element is a 32-bit word. One of 16 bits is zero-extended on the way in; on the way out its low half is taken.
 //
 // Owner    value type.   Threads  any.   Cost  move(): a few ns an element in column-major order, memcpy of runs of l in row-major order.
@@ -27,9 +28,10 @@ struct Rectangle {
   Order order = Order::row_major;
   Broadcast broadcast = Broadcast::none;
   uint8_t element_bytes = 4;            // 2 or 4, at the host
-  uint64_t tensor_elements() const {
-    return uint64_t(broadcast == Broadcast::along_rows ? 1 : w) * (broadcast == Broadcast::along_columns ? 1 : h) * elements;
-  }
+  uint32_t row_stride = 1, col_stride = 1; // in PEs
+  uint32_t columns() const { return broadcast == Broadcast::along_rows ? 1 : (w + row_stride - 1) / row_stride; } // of the tensor
+  uint32_t rows() const { return broadcast == Broadcast::along_columns ? 1 : (h + col_stride - 1) / col_stride; }
+  uint64_t tensor_elements() const { return uint64_t(columns()) * rows() * elements; }
 };
 
 // The symbol's memory: words of PE (x, y) begin at words[(y * width + x) * elements].

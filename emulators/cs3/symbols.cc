@@ -134,6 +134,8 @@ Result<Rectangle> rectangle_of(const Submission& s, const Symbol& symbol, const 
     r.order = Order(s.order);
     r.element_bytes = s.element_bits == 16 ? 2 : 4;
     r.broadcast = s.flags & kAlongRows ? Broadcast::along_rows : s.flags & kAlongColumns ? Broadcast::along_columns : Broadcast::none;
+    r.row_stride = std::max<uint32_t>(1, s.row_stride);
+    r.col_stride = std::max<uint32_t>(1, s.col_stride);
     if (!program.holds(a))
       return clients_bug(fmt::format("the rectangle {} lies outside of the program's {}", a.text(), program.text()), "(0, 0) is the program's corner");
   }

@@ -156,7 +156,7 @@ TEST_F(Hostile, RandomEntriesInTheRing) {
       if (round % 3 == 0) continue;  // noise throughout
       e.op = uint16_t(1 + random() % 39);
       e.zero0 = 0;
-      e.zero[0] = e.zero[1] = 0;
+      e.zero1 = 0, e.zero = 0;
       e.where = uint8_t(random() % 3);
       e.payload_bytes %= kMaxPayload;
       e.payload_offset %= kArenaBytes;

@@ -141,7 +141,8 @@ TEST(Wire, EntriesThatCannotBeAreNamed) {
   EXPECT_TRUE(wrong([](Submission& s) { s.op = uint16_t(Op::clock) + 1; }));
   EXPECT_TRUE(wrong([](Submission& s) { s.op = uint16_t(Op::receive) + 1; }));
   EXPECT_TRUE(wrong([](Submission& s) { s.where = 3; }));
-  EXPECT_TRUE(wrong([](Submission& s) { s.zero[1] = 1; }));
+  EXPECT_TRUE(wrong([](Submission& s) { s.zero = 1; }));
+  EXPECT_TRUE(wrong([](Submission& s) { s.zero1 = 1; }));
   EXPECT_TRUE(wrong([](Submission& s) { s.payload_bytes = 8; }));
   EXPECT_TRUE(wrong([](Submission& s) { s.payload_offset = 8; }));
   EXPECT_TRUE(wrong([](Submission& s) { s.where = uint8_t(Where::region), s.region = 1; }));

@@ -104,19 +104,21 @@ TEST_P(Symbols, RandomRectanglesAgainstANaiveMover) {
     const uint32_t x = a.x + random() % (a.w - w + 1), y = a.y + random() % (a.h - h + 1);
     const Order order = Order(random() % 2);
     const uint8_t bits = random() % 2 ? 16 : 32;
-    const uint32_t way = random() % 3;  // whole, along rows, along columns
-    const uint32_t th = way == 2 ? 1 : h, tw = way == 1 ? 1 : w;
+    const uint32_t way = random() % 4;  // whole, along rows, along columns, by stride
+    const uint32_t across = way == 3 ? 1 + random() % 4 : 1, down = way == 3 ? 1 + random() % 4 : 1;
+    const uint32_t th = way == 2 ? 1 : 1 + (h - 1) / down, tw = way == 1 ? 1 : 1 + (w - 1) / across;
     std::vector<uint8_t> tensor(uint64_t(tw) * th * l * (bits / 8));
     for (auto& b : tensor) b = uint8_t(random());
     Submission s = copy(Op::memcpy_h2d, a.id, x, y, w, h, l, order, bits);
     s.flags = way == 1 ? kAlongRows : way == 2 ? kAlongColumns : 0;
+    if (way == 3) s.row_stride = uint16_t(across), s.col_stride = uint16_t(down);
     put(s, tensor, bits / 8 * (1 + random() % 40));
     for (uint64_t i = 0; i < tensor.size() / (bits / 8); ++i) {
       uint32_t v = 0;
       std::memcpy(&v, tensor.data() + i * (bits / 8), bits / 8);
       const Place p = place_of(i, th, tw, l, order);
       for (uint32_t dy = 0; dy < (way == 2 ? h : 1); ++dy)
-        for (uint32_t dx = 0; dx < (way == 1 ? w : 1); ++dx) a.at(x + p.x + dx, y + p.y + dy, p.k) = v;
+        for (uint32_t dx = 0; dx < (way == 1 ? w : 1); ++dx) a.at(x + p.x * across + dx, y + p.y * down + dy, p.k) = v;
     }
     // All of it, word for word; then a part, in an order and a width of its own.
     const auto all = get(copy(Op::memcpy_d2h, a.id, a.x, a.y, a.w, a.h, a.elements, Order::row_major, 32));
@@ -132,6 +134,30 @@ TEST_P(Symbols, RandomRectanglesAgainstANaiveMover) {
       ASSERT_EQ(v, width == 16 ? a.at(x + p.x, y + p.y, p.k) & 0xffff : a.at(x + p.x, y + p.y, p.k)) << round;
     }
   }
+}
+
+// The example of the vendor's reference: 6 x 8 PEs, strides 3 and 2: columns 0 and 3 of rows 0, 2, 4, 6 receive.
+TEST_P(Symbols, ByStrideTheOthersKeepWhatTheyHave) {
+  c.open_stream();
+  const uint16_t id = uint16_t(symbol("A", 0, 0, 6, 8, 1).handle);
+  std::vector<uint32_t> tensor(8);
+  for (uint32_t i = 0; i < 8; ++i) tensor[i] = i + 1;
+  Submission s = copy(Op::memcpy_h2d, id, 0, 0, 6, 8, 1, Order::row_major, 32);
+  s.row_stride = 3, s.col_stride = 2;
+  const TelemetryReply before = telemetry();
+  put(s, {reinterpret_cast<const uint8_t*>(tensor.data()), 32}, 32);
+  EXPECT_EQ(telemetry().wavelets_in - before.wavelets_in, 8u) << "what is sent, not what it spans";
+  const auto all = get(copy(Op::memcpy_d2h, id, 0, 0, 6, 8, 1, Order::row_major, 32));
+  for (uint32_t y = 0, i = 0; y < 8; ++y)
+    for (uint32_t x = 0; x < 6; ++x) {
+      uint32_t v = 0;
+      std::memcpy(&v, all.data() + (y * 6 + x) * 4, 4);
+      EXPECT_EQ(v, x % 3 == 0 && y % 2 == 0 ? ++i : 0) << x << ", " << y;
+    }
+  s.total = s.bytes = 6 * 8 * 4;  // as if without strides
+  std::string text;
+  EXPECT_EQ(c.call(s, std::vector<uint8_t>(s.bytes), 0, &text).code, BATON_INVALID_ARGUMENT);
+  EXPECT_THAT(text, ::testing::HasSubstr("has 8 elements"));
 }
 
 // A 16-bit element is a whole wavelet: the word on the wafer has a zero high half, whatever stood there, and the wire carries twice the bytes.

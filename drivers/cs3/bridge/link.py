@@ -89,9 +89,9 @@ class Welcome(Struct):
 
 
 class Submission(Struct):
-    FORMAT = "Q H H I I I Q Q Q B B B B I Q I H H H H H H I I Q Q Q 16s"
+    FORMAT = "Q H H I I I Q Q Q B B B B I Q I H H H H H H I I Q Q Q H H 12s"
     FIELDS = ("id op flags tag mem program address bytes total where element_bits order channels region payload_offset payload_bytes symbol zero0 "
-              "x y w h elements_per_pe src_mem src_address arg0 arg1 zero")
+              "x y w h elements_per_pe src_mem src_address arg0 arg1 row_stride col_stride zero")
 
     @property
     def name(self) -> str:
@@ -140,7 +140,7 @@ def check(s: Submission) -> str:
         return "id 0"
     if s.where not in (NONE, ARENA):
         return "a region on a TCP connection"
-    if s.zero0 or s.zero != bytes(16):
+    if s.zero0 or s.zero != bytes(12):
         return "reserved bytes are not zero"
     if s.payload_bytes > MAX_PAYLOAD:
         return "payload over 1 MiB"
@@ -153,6 +153,8 @@ def check(s: Submission) -> str:
             return "element bits, order or channels that there are not"
         if s.flags & ALONG_ROWS and s.flags & ALONG_COLUMNS or s.flags & (ALONG_ROWS | ALONG_COLUMNS) and s.name != "memcpy_h2d":
             return "a broadcast that cannot be"
+        if max(s.row_stride, s.col_stride) > 1 and (s.flags & (ALONG_ROWS | ALONG_COLUMNS) or s.name != "memcpy_h2d"):
+            return "a stride that cannot be"
     if s.name == "fill" and s.arg1 not in (1, 2, 4):
         return "fill pattern is not 1, 2 or 4 bytes"
     return ""

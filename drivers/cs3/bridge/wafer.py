@@ -114,6 +114,9 @@ class Wafer:
             self._call("memcpy_d2h", words, s.symbol, *place, **self._options(s.element_bits, s.order))
             host[:] = words.astype(width)
             return
+        if max(s.row_stride, s.col_stride) > 1:
+            self._call("memcpy_h2d_stride", s.symbol, words, *place, max(1, s.row_stride), max(1, s.col_stride), **self._options(s.element_bits, s.order))
+            return
         call = "memcpy_h2d" + ("_rowbcast" if s.flags & link.ALONG_ROWS else "_colbcast" if s.flags & link.ALONG_COLUMNS else "")
         self._call(call, s.symbol, words, *place, **self._options(s.element_bits, s.order))
 

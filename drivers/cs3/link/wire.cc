@@ -65,7 +65,7 @@ const char* check(const Submission& s) {
   if (!known(s.op)) return "unknown op";
   if (s.id == 0) return "id 0";
   if (s.where > uint8_t(Where::region)) return "unknown payload place";
-  if (s.zero0 || s.zero[0] || s.zero[1]) return "reserved bytes are not zero";
+  if (s.zero0 || s.zero1 || s.zero) return "reserved bytes are not zero";
   if (s.payload_bytes > kMaxPayload) return "payload over 1 MiB";
   if (s.where == uint8_t(Where::arena)) {
     if (s.payload_offset > kArenaBytes || s.payload_bytes > kArenaBytes - s.payload_offset) return "payload outside the arena";
@@ -82,6 +82,7 @@ const char* check(const Submission& s) {
     if (s.bytes > s.total) return "chunk over the total";
     if ((s.flags & kAlongRows) && (s.flags & kAlongColumns)) return "a broadcast along rows and columns at once";
     if ((s.flags & (kAlongRows | kAlongColumns)) && op != Op::memcpy_h2d) return "a broadcast from the wafer";
+    if ((s.row_stride > 1 || s.col_stride > 1) && (op != Op::memcpy_h2d || (s.flags & (kAlongRows | kAlongColumns)))) return "a stride in a broadcast, or from the wafer";
   } else if (s.where == uint8_t(Where::region)) {
     return "a region where none is used";
   }

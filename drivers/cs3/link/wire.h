@@ -168,7 +168,9 @@ struct Submission {
   uint32_t src_mem;
   uint64_t src_address;
   uint64_t arg0, arg1;
-  uint64_t zero[2];
+  uint16_t row_stride, col_stride; // memcpy_h2d of a symbol: of a row of the rectangle every so many PEs receive, and every so many of its rows do; 0 counts as 1
+  uint32_t zero1;
+  uint64_t zero;
 };
 static_assert(sizeof(Submission) == 128);
 // Bytes behind the entry on TCP: what goes out with a command, not the room for its answer.

@@ -219,6 +219,10 @@ class Lifecycle(Bridged):
             c.wait(t)
         got = b"".join(c.wait(t)[1] for t in c.transfer("memcpy_d2h", 24, order=0, **place))
         self.assertEqual(list(np.frombuffer(got, np.uint32)), [7, 7, 7, 9, 9, 9])
+        for t in c.transfer("memcpy_h2d", np.array([1, 2], np.uint32).tobytes(), order=0, row_stride=2, col_stride=5, **place):
+            c.wait(t)
+        got = b"".join(c.wait(t)[1] for t in c.transfer("memcpy_d2h", 24, order=0, **place))
+        self.assertEqual(list(np.frombuffer(got, np.uint32)), [1, 7, 2, 9, 9, 9])
         self.assertIn("outside", self.fails(link.FAILED, c.wait, c.transfer("memcpy_d2h", 24, order=0, **{**place, "x": 127})[0]))
         rx, tx = (c.call("get_id", n)[0].handle for n in (b"rx", b"tx"))
         self.assertIn("even number of wavelets", self.fails(link.INVALID_ARGUMENT, c.wait, c.transfer("send", bytes(4), symbol=rx)[0]))

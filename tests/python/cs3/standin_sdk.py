@@ -93,22 +93,22 @@ class SdkRuntime:
         return array.view(np.uint32)
 
     @staticmethod
-    def _place(symbol, px, py, w, h, n, data_type, order, flags=0):
+    def _place(symbol, px, py, w, h, n, data_type, order, flags=0, **strides):
         bits = 16 if data_type is MemcpyDataType.MEMCPY_16BIT else 32
-        return {"symbol": symbol, "x": px, "y": py, "w": w, "h": h, "elements_per_pe": n, "element_bits": bits, "order": order.value, "channels": 16, "flags": flags}
+        return {"symbol": symbol, "x": px, "y": py, "w": w, "h": h, "elements_per_pe": n, "element_bits": bits, "order": order.value, "channels": 16, "flags": flags, **strides}
 
     def _finish(self, task, nonblock):
         if not nonblock:
             self.task_wait(task)
         return task
 
-    def _h2d(self, dest, src, px, py, w, h, n, count, flags, streaming, data_type, order, nonblock):
+    def _h2d(self, dest, src, px, py, w, h, n, count, flags, streaming, data_type, order, nonblock, **strides):
         self._commands()
         if streaming:
             raise NotImplementedError("streaming mode is not of this stand-in")
         words = self._words(src, count)
         tensor = (words.astype(np.uint16) if data_type is MemcpyDataType.MEMCPY_16BIT else words).tobytes()
-        return self._finish(Task(self._client.transfer("memcpy_h2d", tensor, **self._place(dest, px, py, w, h, n, data_type, order, flags))), nonblock)
+        return self._finish(Task(self._client.transfer("memcpy_h2d", tensor, **self._place(dest, px, py, w, h, n, data_type, order, flags, **strides))), nonblock)
 
     def memcpy_h2d(self, dest, src, px, py, w, h, elem_per_pe, *, streaming, data_type, order, nonblock):
         return self._h2d(dest, src, px, py, w, h, elem_per_pe, w * h * elem_per_pe, 0, streaming, data_type, order, nonblock)
@@ -118,6 +118,12 @@ class SdkRuntime:
 
     def memcpy_h2d_colbcast(self, dest, src, px, py, w, h, elem_per_pe, *, streaming, data_type, order, nonblock):
         return self._h2d(dest, src, px, py, w, h, elem_per_pe, w * elem_per_pe, link.ALONG_COLUMNS, streaming, data_type, order, nonblock)
+
+    def memcpy_h2d_stride(self, dest, src, px, py, w, h, elem_per_pe, row_stride, col_stride, *, streaming, data_type, order, nonblock):
+        if row_stride < 1 or col_stride < 1:
+            raise ValueError("row_stride or col_stride must be positive")
+        count = (1 + (w - 1) // row_stride) * (1 + (h - 1) // col_stride) * elem_per_pe
+        return self._h2d(dest, src, px, py, w, h, elem_per_pe, count, 0, streaming, data_type, order, nonblock, row_stride=row_stride, col_stride=col_stride)
 
     def memcpy_d2h(self, dest, src, px, py, w, h, elem_per_pe, *, streaming, data_type, order, nonblock):
         self._commands()
