@@ -198,4 +198,27 @@ TEST(DevctlBench, PingToAnotherDevctl) {
   refused({"fabric", "ping", address, "--key", key}, 7);
 }
 
+// Between two wafers: two hops, each with its cost, and every better path with what it lacks, by address, as both are called cs0.
+TEST(DevctlBench, ThePathBetweenTwoWafersSaysWhatEachHopCostsAndWhyItIsNotBetter) {
+  if (!emulator("cs3") || !emulator("neuron")) GTEST_SKIP();
+  json j = document({"topo", "emu+cs3://0", "emu+cs3://0?threads=1"}, "topo.path");
+  EXPECT_EQ(j["path"], "staged");
+  ASSERT_EQ(j["hops"].size(), 2u);
+  double slowest = 1e18;
+  for (auto& h : j["hops"]) {
+    EXPECT_GT(h["cost"]["wall"]["bytes_per_s"], 0);
+    slowest = std::min(slowest, h["cost"]["modelled"]["bytes_per_s"].get<double>());
+  }
+  EXPECT_LE(j["whole"]["modelled"]["bytes_per_s"], slowest);
+  std::vector<std::string> better;
+  for (auto& b : j["better"]) better.push_back(b["path"]);
+  EXPECT_EQ(better, (std::vector<std::string>{"direct", "peer to peer", "imported", "mapped"}));
+  EXPECT_NE(j["better"][0]["why_not"].get<std::string>().find("cs3://"), std::string::npos) << j["better"][0];
+  json pair = document({"topo", "emu+neuron://0", "emu+cs3://0"}, "topo.path");
+  ASSERT_EQ(pair["better"].size(), 2u) << pair["better"];
+  EXPECT_NE(pair["better"][1]["why_not"].get<std::string>().find("CS-3's memory"), std::string::npos);
+  const std::string text = devctl({"topo", "emu+neuron://0", "emu+cs3://0"}).out;
+  for (const char* part : {"measured (of an emulator)", "modelled", "WHY NOT"}) EXPECT_NE(text.find(part), std::string::npos) << text;
+}
+
 }  // namespace

@@ -266,7 +266,7 @@ void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
   i->add_option("DEV", a.device, "Which")->required();
   i->callback([&] { verb = [&](const Context& c) { return info(c, a.device); }; });
   auto* t = app.add_subcommand("topo", "The machine and the copy paths in it; of two DEVs the path from the first to the second");
-  t->add_option("DEV", a.topo.selectors, "Two: the path between them; more: a matrix of them")->expected(0, 64);
+  t->add_option("DEV", a.topo.selectors, "Two: the path between them, what it costs, and why none is better; more: a matrix of them")->expected(0, 64);
   t->add_option("--svg", a.topo.svg, "Draw it into this file");
   t->callback([&] { verb = [&](const Context& c) { return topo(c, a.topo); }; });
   add_bench(app, a, verb);

@@ -1,6 +1,7 @@
-// topo: the machine, its devices, and the path that a copy takes between any two of them.
+// topo: the machine, its devices, and the path that a copy takes between any two of them: of two what it costs, measured and modelled, and why none is better.
 #include "tools/devctl/machine.h"
 #include "tools/devctl/nics.h"
+#include "tools/devctl/topo_cost.h"
 #include "tools/devctl/topo_svg.h"
 #include "tools/devctl/verbs.h"
 
@@ -137,6 +138,25 @@ std::string matrix_text(const Output& out, const json& doc) {
   return out.bold("devices") + "\n" + devices.text() + out.bold("copy paths") + "\n" + matrix.text() + out.dim(kLegend);
 }
 
+// Without costs, as a snapshot has it.
+json described(const json& from, const json& to, json hops, bool rdma) {
+  for (auto& h : hops) h["cost"] = nullptr;
+  const std::string path = hops.empty() ? "" : hops[0]["path"].get<std::string>();
+  return {{"from", from}, {"to", to}, {"path", path}, {"hops", hops}, {"whole", nullptr}, {"cost_problem", nullptr}, {"better", better_paths(path, from, to, rdma)}};
+}
+
+// Of each hop, and of the whole: hops of a staged path overlap.
+Status add_costs(const Instance& in, const Device& from, const Device& to, json& doc) {
+  BATON_ASSIGN(doc["whole"], hop_cost(in, from, to));
+  json& hops = doc["hops"];
+  if (hops.size() == 1) hops[0]["cost"] = doc["whole"];
+  if (hops.size() != 2) return {};
+  BATON_ASSIGN(Device host, in.open("host://"));
+  BATON_ASSIGN(hops[0]["cost"], hop_cost(in, from, host));
+  BATON_ASSIGN(hops[1]["cost"], hop_cost(in, host, to));
+  return {};
+}
+
 // Of two devices the path from the first to the second.
 Result<json> path_document(const Context& c, const std::string& from, const std::string& to) {
   BATON_ASSIGN(Device a, c.devices.open(from));
@@ -148,8 +168,12 @@ Result<json> path_document(const Context& c, const std::string& from, const std:
   BATON_ASSIGN(std::string plan, c.devices.instance().plan_copy(a, end));
   BATON_ASSIGN(DeviceInfo ia, a.info());
   BATON_ASSIGN(DeviceInfo ib, end.info());
-  json hops = parse_plan(plan);
-  return json{{"from", device_json(ia)}, {"to", device_json(ib)}, {"path", hops.empty() ? json("") : hops[0]["path"]}, {"hops", hops}};
+  json doc = described(device_json(ia), device_json(ib), parse_plan(plan), !read_nics(c.devices.options().sysfs).empty());
+  if (const Status measured = add_costs(c.devices.instance(), a, end, doc); !measured.ok()) {
+    if (interrupted()) return measured.error();
+    doc["cost_problem"] = measured.error().text();
+  }
+  return doc;
 }
 
 // The same out of a matrix that was captured.
@@ -165,17 +189,36 @@ Result<json> path_of(const json& doc, const std::string& from, const std::string
     if (p.at("from") != a.at("selector") || p.at("to") != b.at("selector")) continue;
     if (p.at("hops").empty()) return Error(BATON_UNSUPPORTED, fmt::format("{} -> {}: {}", from, to, p.at("reason").get<std::string>()), "devctl snapshot --open looks for paths");
     a.erase("selector"), b.erase("selector");
-    return json{{"from", a}, {"to", b}, {"path", p.at("path")}, {"hops", p.at("hops")}};
+    return described(a, b, p.at("hops"), !doc.at("nics").empty());
   }
   return Error(BATON_NOT_FOUND, "the snapshot has no such path", "take it again");
 }
 
-std::string path_text(const json& doc) {
+std::string path_text(const Output& out, const json& doc) {
   auto side = [](const json& d) { return fmt::format("{} ({}, {})", label(d), clean(d.at("model").get<std::string>()), kind(d)); };
   Table t({"  HOP", "PATH", ""});
   size_t n = 0;
   for (auto& h : doc.at("hops")) t.row({fmt::format("  {}", ++n), text_of(h, "path"), text_of(h, "hop")});
-  return fmt::format("{} -> {}\n{}", side(doc.at("from")), side(doc.at("to")), t.text());
+  std::string text = fmt::format("{} -> {}\n{}", side(doc.at("from")), side(doc.at("to")), t.text());
+  if (const json& whole = doc.at("whole"); !whole.is_null()) {
+    Table costs({"  COST", bytes_text(whole.at("small_bytes")) + " TAKE", bytes_text(whole.at("large_bytes")) + " AT"});
+    const bool emulated = doc.at("from").at("emulated") || doc.at("to").at("emulated");
+    auto row = [&](const std::string& what, const json& cost) {
+      for (auto& [how, says] : {std::pair("wall", emulated ? "measured (of an emulator)" : "measured"), {"modelled", "modelled"}})
+        if (!cost.at(how).is_null()) costs.row({fmt::format("  {}, {}", what, says), ns_text(cost.at(how).at("small_ns")), rate_text(cost.at(how).at("bytes_per_s"))});
+    };
+    n = 0;
+    if (doc.at("hops").size() > 1)
+      for (auto& h : doc.at("hops"))
+        if (++n; !h.at("cost").is_null()) row(fmt::format("hop {}", n), h.at("cost"));
+    row("whole", whole);
+    for (size_t i : {1u, 2u}) costs.right(i);
+    text += costs.text();
+  }
+  if (!doc.at("cost_problem").is_null()) text += fmt::format("  not measured: {}\n", text_of(doc, "cost_problem"));
+  Table better({"  WHY NOT", ""});
+  for (auto& b : doc.at("better")) better.row({"  " + text_of(b, "path"), text_of(b, "why_not")});
+  return text + (better.empty() ? "" : better.text() + out.dim("  between processes and hosts: devctl fabric ping\n"));
 }
 
 }  // namespace
@@ -213,7 +256,7 @@ int topo(const Context& c, const TopoCall& call) {
     return kOk;
   }
   if (!matrix) {
-    c.out.print(path_text(*doc));
+    c.out.print(path_text(c.out, *doc));
     return kOk;
   }
   c.out.print(machine_text(c.out, *doc) + matrix_text(c.out, *doc));
