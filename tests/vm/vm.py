@@ -80,13 +80,19 @@ def make_initramfs(path, a, script):
     add(programs[0], "/bin/rdma")
     provider = find_provider()
     add("/etc/libibverbs.d/rxe.driver")
-    for file in programs + [provider]:
+    for file in programs + [provider] + loaded():
         for lib in libraries(file):
             add(lib)
         add(file)
     cpio.file_of("/etc/passwd", b"root:x:0:0::/root:/bin/sh\n")
     cpio.file_of("/test.sh", script.encode())
     cpio.close()
+
+
+def loaded():
+    """What programs load by name as they run, where the loader finds it: libfabric (transport/ofi_library.cc)."""
+    cache = subprocess.run([shutil.which("ldconfig") or "/sbin/ldconfig", "-p"], capture_output=True, text=True).stdout
+    return re.findall(r"libfabric\.so\.1 .*x86-64.* => (/\S+)", cache)
 
 
 def find_provider():
