@@ -4,41 +4,65 @@
 //
 // An input is a byte (which of three stages, in the low bits; the size of the pieces that arrive, in the others), a byte (the launch's steps), a byte
 // (bytes of its own memory for stage in, stage out and tokens: from the honest size on, so that hostile ones come up too), and what comes on the connection.
+#include "drivers/cs3/stages.h"
 #include "emulators/cs3/peers.h"
 #include "tests/fuzz/fuzz.h"
-#include "tests/unit/cs3_pipeline.hpp"
 
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 
 using namespace baton;
 using namespace baton::cs3;
-using cs3::test::LoadedStageProgram;
 
 namespace {
 
-constexpr uint32_t kStages = 3, kRow = 16 * 4;
+constexpr uint32_t kStages = 3, kHidden = 16, kRow = kHidden * 4, kVocabulary = 31, kMostTokens = 12;
 constexpr int kMostSteps = 4096;
 
-std::vector<LoadedStageProgram>& programs() {
-  static std::vector<LoadedStageProgram>* all = [] {
-    const auto m = cs3::test::small_model(3);
-    const auto w = cs3::test::whole::random_weights(m);
-    auto p = cs3::test::build_pipeline(m, w, {1, 1, 1}).finish();
-    FUZZ_CHECK(p.ok());
-    auto cut = cut_stages(*p);
-    FUZZ_CHECK(cut.ok() && cut->list.size() == kStages);
-    auto* list = new std::vector<LoadedStageProgram>;
-    list->reserve(kStages);
-    for (const StageProgram& s : cut->list) {
-      auto loaded = LoadedStageProgram::load(s.program, w);
-      FUZZ_CHECK(loaded.ok());
-      list->push_back(std::move(*loaded));
+// Embeds and sends on; passes on what is normed; samples and sends back. As cut_stages() leaves the stages of a decode program, but without a cache.
+program::Program program_of(uint32_t stage) {
+  using program::Act, program::Arg, program::Builder, program::DType, program::kSteps, program::Storage;
+  Builder b("stage");
+  program::Program& p = b.program();
+  p.loop = true;
+  p.max_steps = kMostTokens;
+  p.max_context = 16;
+  p.args = {Arg::steps, Arg::position, Arg::temperature, Arg::top_p, Arg::seed, Arg::stop};
+  const uint32_t ids = stage != 1 ? b.value("ids", DType::i32, Storage::inout, {kSteps}) : 0;
+  uint32_t x = stage == 0 ? b.embed(ids, b.constant("table", DType::f32, {kVocabulary, kHidden})) : b.value(kStageIn, DType::f32, Storage::input, {1, kHidden});
+  if (stage == 1) x = b.rms_norm(x, b.constant("weight", DType::f32, {kHidden}), 1e-5f);
+  if (stage < 2) p.values[x].storage = Storage::output, p.values[x].name = kStageOut;
+  if (stage == 2) {
+    b.sample(b.matmul(x, b.constant("head", DType::f32, {kVocabulary, kHidden}), Act::f32), ids, {});
+    b.mark();
+  }
+  auto made = std::move(b).finish();
+  FUZZ_CHECK(made.ok());
+  return std::move(*made);
+}
+
+struct Loaded {
+  engine::Executable exe;
+  std::vector<uint8_t> tokens = std::vector<uint8_t>((kMostTokens + 1) * 4);
+};
+
+Loaded& loaded(uint32_t stage) {
+  static std::vector<Loaded>* all = [] {
+    std::vector<float> weights(kVocabulary * kHidden);
+    for (size_t i = 0; i < weights.size(); ++i) weights[i] = float(int(i * 37 % 101) - 50) / 50;
+    const auto* bytes = reinterpret_cast<const uint8_t*>(weights.data());
+    const engine::Constant constants[] = {{"table", {bytes, weights.size() * 4}}, {"weight", {bytes, kRow}}, {"head", {bytes, weights.size() * 4}}};
+    auto* list = new std::vector<Loaded>;
+    for (uint32_t s = 0; s < kStages; ++s) {
+      auto exe = engine::Executable::load(program::serialize(program_of(s)), std::span(&constants[s], 1), {.isa = engine::Isa::scalar});
+      FUZZ_CHECK(exe.ok());
+      list->push_back({std::move(*exe)});
     }
     return list;
   }();
-  return *all;
+  return (*all)[stage];
 }
 
 // As a hostile client's launch would have it: too much or too little.
@@ -51,9 +75,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const uint8_t which = in.number(), sizes = in.number<uint8_t>();
   const uint32_t steps = in.number<uint8_t>() % 16;
   const uint8_t number = which % kStages;
-  LoadedStageProgram& loaded = programs()[number];
-  for (auto& m : loaded.memory)  // what inputs before have left must not show
-    if (&m == loaded.tokens) std::fill(m.begin(), m.end(), 0);
+  Loaded& program = loaded(number);
+  std::fill(program.tokens.begin(), program.tokens.end(), 0);  // what inputs before have left must not show
   Stage::Plan plan;
   plan.number = 2;
   plan.stage = number;
@@ -62,11 +85,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (number > 0) plan.input = std::span<uint8_t>(), plan.own_bytes[1] = about(kRow, sizes & 3);
   if (number + 1u < kStages) plan.output = std::span<uint8_t>(), plan.own_bytes[2] = about(kRow, sizes >> 2 & 3);
   std::vector<engine::Binding> bindings;
-  for (const engine::Binding& b : loaded.bindings) {
-    if (b.name != "ids") bindings.push_back(b);
-    else if (number == 0) plan.tokens = b.data.first(std::min<uint64_t>(b.data.size(), about((steps + 1) * 4, sizes >> 4 & 3))), bindings.push_back({b.name, *plan.tokens});
-    else plan.tokens = std::span<uint8_t>(), plan.own_bytes[3] = about((steps + 1) * 4, sizes >> 4 & 3);
-  }
+  const uint64_t tokens = about((steps + 1) * 4, sizes >> 4 & 3);
+  if (number == 0) plan.tokens = std::span(program.tokens).first(std::min<uint64_t>(program.tokens.size(), tokens)), bindings.push_back({"ids", *plan.tokens});
+  if (number == 2) plan.tokens = std::span<uint8_t>(), plan.own_bytes[3] = tokens;
   Calendar calendar;
   int told = 0;  // that it is over
   Stage::Tell tell;
@@ -76,12 +97,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   };
   tell.mark = [](uint64_t, uint64_t) {};
   const char* names[4] = {nullptr, kStageIn, kStageOut, "ids"};
-  const std::vector<int64_t> args = cs3::test::decode_args(steps);
+  const int64_t args[] = {steps, 0, std::bit_cast<int64_t>(0.0), std::bit_cast<int64_t>(1.0), 0, 0};
   fuzz::SocketPair pair;
   PeerIn peer(1, Fd(pair.near), 2);
   Inbox inbox;
   {
-    Stage stage(plan, *loaded.exe, std::move(bindings), args, names, calendar, nullptr, std::move(tell));
+    Stage stage(plan, program.exe, std::move(bindings), args, names, calendar, nullptr, std::move(tell));
     bool over = false;
     const auto run = [&] {
       for (int i = 0; !over && i < kMostSteps && stage.ready(inbox); ++i) over = stage.step(inbox) == Stage::Went::over;
