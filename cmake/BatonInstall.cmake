@@ -113,6 +113,17 @@ foreach(tool baton_cli devctl baton-bench baton-cts)
     endif()
   endif()
 endforeach()
+# devctl's verbs have a page each, from the same description as its --help and completion.
+if(TARGET devctl AND NOT BATON_SANITIZE)
+  set(verbs ${CMAKE_BINARY_DIR}/share/man/verbs)
+  add_custom_command(OUTPUT ${verbs}/devctl-list.1
+    COMMAND ${CMAKE_COMMAND} -E rm -rf ${verbs}
+    COMMAND ${CMAKE_COMMAND} -E make_directory ${verbs}
+    COMMAND devctl completion man ${verbs} > ${CMAKE_BINARY_DIR}/share/man/verbs.txt
+    DEPENDS devctl VERBATIM)
+  install(DIRECTORY ${verbs}/ DESTINATION ${CMAKE_INSTALL_MANDIR}/man1 COMPONENT tools FILES_MATCHING PATTERN "*.1")
+  list(APPEND manuals ${verbs}/devctl-list.1)
+endif()
 # The wafer daemon is a plug-in that people also start by hand.
 file(CREATE_LINK ${bin_to_lib}/baton/baton-emu-cs3 ${CMAKE_BINARY_DIR}/baton-emu-cs3.link SYMBOLIC)
 install(FILES ${CMAKE_BINARY_DIR}/baton-emu-cs3.link DESTINATION ${CMAKE_INSTALL_BINDIR} RENAME baton-emu-cs3 COMPONENT tools)

@@ -30,7 +30,7 @@ Daemon::Daemon(const DaemonOptions& o, std::vector<Wafer> wafers) : options_(o),
                       engine::Options{.isa = o.isa, .threads = o.threads, .cost = wafers_[i].cost(), .numbers = o.numbers},
                       firmware,
                       [this, i](uint64_t by) { reset_wafer(i, by); },
-                      [this] { return uint32_t(sessions_.size()); },
+                      [this, i] { return uint32_t(std::count_if(sessions_.begin(), sessions_.end(), [i](const auto& s) { return s->wafer() == i; })); },
                       [this](const SessionKey& key) { return find(key); },
                       [this](const HostPort& to, const SessionKey& key) { return open_peer(to, key); }});
 }

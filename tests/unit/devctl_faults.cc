@@ -148,7 +148,7 @@ TEST_F(Faults, AChannelThatIsSlowOrDeadIsNamedWithWhatItCosts) {
   ASSERT_EQ(dead.size(), 2u) << dead.dump(1);
   EXPECT_EQ(dead[1]["severity"], "warning");
   EXPECT_NE(dead[1]["what"].get<std::string>().find("channel 9 of 16 is dead"), std::string::npos);
-  const std::string prometheus = devctl({"stats", "--prometheus"}, env()).out;
+  const std::string prometheus = devctl({"stats", "-o", "prometheus"}, env()).out;
   EXPECT_NE(prometheus.find(",channel=\"9\"} 0\n"), std::string::npos) << prometheus;
   EXPECT_NE(prometheus.find("# TYPE baton_wafer_channel_bytes_total counter\n"), std::string::npos);
   document({"emu", "fault", "w", "--clear"}, "emu.fault", env());
@@ -174,6 +174,54 @@ TEST_F(Faults, ADaemonThatDoesNotAnswerIsAFinding) {
   ASSERT_EQ(silent.size(), 1u);
   EXPECT_EQ(silent[0]["severity"], "warning");
   EXPECT_NE(silent[0]["what"].get<std::string>().find("could not be asked: "), std::string::npos) << silent[0]["what"];
+}
+
+// How much is reset is said, and said before; what has no such level refuses.
+TEST_F(Faults, ResetByLevelSaysWhatEnds) {
+  const std::string address = up("emu+cs3://0?sram_gb=0.1&wafers=2");
+  const auto epochs = [&] {
+    const json wafers = document({"stats"}, "stats", env())["wafers"];
+    return std::pair(wafers[0]["epoch"].get<int>(), wafers[1]["epoch"].get<int>());
+  };
+  const json dry = document({"reset", "w", "--level", "wafer", "--wafer", "1", "--dry-run"}, "reset", env());
+  EXPECT_EQ(dry["level"], "wafer");
+  EXPECT_NE(dry["devices"][0]["ends"].get<std::string>().find("programs of wafer 1, epoch 1"), std::string::npos) << dry;
+  EXPECT_EQ(epochs(), std::pair(1, 1)) << "nothing has ended";
+  EXPECT_EQ(document({"reset", address, "--level", "wafer", "--wafer", "1"}, "reset", env())["devices"][0]["epoch"], 2);
+  EXPECT_EQ(epochs(), std::pair(1, 2));
+  document({"reset", "w"}, "reset", env());
+  EXPECT_EQ(epochs(), std::pair(2, 3)) << "the device is all of its wafers";
+  {
+    baton::Instance in = must(baton::Instance::create());
+    baton::Device d = must(in.open(address));
+    for (const char* level : {"wafer", "device", "daemon"}) refused({"reset", "w", "--level", level}, 5, "held by process " + std::to_string(getpid()), env());
+    // By a process that this host's pages do not show, too.
+    Env elsewhere = env();
+    elsewhere["BATON_RUN_DIR"] = dir.path() + "/other";
+    refused({"reset", address, "--level", "wafer"}, 5, "1 client on other hosts", elsewhere);
+  }
+  document({"emu", "fault", "w", R"({"slow_ingress": 4})"}, "emu.fault", env());
+  const json before = document({"emu", "ls"}, "emu.ls", env())["systems"][0];
+  EXPECT_NE(devctl({"reset", "w", "--level", "daemon", "--dry-run"}, env()).out.find("its fault plan and its clock"), std::string::npos);
+  EXPECT_EQ(document({"reset", "w", "--level", "daemon"}, "reset", env())["devices"][0]["reset"], true);
+  const json after = document({"emu", "ls"}, "emu.ls", env())["systems"][0];
+  EXPECT_EQ(after["alive"], true);
+  EXPECT_EQ(after["address"], address);
+  EXPECT_NE(after["pid"], before["pid"]);
+  EXPECT_EQ(epochs(), std::pair(1, 1)) << "a new process, with as many wafers";
+  EXPECT_EQ(document({"emu", "fault", "w"}, "emu.fault", env())["wafers"][0]["plan"]["slow_ingress"], 1.0);
+
+  refused({"reset", "w", "--level", "core"}, 6, "no level 'core'", env());
+  refused({"reset", "host0", "--level", "wafer"}, 6, "levels of it: device", env());
+  refused({"reset", "host0", "--level", "daemon"}, 6, "no level 'daemon'", env());
+  refused({"reset", "w", "--wafer", "1"}, 2, "--level wafer", env());
+  refused({"reset", "w", "--level", "wafer", "--wafer", "7"}, 3, "no wafer 7", env());
+  refused({"reset", "w", "--level", "all"}, 2, "", env());
+  refused({"reset", "cs3://127.0.0.1:1", "--level", "daemon"}, 6, "not started by devctl", env());
+  refused({"reset", "cs3://127.0.0.1:1"}, 3, "", env());
+  if (!std::filesystem::exists(plugin("baton-emu-neuron"))) return;
+  refused({"reset", "emu+neuron://0", "--level", "wafer"}, 6, "levels of it: core, device", env());
+  EXPECT_EQ(document({"reset", "emu+neuron://0", "--level", "core"}, "reset", env())["level"], "core");
 }
 
 // Rails as a worker publishes them.

@@ -127,7 +127,7 @@ TEST(DevctlMachines, TextFormsAreAsTheyWere) {
   const std::string folder = std::string(BATON_SOURCE_DIR) + "/tests/unit/golden/devctl";
   const std::vector<std::pair<std::string, std::vector<std::string>>> forms = {
       {"summary", {}}, {"list", {"list"}}, {"list-nic", {"list", "rdmap*"}}, {"info", {"info", "all"}}, {"topo", {"topo"}}, {"topo-path", {"topo", "host0", "host0"}}, {"fabric", {"fabric"}},
-      {"health", {"health"}}, {"who", {"who"}}, {"stats", {"stats"}}, {"stats-prometheus", {"stats", "--prometheus"}}, {"env", {"env"}}, {"version", {"version"}}};
+      {"health", {"health"}}, {"who", {"who"}}, {"stats", {"stats"}}, {"stats-prometheus", {"stats", "-o", "prometheus"}}, {"env", {"env"}}, {"version", {"version"}}};
   for (auto& [name, verb] : forms) {
     std::vector<std::string> call = {"--from", folder + "/machine.json"};
     call.insert(call.end(), verb.begin(), verb.end());
@@ -195,6 +195,69 @@ TEST(DevctlMachines, CompletionKnowsEveryVerb) {
   EXPECT_NE(bash.out().find("\nhealth\n"), std::string::npos) << bash.out();
   EXPECT_EQ(bash.err(), "");
   refused({"completion", "tcsh"}, 2);
+}
+
+// One description: each verb, however deep, has a page, and each option of its --help is on the page and in the completion of every shell.
+TEST(DevctlMachines, EachVerbAndOptionIsInItsPageAndInCompletion) {
+  TempDir dir;
+  ASSERT_EQ(devctl({"completion", "man", dir.path()}).code, 0);
+  refused({"completion", "man", dir.path() + "/none"}, 1);
+  std::map<std::string, std::string> shells;
+  for (const char* shell : {"bash", "zsh", "fish"}) shells[shell] = devctl({"completion", shell}).out;
+  size_t pages = 0, options = 0;
+  std::vector<std::vector<std::string>> open = {{}};
+  while (!open.empty()) {
+    std::vector<std::string> path = open.back();
+    open.pop_back();
+    SCOPED_TRACE(testing::PrintToString(path));
+    std::string page;
+    if (!path.empty()) {
+      std::string name = "devctl";
+      for (auto& p : path) name += "-" + p;
+      std::ifstream in(dir.path() + "/" + name + ".1");
+      ASSERT_TRUE(in) << name;
+      page.assign(std::istreambuf_iterator<char>(in), {});
+      EXPECT_NE(page.find(".Nm " + name + "\n"), std::string::npos);
+      ++pages;
+    }
+    std::vector<std::string> call = path;
+    call.push_back("--help");
+    std::istringstream help(devctl(call).out);
+    std::string section;
+    for (std::string line; std::getline(help, line);) {
+      if (line.size() > 1 && line[0] != ' ' && line.back() == ':') section = line;
+      if (line.size() < 4 || line.compare(0, 2, "  ") || line[2] == ' ') continue;
+      const std::string word = line.substr(2, line.find(' ', 2) - 2);
+      if (section == "Subcommands:") {
+        open.push_back(path);
+        open.back().push_back(word);
+        for (auto& [shell, script] : shells) EXPECT_NE(script.find(word), std::string::npos) << shell << " " << word;
+      } else if (section == "Options:") {
+        std::istringstream names(word);
+        for (std::string one; std::getline(names, one, ',');) {
+          ++options;
+          EXPECT_TRUE(path.empty() || page.find("Fl " + one.substr(1)) != std::string::npos) << one;
+          for (auto& [shell, script] : shells) {
+            const std::string in_script = shell != "fish" ? one : one[1] == '-' ? "-l " + one.substr(2) : "-s " + one.substr(1);
+            EXPECT_NE(script.find(in_script), std::string::npos) << shell << " " << one;
+          }
+        }
+      } else if (section == "Positionals:") {
+        EXPECT_NE(page.find(".It Ar " + word + "\n"), std::string::npos) << word;
+      }
+    }
+    // As far as man and groff are there, they have nothing to say of it.
+    if (!path.empty() && std::filesystem::exists("/usr/bin/groff")) {
+      std::string file = dir.path() + "/devctl";
+      for (auto& p : path) file += "-" + p;
+      Process groff({"/usr/bin/groff", "-mdoc", "-Tascii", "-ww", "-z", file + ".1"});
+      groff.close_stdin();
+      EXPECT_EQ(groff.wait(kPatienceMs).code, 0);
+      EXPECT_EQ(groff.err(), "");
+    }
+  }
+  EXPECT_GT(pages, 30u);
+  EXPECT_GT(options, 100u);
 }
 
 }  // namespace

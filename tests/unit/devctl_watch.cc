@@ -73,9 +73,11 @@ TEST_F(Watched, WhoAndStatsShowWhatThisProcessDoes) {
   EXPECT_EQ(stats["queues"][0]["done"], 5);
   EXPECT_EQ(stats["queues"][0]["bytes"], 5 << 20);
   EXPECT_EQ(stats["values"]["baton_requests"], 3);
-  const std::string prometheus = devctl({"stats", "--prometheus"}, env()).out;
+  const std::string prometheus = devctl({"stats", "-o", "prometheus"}, env()).out;
   EXPECT_NE(prometheus.find("# TYPE baton_queue_ops_total counter\n"), std::string::npos) << prometheus;
   EXPECT_NE(prometheus.find(",quantile=\"0.5\"} 0.002500000\n"), std::string::npos) << prometheus;
+  refused({"health", "-o", "prometheus"}, 2, "no numbers", env());
+  refused({"stats", "-o", "prometheus", "--delta"}, 2, "without --delta", env());
   json delta = of_mine(document({"stats", "--delta", "--interval-ms", "50"}, "stats.delta", env()));
   EXPECT_EQ(delta["queues"][0]["ops_per_s"], 0.0);
   EXPECT_EQ(delta["queues"][0]["open"], 1);

@@ -18,7 +18,9 @@ struct DiagCall {
 };
 
 struct ResetCall {
-  std::string device;
+  std::string device;            // a selector, an address, or the name of an emulated system
+  std::string level = "device";  // core, wafer, device, daemon
+  int wafer = -1;                // of level wafer; -1: each
   bool dry_run = false;
 };
 

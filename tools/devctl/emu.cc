@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <ctime>
@@ -209,6 +210,33 @@ std::vector<json> emulated_systems(const Context& c) {
   if (const std::string run = c.devices.instance().stats_folder(); !run.empty())
     for (json& j : systems(run + "/emu")) all.push_back(shown(std::move(j)));
   return all;
+}
+
+Status emu_restart(const Context& c, const std::string& name) {
+  BATON_ASSIGN(const std::string folder, folder_of(c));
+  for (json& j : systems(folder)) {
+    const pid_t pid = j.at("pid");
+    if (j.at("name") != name || !pid || !j.at("alive")) continue;
+    // As it was started, but for the port, which is the one that it got.
+    const std::string line = whole_file(fmt::format("/proc/{}/cmdline", pid), 1 << 16), address = j.at("address");
+    std::vector<std::string> words;
+    for (size_t at = 0; at < line.size(); at = line.find('\0', at) + 1) words.push_back(line.c_str() + at);
+    const auto listen = std::find(words.begin(), words.end(), "--listen");
+    const size_t place = address.find("://");
+    if (listen == words.end() || listen + 1 == words.end() || place == std::string::npos) return Error(BATON_FAILED, fmt::format("process {} of {} does not say how it was started", pid, name), "devctl emu down " + name + ", then up");
+    *(listen + 1) = address.substr(place + 3);
+    if (!end_process(pid, j.at("started"))) return Error(BATON_FAILED, fmt::format("process {} of {} does not end", pid, name), "look at it: devctl who");
+    BATON_ASSIGN(const Started s, start(words, folder + "/" + name + ".log"));
+    if (s.line != address || s.ended) return Error(BATON_FAILED, fmt::format("{} did not come up again{}{}", name, s.complaint.empty() ? "" : ": ", clean(s.complaint)), fmt::format("devctl emu down {0}, then devctl emu up --name {0}", name));
+    j["pid"] = s.pid;
+    j["started"] = start_of(s.pid);
+    j["since"] = utc_text(uint64_t(std::time(nullptr)) * 1'000'000'000);
+    j.erase("alive");
+    std::ofstream out(folder + "/" + name + ".json", std::ios::trunc);
+    out << j.dump() << "\n";
+    return out.flush() ? Status() : Status(Error(BATON_IO, fmt::format("{}/{}.json: cannot be written", folder, name), ""));
+  }
+  return Error(BATON_NOT_FOUND, fmt::format("no daemon called '{}' is up", clean(name).substr(0, 60)), "devctl emu ls");
 }
 
 int emu_up(const Context& c, const EmuCall& call) {

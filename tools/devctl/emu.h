@@ -29,6 +29,8 @@ int emu_up(const Context&, const EmuCall&);
 int emu_ls(const Context&);
 int emu_down(const Context&, const std::string& name);  // or "all"
 int emu_fault(const Context&, const FaultCall&);
+// Ends the process of a daemon and starts it again, at the same address with the same options.
+Status emu_restart(const Context&, const std::string& name);
 int emu_clock(const Context&, const std::string& system, double hz);  // 0: show it
 
 // What emu ls shows, and whether each is alive. Nothing is asked, nothing is made.

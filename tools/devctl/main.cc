@@ -4,6 +4,7 @@
 #include "tools/devctl/completion.h"
 #include "tools/devctl/emu.h"
 #include "tools/devctl/interrupt.h"
+#include "tools/devctl/manual.h"
 #include "tools/devctl/options.h"
 #include "tools/devctl/verbs.h"
 #include "tools/devctl/watch.h"
@@ -195,7 +196,6 @@ void add_watch(CLI::App& app, Arguments& a, Verb& verb) {
   auto* s = app.add_subcommand("stats", "What processes count: ops, bytes, what is open, values that they name");
   s->add_flag("--delta", a.stats.delta, "What happens in a second, instead of since the start");
   s->add_option("--interval-ms", a.stats.interval_ms, "How long --delta looks")->check(CLI::Range(10, 3600000))->capture_default_str();
-  s->add_flag("--prometheus", a.stats.prometheus, "As Prometheus reads it");
   s->callback([&] { verb = [&](const Context& c) { return stats(c, a.stats); }; });
   auto* t = app.add_subcommand("top", "Live, on a terminal: devices, links, requests, times; ? shows the keys");
   t->add_option("--interval-ms", a.top.interval_ms, "Between two frames")->check(CLI::Range(100, 3600000))->capture_default_str();
@@ -238,8 +238,12 @@ void add_care(CLI::App& app, Arguments& a, Verb& verb) {
   d->add_flag("--list", a.diag.list, "Print the tests, what each takes and whom it disturbs");
   d->callback([&] { verb = [&](const Context& c) { return diag(c, a.diag); }; });
   auto* r = app.add_subcommand("reset", "Reset a device; refuses while somebody holds it, and says who");
-  r->add_option("DEV", a.reset.device, "Which")->required();
-  r->add_flag("--dry-run", a.reset.dry_run, "Say what would be done");
+  r->add_option("DEV", a.reset.device, "Which; also an emulated system by its name")->required();
+  r->add_option("--level", a.reset.level, "How much of it: a Neuron device's cores, a CS-3's wafers, all of the device, an emulated CS-3's process")
+      ->check(CLI::IsMember({"core", "wafer", "device", "daemon"}))
+      ->capture_default_str();
+  r->add_option("--wafer", a.reset.wafer, "Of level wafer: this one alone (default: each)")->check(CLI::Range(0, 15));
+  r->add_flag("--dry-run", a.reset.dry_run, "Say what would end, and end nothing");
   r->callback([&] { verb = [&](const Context& c) { return reset(c, a.reset); }; });
   auto* rec = app.add_subcommand("record", "Run a program, and record its calls of libbaton for devctl replay");
   rec->add_option("FILE", a.file, "The recording; %p in it is the process's number")->required();
@@ -254,8 +258,17 @@ void add_care(CLI::App& app, Arguments& a, Verb& verb) {
   s->add_flag("--open", a.snapshot.open, "Open the devices too, for the paths between them");
   s->callback([&] { verb = [&](const Context& c) { return snapshot(c, a.snapshot); }; });
   auto* completion_verb = app.add_subcommand("completion", "A completion script: devctl completion bash > ~/.local/share/bash-completion/completions/devctl");
-  completion_verb->add_option("SHELL", a.code, "bash, zsh or fish")->required()->check(CLI::IsMember({"bash", "zsh", "fish"}));
-  completion_verb->callback([&] { verb = [&](const Context& c) { return c.out.print(completion(app, a.code)), int(kOk); }; });
+  completion_verb->add_option("SHELL", a.code, "bash, zsh or fish; man: a manual page of each verb, into FOLDER")->required()->check(CLI::IsMember({"bash", "zsh", "fish", "man"}));
+  completion_verb->add_option("FOLDER", a.file, "Of manual pages (default: the working folder)");
+  completion_verb->callback([&] {
+    verb = [&](const Context& c) {
+      if (a.code != "man") return c.out.print(completion(app, a.code)), int(kOk);
+      const auto written = write_manuals(app, a.file.empty() ? "." : a.file);
+      if (!written) return c.out.fail(written.error());
+      for (auto& file : *written) c.out.print(file + "\n");
+      return int(kOk);
+    };
+  });
 }
 
 void add_verbs(CLI::App& app, Arguments& a, Verb& verb) {
@@ -306,7 +319,7 @@ int run(int argc, char** argv) {
   app.footer(kFooter);
   app.fallthrough();
   app.set_version_flag("--version", std::string("devctl ") + BATON_VERSION_STRING);
-  app.add_option("-o,--output", a.output, "text or json")->check(CLI::IsMember({"text", "json"}))->capture_default_str();
+  app.add_option("-o,--output", a.output, "text or json; of stats also prometheus")->check(CLI::IsMember({"text", "json", "prometheus"}))->capture_default_str();
   app.add_option("--from", a.from, "Read from a snapshot, not from this machine: list, info, topo, fabric, version and others that read");
   app.require_subcommand(0, 1);
   add_verbs(app, a, verb);
@@ -320,6 +333,9 @@ int run(int argc, char** argv) {
     return Output(false, false).fail(kUsage, e.what(), command + " --help");
   }
   Output out(a.output == "json", options.colour);
+  a.stats.prometheus = a.output == "prometheus";
+  if (const std::string name = app.get_subcommands().empty() ? "summary" : app.get_subcommands()[0]->get_name(); a.stats.prometheus && (name != "stats" || a.stats.delta))
+    return out.fail(kUsage, name == "stats" ? "Prometheus makes the differences itself: -o prometheus is without --delta" : fmt::format("devctl {} has no numbers for Prometheus", name), "devctl stats -o prometheus");
   auto devices = Devices::create(std::move(options));
   if (!devices) return out.fail(devices.error());
   std::optional<Snapshot> snapshot;
