@@ -52,7 +52,7 @@ Status held(const json& who, const Target& t) {
     if (!h.at("alive") || (device != plain && !(neuron && device == fmt::format("/dev/neuron{}", chip)))) continue;
     return Error(BATON_BUSY, fmt::format("{} is held by process {} ({}){}", clean(t.label), h.at("pid").get<uint32_t>(), clean(h.at("command").get<std::string>()).substr(0, 80),
                                          h.at("since") == "" ? "" : " since " + h.at("since").get<std::string>()),
-                 fmt::format("end it first: kill {}; devctl who {} shows what it does", h.at("pid").get<uint32_t>(), t.system.empty() ? t.label : plain));
+                 fmt::format("end it first (kill -TERM {}); devctl who {} shows what it does", h.at("pid").get<uint32_t>(), t.system.empty() ? t.label : plain));
   }
   return {};
 }
