@@ -24,6 +24,7 @@ constexpr Group kGroups[] = {
     {"layers", "64 empty ops on host:// below each layer, beside the same without layers", layer_rows},
     {"files", "KV blocks to a disk and back, durable and verified, beside pwrite and pread", files_rows},
     {"model", "prefill and decode of the tiny model and of a synthetic 1.1B, beside bandwidth and arithmetic", model_rows},
+    {"devctl", "devctl list, snapshot and top on a machine of 64 chips and 16 NICs, a tree of files", devctl_rows},
     {"ttft", "time to first token, handed over against one device", ttft_rows},
 };
 

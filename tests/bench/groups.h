@@ -32,6 +32,7 @@ Status hot_path_rows(const Settings&, Report&);  // of group submit: what the co
 Status layer_rows(const Settings&, Report&);   // the same on the host with each layer, beside no layer
 Status files_rows(const Settings&, Report&);   // KV blocks to a disk and back, beside pwrite and pread, and memcpy
 Status model_rows(const Settings&, Report&);   // prefill and decode tokens/s, beside the machine's bandwidth and arithmetic
+Status devctl_rows(const Settings&, Report&); // devctl list, snapshot and top on a machine of 64 chips, beside the start of a process
 Status ttft_rows(const Settings&, Report&);    // time to first token, handed over against one device
 
 struct Group {

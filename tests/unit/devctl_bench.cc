@@ -135,7 +135,7 @@ TEST(DevctlBench, AnInterruptionLeavesWhatWasMeasured) {
                                                {"bench", "launch", "host0", "--count", "1000000", "--depth", "256"}, {"bench", "kv", "host0", "host0", "--fabric", "mapped", "--count", "10000"}}) {
     SCOPED_TRACE(call[1]);
     json left;
-    for (useconds_t delay = 300'000; left.is_null() && delay < 20'000'000; delay *= 2) {  // on a slow machine nothing was measured yet
+    for (useconds_t delay = call[1] == "kv" ? 1'500'000 : 300'000; left.is_null() && delay < 20'000'000; delay *= 2) {  // on a slow machine nothing was measured yet
       std::vector<std::string> args = {tool("devctl"), "-o", "json"};
       args.insert(args.end(), call.begin(), call.end());
       Process p(args, {});

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -23,6 +24,7 @@ namespace baton::transport {
 namespace {
 
 constexpr uint64_t kStepNs = 30'000'000'000;
+constexpr uint32_t kPolls = 1024; // some 100 us
 
 template <class F>
 Status wait_for(const Instance& in, F done, const char* what) {
@@ -41,6 +43,7 @@ Status receive_until(const Instance& in, bool awake, F done, const char* what) {
   const uint64_t until = now_ns() + kStepNs;
   for (uint32_t i = 0; !done(); ++i) {
     in.poll();
+    if (i >= kPolls && i % 16 == 0) sched_yield(); // the other side may want this core
     if (i % 1024 == 0 && now_ns() > until) return Error(BATON_DEADLINE, fmt::format("kv_move: {} took longer than {} s", what, kStepNs / 1'000'000'000), "run it on a quieter machine");
   }
   return {};
