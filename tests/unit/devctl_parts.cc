@@ -179,6 +179,30 @@ TEST(Stats, ADeltaIsBySecondAndByProcess) {
   EXPECT_EQ(d["processes"][1]["queues"][0]["ops_per_s"], 5.0) << "a new one counts from 0";
 }
 
+TEST(Top, HasNicsAndChipsWithoutAnyProcess) {
+  const auto nics = [](uint64_t efa, uint64_t mlx) {
+    return json{{"processes", json::array()},
+                {"nics", json::array({{{"name", "rdmap16s27"}, {"ports", json::array({{{"port", 1}, {"state", "ACTIVE"}, {"rate", "100 Gb/sec (4X EDR)"}, {"counters", {{"tx_bytes", efa}, {"rx_bytes", 7}}}}})}},
+                                      {{"name", "mlx5_0"}, {"ports", json::array({{{"port", 2}, {"state", "DOWN"}, {"rate", "10 Gb/sec"}, {"counters", {{"port_rcv_data", mlx}}}}})}}})}};
+  };
+  const json before = nics(1'000'000, 0), now = nics(5'000'000, 8'000'000);
+  json delta = stats_delta(before, now, 2);
+  delta["nics"] = nic_rates(before, now, 2);
+  EXPECT_EQ(delta["nics"]["rdmap16s27/1"]["sent_per_s"], 2e6);
+  EXPECT_EQ(delta["nics"]["rdmap16s27/1"]["received_per_s"], 0.0);
+  EXPECT_EQ(delta["nics"]["mlx5_0/2"]["received_per_s"], 4e6);
+  const auto chip = [](uint64_t executed, uint64_t ecc) {
+    return json{{"instance", "Trn2"}, {"state", "ready"}, {"memory_bytes_used", 1 << 20}, {"executed", executed}, {"hardware", {{"mem_ecc_uncorrected", ecc}, {"mem_ecc_corrected", 9}}}};
+  };
+  const json chips = json::array({chip(10, 0), chip(20, 0)}), later = json::array({chip(40, 1), chip(30, 0)});
+  EXPECT_EQ(chips_line(nullptr, json::array(), 1), "");
+  EXPECT_EQ(chips_line(nullptr, chips, 1), "2 Trn2 chips, 2 MiB of HBM used");
+  EXPECT_EQ(chips_line(chips, later, 4), "2 Trn2 chips, 2 MiB of HBM used, 10 executions/s, 1 in trouble: devctl health");
+  std::string all;
+  for (auto& l : top_lines(Output(false, false), now, delta, {.width = 80, .height = 24, .chips = "2 Trn2 chips"})) all += l + "\n";
+  for (const char* some : {"2 Trn2 chips", "rdmap16s27/1", "mlx5_0/2", "DOWN", "4.0 MB/s"}) EXPECT_NE(all.find(some), std::string::npos) << some << "\n" << all;
+}
+
 TEST(Top, FitsItsTerminalWhateverRuns) {
   json many = {{"processes", json::array()}};
   for (uint64_t i = 0; i < 60; ++i) many["processes"].push_back(process(i + 1, 10, 10));

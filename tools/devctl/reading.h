@@ -55,6 +55,8 @@ Result<json> fabric_document(const Context&);
 Result<json> version_document(const Context&);
 Result<json> who_document(const Context&);
 Result<json> stats_document(const Context&);
+json live_document(const Context&);   // of it what changes from second to second: without chips, whose counters are thousands of files
+json chips_document(const Context&);  // and those
 Result<json> health_document(const Context&);
 Result<json> env_document(const Context&);
 

@@ -197,13 +197,24 @@ std::string prometheus_text(const json& doc) {
   return text;
 }
 
-Result<json> stats_document(const Context& c) {
-  json processes = json::array(), nics = json::array(), chips = json::array();
+json chips_document(const Context& c) {
+  json chips = json::array();
+  for (auto& chip : read_chips(c.devices.options().sysfs)) chips.push_back(chip_json(chip));
+  return chips;
+}
+
+json live_document(const Context& c) {
+  json processes = json::array(), nics = json::array();
   const auto pages = read_pages(page_folders(c.devices.instance().stats_folder()));
   for (const Page& p : pages) processes.push_back(process_json(p));
   for (auto& n : read_nics(c.devices.options().sysfs)) nics.push_back(nic_json(n));
-  for (auto& chip : read_chips(c.devices.options().sysfs)) chips.push_back(chip_json(chip));
-  return json{{"processes", processes}, {"nics", nics}, {"chips", chips}, {"wafers", wafers_json(known_daemons(c, pages), kAskMs)}};
+  return json{{"processes", processes}, {"nics", nics}, {"wafers", wafers_json(known_daemons(c, pages), kAskMs)}};
+}
+
+Result<json> stats_document(const Context& c) {
+  json doc = live_document(c);
+  doc["chips"] = chips_document(c);
+  return doc;
 }
 
 int stats(const Context& c, const StatsCall& call) {

@@ -13,10 +13,13 @@
 
 #include <algorithm>
 #include <ctime>
+#include <map>
 #include <sstream>
 
 namespace baton::devctl {
 namespace {
+
+constexpr uint64_t kChipsNs = 10'000'000'000;  // thousands of files on a machine of 64
 
 std::string text_of(const json& j, const char* key) { return clean(j.at(key).get<std::string>()); }
 
@@ -71,7 +74,53 @@ std::vector<std::string> help_lines() {
           "  PID+          that process was killed: these are its last counts", "", "  devctl health says what is wrong, devctl stats has every number"};
 }
 
+// By the names of EFA's counters, or of those that every RDMA port has.
+uint64_t nic_bytes(const json& port, bool sent) {
+  const json& counters = port.at("counters");
+  return std::max(counters.value(sent ? "tx_bytes" : "rx_bytes", uint64_t(0)), counters.value(sent ? "port_xmit_data" : "port_rcv_data", uint64_t(0)));
+}
+
+std::string port_name(const json& nic, const json& port) { return fmt::format("{}/{}", text_of(nic, "name"), port.at("port").get<uint32_t>()); }
+
 }  // namespace
+
+json nic_rates(const json& before, const json& now, double seconds) {
+  std::map<std::string, const json*> was;
+  for (auto& n : before.at("nics"))
+    for (auto& p : n.at("ports")) was[port_name(n, p)] = &p;
+  json rates = json::object();
+  for (auto& n : now.at("nics"))
+    for (auto& p : n.at("ports")) {
+      const auto old = was.find(port_name(n, p));
+      if (old == was.end()) continue;
+      auto rate = [&](bool sent) {
+        const uint64_t a = nic_bytes(*old->second, sent), b = nic_bytes(p, sent);
+        return b > a ? double(b - a) / seconds : 0.0;
+      };
+      rates[old->first] = {{"sent_per_s", rate(true)}, {"received_per_s", rate(false)}};
+    }
+  return rates;
+}
+
+std::string chips_line(const json& before, const json& now, double seconds) {
+  if (now.empty()) return "";
+  const auto sum = [](const json& chips, const char* key) {
+    uint64_t n = 0;
+    for (auto& chip : chips) n += chip.at(key).get<uint64_t>();
+    return n;
+  };
+  size_t troubled = 0;
+  for (auto& chip : now) {
+    uint64_t bad = 0;
+    for (auto& [name, v] : chip.at("hardware").items()) bad += name.ends_with("uncorrected") ? v.get<uint64_t>() : 0;
+    troubled += bad > 0 || chip.at("state") != "ready";
+  }
+  std::string line = fmt::format("{} {} chip{}, {} of HBM used", now.size(), text_of(now[0], "instance"), now.size() == 1 ? "" : "s", bytes_text(sum(now, "memory_bytes_used")));
+  const uint64_t done = sum(now, "executed"), had = before.is_null() ? 0 : sum(before, "executed");
+  if (!before.is_null()) line += fmt::format(", {:.0f} executions/s", done > had ? double(done - had) / seconds : 0.0);
+  if (troubled) line += fmt::format(", {} in trouble: devctl health", troubled);
+  return line;
+}
 
 std::vector<std::string> top_lines(const Output& out, const json& now, const json& delta, const TopView& view) {
   std::vector<std::string> lines;
@@ -103,6 +152,16 @@ std::vector<std::string> top_lines(const Output& out, const json& now, const jso
     for (const RailState& r : rails_of(p.at("values")))
       rails.row({clipped(r.name(), 34), fmt::format("{}{}", p.at("pid").get<uint32_t>(), p.at("alive") ? "" : "+"), bytes_text(r.bytes), std::to_string(r.failures), state_text(r)});
   if (!rails.empty()) lines.push_back(""), add_table(lines, out, rails);
+  if (!view.chips.empty()) lines.push_back(""), lines.push_back(view.chips);
+  Table nics({"NIC", "LINK", "STATE", "SENT", "RECEIVED"});
+  for (size_t column : {3, 4}) nics.right(column);
+  for (auto& n : now.value("nics", json::array()))
+    for (auto& p : n.at("ports")) {
+      const std::string name = port_name(n, p);
+      const json* r = delta.is_null() || !delta.contains("nics") || !delta["nics"].contains(name) ? nullptr : &delta["nics"][name];
+      if (view.busy_only && p.at("state") == "ACTIVE" && (!r || (r->at("sent_per_s") == 0.0 && r->at("received_per_s") == 0.0))) continue;
+      nics.row({clipped(name, 24), clipped(text_of(p, "rate"), 24), text_of(p, "state"), r ? rate_text(r->at("sent_per_s")) : "-", r ? rate_text(r->at("received_per_s")) : "-"});
+    }
   Table wafers({"WAFER", "CLIENTS", "WAITED", "CHANNELS"});
   for (size_t column : {1, 2}) wafers.right(column);
   for (auto& w : now.value("wafers", json::array())) {
@@ -125,6 +184,7 @@ std::vector<std::string> top_lines(const Output& out, const json& now, const jso
     queue_rows(queues, now, delta, links, view.busy_only);
     if (!queues.empty()) lines.push_back(""), add_table(lines, out, queues);
   }
+  if (!nics.empty()) lines.push_back(""), add_table(lines, out, nics);
   const std::string foot = out.dim("q quit   ? help   p pause   b busy only");
   if (lines.size() >= view.height) {
     lines.resize(view.height - 1);
@@ -142,16 +202,24 @@ int top(const Context& c, const TopCall& call) {
   char host[256] = "?";
   gethostname(host, sizeof host - 1);
   view.host = clipped(host, 24);
-  json before, now, delta;
-  uint64_t before_ns = 0;
+  json before, now, delta, chips;
+  uint64_t before_ns = 0, chips_ns = 0;
   for (uint32_t frame = 0; !interrupted() && (!call.frames || frame < call.frames); ++frame) {
     const uint64_t due = now_ns() + uint64_t(call.interval_ms) * 1'000'000;
     if (!view.paused) {
-      auto doc = stats_document(c);
-      if (!doc) return c.out.fail(doc.error());
+      now = live_document(c);
       const uint64_t taken = now_ns();
-      now = std::move(*doc);
-      if (!before.is_null()) delta = stats_delta(before, now, double(taken - before_ns) / 1e9);
+      if (!before.is_null()) {
+        const double seconds = double(taken - before_ns) / 1e9;
+        delta = stats_delta(before, now, seconds);
+        delta["nics"] = nic_rates(before, now, seconds);
+      }
+      if (!chips_ns || taken - chips_ns >= kChipsNs) {
+        json all = chips_document(c);
+        view.chips = chips_line(chips, all, double(taken - chips_ns) / 1e9);
+        chips = std::move(all);
+        chips_ns = taken;
+      }
       before = now;
       before_ns = taken;
       view.clock = fmt::format("{:%H:%M:%S}Z", fmt::gmtime(std::time(nullptr)));
