@@ -52,16 +52,21 @@ class Findings {
 void look_at_chip(const Chip& c, Findings& f) {
   const std::string name = fmt::format("trn{}", c.index);
   f.check(c.state == 2, "error", name, "state", [] { return "the kernel driver calls the chip invalid: a reset has failed"; }, "reboot the instance; if it stays so, replace it");
-  for (auto& [counter, n] : c.hardware) {
+  for (auto& entry : c.hardware) {
+    const std::string& counter = entry.first;
+    const uint64_t n = entry.second;
     const bool uncorrected = counter.find("uncorrected") != std::string::npos, repairable = counter.find("repairable") != std::string::npos;
     if (uncorrected)
       f.check(n > 0, repairable ? "warning" : "error", name, "ecc", [&] { return fmt::format("{} {}: {}", n, counter, repairable ? "a reset repairs the rows" : "what was in that memory is lost"); },
               repairable ? fmt::format("when its work is done: devctl reset {}", name) : fmt::format("stop work on it, then devctl reset {}; if it comes again, replace the instance", name));
   }
-  for (auto& [outcome, n] : c.status)
+  for (auto& entry : c.status) {
+    const std::string& outcome = entry.first;
+    const uint64_t n = entry.second;
     if (outcome.starts_with("hw_") || outcome == "timeout")
       f.check(n > 0, outcome.starts_with("hw_") ? "error" : "warning", name, "executions", [&] { return fmt::format("executions that ended with {}: {}", outcome, n); },
               outcome.starts_with("hw_") ? fmt::format("see dmesg; devctl reset {}, then devctl diag -l 2 --device {}", name, name) : "a program hangs or needs longer than NEURON_RT_EXEC_TIMEOUT");
+  }
   f.check(c.resets_failed > 0, "warning", name, "resets", [&] { return fmt::format("{} of {} resets failed", c.resets_failed, c.resets); }, "somebody had it open: devctl who " + name);
   f.check(c.power_percent >= kPowerPercent, "warning", name, "power", [&] { return fmt::format("draws {:.1f} % of its most, on average of a minute: it is slowed down", c.power_percent); }, "look at the cooling, or spread the work");
 }
