@@ -51,7 +51,9 @@ TEST(DevctlSession, BothCausesAndTheRemedyAreOnTheScreenInFiveCommands) {
   EXPECT_NE(health.find("--rails 127.0.0.1\n", rail), std::string::npos) << "what to do";
   EXPECT_NE(health.find("next: devctl emu fault w0 --clear", channel), std::string::npos);
   // Where this machine is so busy that the rail was given up before the look, the request goes by the other one by now.
-  if (health.find("is silent", rail) != std::string::npos) EXPECT_NE(health.find(" request of pid ", rail), std::string::npos) << "whose request waits";
+  if (health.find("is silent", rail) != std::string::npos) {
+    EXPECT_NE(health.find(" request of pid ", rail), std::string::npos) << "whose request waits";
+  }
   EXPECT_NE(health.find("waiting: pid ", channel), std::string::npos);
   EXPECT_NE(screen(session, "devctl health", true).find("nothing wrong"), std::string::npos) << "and it helped";
 
