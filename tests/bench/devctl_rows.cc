@@ -111,10 +111,11 @@ Status devctl_rows(const Settings& s, Report& report) {
   if (!tree.ok()) return Error(BATON_IO, "no folder for the tree", "set TMPDIR to one that is writable");
   for (auto& [verb, aim] : {std::pair("list", 50.0), {"snapshot", 1000.0}}) {
     progress(fmt::format("devctl: {}", verb));
+    const std::vector<std::string> call{devctl, verb};
     int code = 0;
     double cpu = 0;
     auto p = interleave(s.repeats(15), [&] {
-      const Took t = run({devctl, verb}, false);
+      const Took t = run(call, false);
       return code |= t.code, cpu = t.cpu_ms, t.wall_ms;
     }, [&] { return run({"/bin/true"}, false).wall_ms; });
     if (code) return Error(BATON_FAILED, fmt::format("devctl {} ended with code {}", verb, code), fmt::format("run devctl {}", verb));

@@ -186,7 +186,7 @@ struct Prefill {
   const KvMoveOptions& options;
   size_t transfers = 0; // of all rows
   bool modelled = false; // one of the two devices is
-  Floor floor;
+  Floor floor{};
   std::mt19937 rng{11};
 
   uint64_t salts = 0;
