@@ -165,7 +165,7 @@ Status PrefillService::start(Request& r) {
 Result<transport::Session*> PrefillService::decode_session(const std::string& address) {
   auto it = decoders_.find(address);
   if (it != decoders_.end() && it->second->alive().ok()) return it->second.get();
-  auto s = endpoint_->connect(address, now_ns() + options_.lease_ns, {.role = options_.identity.empty() ? "" : "decode"});
+  auto s = endpoint_->connect(address, patience(), {.role = options_.identity.empty() ? "" : "decode"});
   if (!s) return with_hop(s.error(), "decode baton://" + address);
   return (decoders_[address] = std::move(*s)).get();
 }
@@ -179,7 +179,7 @@ Status PrefillService::hand_over(Request& r) {
   o.fabric = r.handover->fabric.empty() ? options_.fabric : r.handover->fabric;
   o.model = model_id_;
   o.bulk = transport::TransferOptions::Bulk::model;
-  auto opened = KvTransfer::open(shelf_.instance(), *s, r.handover->ticket, std::move(sources), r.ask.ids.size(), o, now_ns() + options_.lease_ns);
+  auto opened = KvTransfer::open(shelf_.instance(), *s, r.handover->ticket, std::move(sources), r.ask.ids.size(), o, patience());
   if (!opened) return opened.error();
   r.transfer.emplace(std::move(*opened));
   r.transfer_tag = log_.open();
@@ -216,7 +216,7 @@ Result<bool> PrefillService::all_sent(const Request& r) const {
 
 Status PrefillService::seal(Request& r) {
   Message m{"first", {{"token", uint32_t(r.ask.then >= 0 ? r.ask.then : r.run->token())}, {"modelled", r.run->token_modelled_ns()}}, {}};
-  return r.transfer->seal(m, now_ns() + options_.lease_ns);
+  return r.transfer->seal(m, patience());
 }
 
 void PrefillService::end(Request& r, const Error* why) {

@@ -58,6 +58,8 @@ class PrefillService final : public Service {
   Result<bool> advance(Request&);
   Status start(Request&);
   Status hand_over(Request&);
+  // A decode side that is slow is waited for: one that is gone is known by its session.
+  uint64_t patience() const { return now_ns() + 4 * options_.lease_ns; }
   Result<transport::Session*> decode_session(const std::string& address);
   void tell_first(Request&);
   Status seal(Request&);
