@@ -25,6 +25,7 @@ namespace {
 
 constexpr uint64_t kStepNs = 30'000'000'000;
 constexpr uint32_t kPolls = 1024; // some 100 us
+constexpr uint64_t kLeaseNs = 60'000'000'000; // a side that touches its pools does not poll meanwhile, and on a busy machine that takes long
 
 template <class F>
 Status wait_for(const Instance& in, F done, const char* what) {
@@ -62,7 +63,7 @@ class Decode {
  public:
   static Status run(const std::string& address, const Key& key, const std::string& uri) {
     BATON_ASSIGN(Instance in, Instance::create());
-    BATON_ASSIGN(Endpoint ep, Endpoint::open(in, {.key = key, .name = "kv_move decode", .lease_ns = 10'000'000'000}));
+    BATON_ASSIGN(Endpoint ep, Endpoint::open(in, {.key = key, .name = "kv_move decode", .lease_ns = kLeaseNs}));
     BATON_ASSIGN(auto s, ep.connect(address, deadline_in_ms(10'000)));
     const Status served = serve(in, ep, *s, uri);
     if (served.ok() || !s->alive().ok()) return served;
@@ -411,7 +412,7 @@ Result<std::vector<KvMoveRow>> kv_move(const KvMoveOptions& o) {
   }
   auto run = [&]() -> Result<std::vector<KvMoveRow>> {
     BATON_ASSIGN(Instance in, Instance::create());
-    BATON_ASSIGN(Endpoint ep, Endpoint::open(in, {.listen = "127.0.0.1:0", .key = key, .name = "kv_move prefill", .lease_ns = 10'000'000'000}));
+    BATON_ASSIGN(Endpoint ep, Endpoint::open(in, {.listen = "127.0.0.1:0", .key = key, .name = "kv_move prefill", .lease_ns = kLeaseNs}));
     if (write(write_end.get(), ep.address().data(), ep.address().size()) < 0) return io_error("write", errno);
     return prefill(in, ep, o);
   };
