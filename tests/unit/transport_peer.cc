@@ -160,7 +160,12 @@ int main(int argc, char** argv) {
     fflush(stdout);
     while (!(s = ep.accept())) in.poll_wait(deadline_in_ms(100));
   } else {
-    s = must(ep.connect(argv[3], deadline_in_ms(kSoonMs)));
+    auto connected = ep.connect(argv[3], deadline_in_ms(kSoonMs));
+    if (!connected.ok()) {
+      fprintf(stderr, "transport_peer %s: %s\n", argv[3], connected.error().text().c_str());
+      return 1;
+    }
+    s = std::move(*connected);
   }
   while (s->alive().ok()) {
     in.poll_wait(deadline_in_ms(100));
