@@ -291,7 +291,7 @@ Error does_not_fit(const Placement& p, const Shape& s, const std::vector<uint32_
     if (r.sequences > 1 && fit) next += fmt::format("{}{} sequence{} of {}", next.empty() ? "" : ", ", fit, fit == 1 ? "" : "s", context);
     next += fmt::format("{}a context of {}", next.empty() ? "" : ", ", p.kv_tokens / r.sequences);
     if (r.kv == Kv::concat) next += ", kv shift";
-    next += ", or spill KV to host memory";
+    next += ", or where they are several sequences spill KV to host memory (baton worker --spill-bytes)";
   }
   return Error(BATON_CAPACITY, what, next.empty() ? "a smaller model, or weights of fewer bytes" : next);
 }
