@@ -238,6 +238,13 @@ TEST_F(Watched, EmulatedSystemsAreBroughtUpAndDown) {
   json neuron = document({"emu", "up", "emu+neuron://0?machine=trn2.3xlarge"}, "emu.up", env());
   EXPECT_EQ(neuron["name"], "neuron-0");
   EXPECT_EQ(document({"emu", "ls"}, "emu.ls", env())["systems"].size(), 2u);
+  const json up = document({"list"}, "list", env())["up"]; // and their names are devices
+  ASSERT_EQ(up.size(), 2u);
+  EXPECT_EQ(up[1]["name"], "w");
+  EXPECT_EQ(up[1]["uri"], address);
+  EXPECT_EQ(document({"info", "w"}, "info", env())["devices"][0]["uri"], address);
+  EXPECT_EQ(document({"info", "neuron-0"}, "info", env())["devices"][0]["driver"], "neuron");
+  EXPECT_EQ(document({"topo", "neuron-0", "w"}, "topo.path", env())["to"]["uri"], address);
   // Another process holds a core of it: who says so, and it may not go.
   setenv("BATON_RUN_DIR", "", 1);
   {
@@ -254,6 +261,7 @@ TEST_F(Watched, EmulatedSystemsAreBroughtUpAndDown) {
   kill(cs3["pid"].get<int>(), SIGKILL);
   for (int i = 0; i < 200 && document({"emu", "ls"}, "emu.ls", env())["systems"][1]["alive"] == true; ++i) usleep(20'000);
   EXPECT_EQ(document({"emu", "ls"}, "emu.ls", env())["systems"][1]["alive"], false);
+  refused({"info", "w"}, 3, "no device here is called 'w'", env());
   EXPECT_EQ(document({"emu", "down", "all"}, "emu.down", env())["ended"].size(), 2u);
   EXPECT_FALSE(std::filesystem::exists(neuron["folder"].get<std::string>()));
   refused({"emu", "down", "w"}, 3, "w", env());

@@ -20,7 +20,8 @@ std::string beside(const char* name) {
 
 // A subject as baton-cts takes it: what is selected by name becomes addresses.
 Result<std::vector<std::string>> addresses(const Context& c, const std::string& subject) {
-  if (is_uri(subject) || subject.ends_with(".so") || subject.ends_with(".json")) return std::vector<std::string>{subject};
+  const std::string meant = c.devices.meant(subject);
+  if (is_uri(meant) || subject.ends_with(".so") || subject.ends_with(".json")) return std::vector<std::string>{meant};
   BATON_ASSIGN(auto found, c.devices.select(subject));
   std::vector<std::string> uris;
   for (const DeviceInfo& d : found) uris.push_back(d.uri);

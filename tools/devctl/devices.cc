@@ -1,6 +1,8 @@
 #include "tools/devctl/devices.h"
 
+#include "tools/devctl/files.h"
 #include "tools/devctl/output.h"
+#include "tools/devctl/pages.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -58,7 +60,16 @@ Error Devices::none(const std::string& selector, const std::vector<DeviceInfo>& 
                next);
 }
 
-Result<std::vector<DeviceInfo>> Devices::select(const std::string& selector) const {
+std::string Devices::meant(const std::string& selector) const {
+  if (is_uri(selector) || selector.empty() || selector.find('/') != std::string::npos || instance_.stats_folder().empty()) return selector;
+  const json j = json::parse(whole_file(fmt::format("{}/emu/{}.json", instance_.stats_folder(), selector)), nullptr, false);
+  if (!j.is_object() || !j.contains("address") || !j["address"].is_string() || !j.contains("pid") || !j.contains("started")) return selector;
+  const uint32_t pid = j["pid"];  // 0: a machine that is a folder
+  return pid == 0 || lives(pid, j["started"]) ? j["address"].get<std::string>() : selector;
+}
+
+Result<std::vector<DeviceInfo>> Devices::select(const std::string& what) const {
+  const std::string selector = meant(what);
   if (is_uri(selector)) {
     BATON_ASSIGN(Device device, instance_.open(selector));
     BATON_ASSIGN(DeviceInfo info, device.info());
@@ -72,7 +83,8 @@ Result<std::vector<DeviceInfo>> Devices::select(const std::string& selector) con
   return chosen;
 }
 
-Result<std::string> Devices::address(const std::string& selector) const {
+Result<std::string> Devices::address(const std::string& what) const {
+  const std::string selector = meant(what);
   if (is_uri(selector)) return selector;
   BATON_ASSIGN(auto chosen, select(selector));
   if (chosen.empty()) return none(selector, chosen);

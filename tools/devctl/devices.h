@@ -1,6 +1,6 @@
 // devices.h: which devices a selector means, and how a device is shown.
 //
-// A selector is a name (trn0, cs0, host0), a name with * (trn*), `all`, or a URI (neuron://0, emu+cs3://0). Names and
+// A selector is a name (trn0, cs0, host0), a name with * (trn*), `all`, an emulated system's name, or a URI (neuron://0, emu+cs3://0). Names and
 // patterns choose among the devices that the drivers find; a URI is opened as it is, which starts an emulator for emu+.
 //
 // Owner    Devices owns the instance and with it every emulator that it started: they end with it.
@@ -31,6 +31,8 @@ class Devices {
   const Options& options() const { return options_; }
   // Every device found by installed drivers. Nothing is opened.
   Result<std::vector<DeviceInfo>> all() const { return instance_.enumerate(); }
+  // The address of the emulated system of that name (devctl emu up) while it is up; any other selector as it is.
+  std::string meant(const std::string& selector) const;
   // The devices that a selector means, at least one (for `all`: what there is). A URI is opened for its information and closed.
   Result<std::vector<DeviceInfo>> select(const std::string& selector) const;
   // The address of the one device that a selector means: a URI as it is. Nothing is opened.

@@ -171,8 +171,8 @@ class Diagnosis {
 
   Status find_devices() {
     for (auto& selector : call_.devices.empty() ? std::vector<std::string>{"all"} : call_.devices) {
-      if (is_uri(selector)) {
-        names_.push_back(selector);
+      if (const std::string uri = c_.devices.meant(selector); is_uri(uri)) {
+        names_.push_back(uri);
         continue;
       }
       BATON_ASSIGN(auto found, c_.devices.select(selector));

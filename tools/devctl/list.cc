@@ -1,5 +1,6 @@
 // list, info: what there is.
 #include "tools/devctl/chips.h"
+#include "tools/devctl/emu.h"
 #include "tools/devctl/nics.h"
 #include "tools/devctl/telemetry.h"
 #include "tools/devctl/wafers.h"
@@ -79,6 +80,10 @@ std::string list_text(const json& doc) {
   for (auto& d : doc.at("devices"))
     t.row({text_of(d, "name"), d.at("emulated") ? "emulated" : "real", text_of(d, "model"), std::to_string(d.at("lanes").get<uint32_t>()), bytes_text(memory_bytes(d)), text_of(d, "driver"),
            text_of(d, "uri")});
+  for (auto& s : doc.value("up", json::array())) {
+    const std::string uri = text_of(s, "uri"), scheme = uri.substr(0, uri.find(':'));
+    t.row({text_of(s, "name"), "emulator, up", "", "", "", scheme.starts_with("emu+") ? scheme.substr(4) : scheme, uri});
+  }
   for (auto& s : doc.value("startable", json::array())) {
     const std::string uri = text_of(s, "uri");
     t.row({"-", "emulator, starts when named", "", "", "", uri.substr(4, uri.find(':') - 4), uri});
@@ -132,6 +137,7 @@ Result<json> selected(const Context& c, const char* verb, Reader read, const std
   doc["devices"] = devices ? *devices : json::array();
   doc["nics"] = nics ? *nics : json::array();
   doc.erase("startable");
+  doc.erase("up");
   return doc;
 }
 
@@ -141,7 +147,10 @@ Result<json> list_document(const Context& c) {
   BATON_ASSIGN(auto found, c.devices.all());
   json startable = json::array();
   for (auto& uri : c.devices.startable()) startable.push_back({{"uri", uri}, {"emulated", true}});
-  return json{{"devices", devices_json(found)}, {"nics", nics_json(c)}, {"startable", startable}};
+  json doc{{"devices", devices_json(found)}, {"nics", nics_json(c)}, {"startable", startable}};
+  for (const json& s : emulated_systems(c))
+    if (s.at("alive")) doc["up"].push_back({{"name", s.at("name")}, {"uri", s.at("address")}});
+  return doc;
 }
 
 Result<json> info_document(const Context& c) {
@@ -151,9 +160,10 @@ Result<json> info_document(const Context& c) {
   return json{{"devices", devices}, {"nics", nics_json(c)}};
 }
 
-int list(const Context& c, const std::string& selector) { return c.out.show("list", selected(c, "list", list_document, selector), list_text); }
+int list(const Context& c, const std::string& selector) { return c.out.show("list", selected(c, "list", list_document, c.devices.meant(selector)), list_text); }
 
-int info(const Context& c, const std::string& selector) {
+int info(const Context& c, const std::string& what) {
+  const std::string selector = c.devices.meant(what);
   auto doc = selected(c, "info", info_document, selector);
   if (doc && !c.from && is_uri(selector)) { // only one of an address is opened: to open those that a name finds would take their cores
     auto device = c.devices.open(selector);

@@ -23,7 +23,7 @@ namespace {
 using Verb = std::function<int(const Context&)>;
 
 constexpr char kFooter[] =
-    "DEV is a name (trn0, cs0, host0), a pattern (trn*), all, or an address: host://, neuron://0, cs3://HOST:PORT;\n"
+    "DEV is a name (trn0, cs0, host0, one of emu ls), a pattern (trn*), all, or an address: host://, neuron://0, cs3://HOST:PORT;\n"
     "emu+neuron://0 and emu+cs3://0 start an emulator for the call.\n"
     "Exit codes: 0 ok, 1 finding, 2 usage, 3 no such device, 4 permission, 5 busy, 6 unsupported, 7 lost, 8 timeout,\n"
     "9 version, 10 partly done, 130 interrupted.";

@@ -53,8 +53,8 @@ Result<std::vector<Member>> members(const Devices& devices, const std::vector<st
     return {};
   };
   for (auto& s : selectors) {
-    if (is_uri(s)) {
-      BATON_TRY(add(s, s, true));
+    if (const std::string uri = devices.meant(s); is_uri(uri)) {
+      BATON_TRY(add(s, uri, true));
       continue;
     }
     BATON_ASSIGN(auto found, devices.select(s));

@@ -69,14 +69,13 @@ int who(const Context& c, const std::string& selector) {
   auto doc = reading(c, "who", who_document);
   if (doc && !selector.empty() && selector != "all") {
     // A name means its address: trn0 is neuron://0.
-    std::string uri = selector;
     auto list = reading(c, "list", list_document);
     if (!list) return c.out.fail(list.error());
     std::vector<std::string> uris;
     if (auto found = chosen(list->at("devices"), selector)) {
       for (auto& d : *found) uris.push_back(d.at("uri"));
-    } else if (is_uri(selector)) {
-      uris.push_back(selector);
+    } else if (const std::string uri = c.devices.meant(selector); is_uri(uri)) {
+      uris.push_back(uri);
     } else {
       return c.out.fail(found.error());
     }
