@@ -24,7 +24,7 @@ namespace baton::transport {
 namespace {
 
 constexpr uint64_t kStepNs = 30'000'000'000;
-constexpr uint32_t kPolls = 1024; // some 100 us
+constexpr uint32_t kPolls = 32768; // some ms: longer than waking the other side takes
 constexpr uint64_t kLeaseNs = 60'000'000'000; // a side that touches its pools does not poll meanwhile, and on a busy machine that takes long
 
 template <class F>
