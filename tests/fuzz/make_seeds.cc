@@ -121,6 +121,21 @@ struct Commands {
   }
 };
 
+// Program 1: y = 2x.
+void load_doubling(Commands& c) {
+  using cs3::Op;
+  const std::string program = text_of(program::serialize(doubling()));
+  cs3::Submission l = c.make(Op::load_begin);
+  l.bytes = program.size();
+  c.send(l);
+  l = c.make(Op::load_program);
+  l.program = 1;
+  c.send(l, program);
+  l = c.make(Op::load_finish);
+  l.program = 1;
+  c.send(l);
+}
+
 // A program with its launch; memory, copies, fills; what is asked of the daemon.
 Commands session_of_commands() {
   using cs3::Op;
@@ -138,21 +153,12 @@ Commands session_of_commands() {
   cs3::Submission m = c.make(Op::memcpy_h2d);
   m.mem = 1, m.bytes = m.total = 16;
   c.send(m, std::string(16, '\x3f'));
-  const std::string program = text_of(program::serialize(doubling()));
-  cs3::Submission l = c.make(Op::load_begin);
-  l.bytes = program.size();
-  c.send(l);
-  l = c.make(Op::load_program);
-  l.program = 1;
-  c.send(l, program);
-  l = c.make(Op::load_finish);
-  l.program = 1;
-  c.send(l);
+  load_doubling(c);
   cs3::LaunchHead head{2, 0, 0};
   cs3::LaunchBinding x{}, y{};
   Error::put(x.name, "x"), x.mem = 1, x.bytes = 16;
   Error::put(y.name, "y"), y.mem = 2, y.address = 4096, y.bytes = 16;
-  l = c.make(Op::launch);
+  cs3::Submission l = c.make(Op::launch);
   l.program = 1, l.flags = cs3::kWantProgress;
   c.send(l, raw(head) + raw(x) + raw(y));
   m = c.make(Op::memcpy_d2h);
@@ -189,19 +195,10 @@ Commands session_of_stages() {
     a.bytes = 4096;
     c.send(a);
   }
-  const std::string program = text_of(program::serialize(doubling()));
-  cs3::Submission s = c.make(Op::load_begin);
-  s.bytes = program.size();
-  c.send(s);
-  s = c.make(Op::load_program);
-  s.program = 1;
-  c.send(s, program);
-  s = c.make(Op::load_finish);
-  s.program = 1;
-  c.send(s);
+  load_doubling(c);
   c.send(c.make(Op::peer_key), {}, 16);
   for (const uint64_t number : {0, 1, 16}) {  // this session, a daemon elsewhere, a number too high
-    s = c.make(Op::peer_open);
+    cs3::Submission s = c.make(Op::peer_open);
     s.arg0 = number;
     c.send(s, std::string(16, number == 1 ? 'x' : 's') + "127.0.0.1:9000");
   }

@@ -14,15 +14,6 @@ using namespace baton::test;
 using nlohmann::json;
 using baton::deadline_in_ms;
 
-template <class T>
-T must(baton::Result<T> r) {
-  if (!r) {
-    ADD_FAILURE() << r.error().text();
-    std::abort();
-  }
-  return std::move(*r);
-}
-
 // An emulated wafer that is up, as an operator has it.
 class Faults : public testing::Test {
  protected:

@@ -11,6 +11,7 @@
 #include "tests/unit/devctl_schema.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -24,6 +25,16 @@ constexpr int kPatienceMs = 120'000;
 #else
 constexpr int kPatienceMs = 60'000;
 #endif
+
+// What a baton::Result has.
+template <class R>
+auto must(R r) {
+  if (!r) {
+    ADD_FAILURE() << r.error().text();
+    std::abort();
+  }
+  return std::move(*r);
+}
 
 struct Ran {
   int code = -1;

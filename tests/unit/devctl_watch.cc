@@ -15,15 +15,6 @@ using namespace baton::test;
 using nlohmann::json;
 using baton::deadline_in_ms;
 
-template <class T>
-T must(baton::Result<T> r) {
-  if (!r) {
-    ADD_FAILURE() << r.error().text();
-    std::abort();
-  }
-  return std::move(*r);
-}
-
 // This process works with the host; devctl, another process, looks on.
 class Watched : public testing::Test {
  protected:
